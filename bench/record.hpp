@@ -1,0 +1,48 @@
+// A record: one row of results, as an ordered list of named values; and the table of keys with what each means.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace lamina {
+
+// How sinks print a key's values.
+enum class Unit { none, text, count, microseconds, seconds, bytes, gigabytes_per_s, gflops, tokens_per_s, ratio, fraction, error };
+
+struct RecordKey {
+  std::string name;       // with its unit: latency_us_p50
+  Unit unit = Unit::none;
+  std::string help;       // one line; docs/record.md is held against this table by a test
+  std::string workloads;  // empty: every workload's records have it; else a comma-separated list
+};
+// Every key, in the record's order. A metric is added here and where it is computed, and every sink prints it by its unit.
+const std::vector<RecordKey>& record_keys();
+const RecordKey* find_record_key(std::string_view name);
+
+using RecordValue = std::variant<std::nullptr_t, bool, int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
+
+class Record {
+ public:
+  // All keys of the workload, null.
+  explicit Record(std::string_view workload);
+  Record() = default;
+  void set(std::string_view key, RecordValue value);  // throws std::logic_error for a key not in the table (scheme_* excepted); non-finite doubles become null
+  const RecordValue& get(std::string_view key) const;  // null value when absent
+  std::string text(std::string_view key) const;        // empty when not a string
+  double number(std::string_view key) const;           // NaN when not a number
+  int64_t integer(std::string_view key) const;         // 0 when not an integer
+  const std::vector<std::pair<std::string, RecordValue>>& values() const { return values_; }
+
+ private:
+  std::vector<std::pair<std::string, RecordValue>> values_;
+};
+
+std::string to_json_line(const Record& record);
+// Throws std::runtime_error on anything but one flat JSON object.
+Record from_json_line(std::string_view line);
+
+}  // namespace lamina

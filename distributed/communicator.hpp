@@ -1,0 +1,82 @@
+// Processes that work together, and the collectives they share. Byte-level, with a data type where arithmetic needs it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace lamina {
+
+enum class DType { f32, f64, i32, i64, u8 };
+enum class ReduceOp { sum, max, min };
+int64_t dtype_bytes(DType dtype);
+
+// The outcome of agree(): ok on all ranks, or the first failing rank and its message, the same on every rank.
+struct Agreement {
+  bool ok = true;
+  int rank = -1;
+  std::string message;
+};
+
+// Every call is collective over all ranks of the communicator unless it says otherwise. Implementations throw
+// std::runtime_error on failure of the transport. Destructors do not communicate.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual std::string name() const = 0;  // "self", "mpi", …
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  virtual int nodes() const = 0;         // distinct hosts
+  virtual int local_size() const = 0;    // ranks on this host
+  virtual int local_rank() const = 0;
+
+  // `in` may equal `out`. Element order within the reduction is the transport's.
+  virtual void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) = 0;
+  // Every rank's `bytes[r]` bytes, concatenated in rank order into `out` on every rank.
+  virtual void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) = 0;
+  virtual void broadcast(void* data, int64_t bytes, int root) = 0;
+  // send[r] goes to rank r; the result's [r] came from rank r. Any sizes, over 2 GiB included.
+  virtual std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) = 0;
+  virtual void barrier() = 0;
+  // Returns on all ranks as near the same instant as the transport can: through shared memory within a node, at a
+  // synchronised clock time across nodes. Timed regions start here.
+  virtual void start_together() = 0;
+  // For ranks that sit a case out: until every rank has called it, waits without spinning on a core.
+  virtual void rest() = 0;
+  // Ranks [0, ranks) as a communicator; null on the others.
+  virtual std::unique_ptr<Communicator> subset(int ranks) = 0;
+
+  // Turns one rank's failure into everyone's: `message` empty means ok.
+  Agreement agree(const std::string& message);
+  // The largest value over ranks.
+  double max(double value);
+  double sum(double value);
+  // Root's text on every rank.
+  std::string broadcast_text(const std::string& text, int root = 0);
+};
+
+// Ends the whole job at once, from any rank, after printing `message` with rank and place. Never returns.
+[[noreturn]] void abort_job(const Communicator& world, const std::string& message);
+
+std::unique_ptr<Communicator> make_self_communicator();
+
+// The process's place in the launch: MPI where it was built and launched, else one process alone.
+class Launch {
+ public:
+  Launch(int* argc, char*** argv);
+  ~Launch();  // does nothing; call finalize()
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+  Communicator& world();
+  void finalize();
+  static std::string library();   // "Open MPI v4.1.4", or why MPI is absent
+  static void abort(int exit_code);  // MPI_Abort, or _exit
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace lamina

@@ -1,0 +1,44 @@
+// Compression over ranks: each compresses whole rows, given what needs all of them.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+#include "kernels/compress/scheme.hpp"
+#include "kernels/weights/source.hpp"
+
+namespace lamina {
+
+// Rows are handed to ranks in whole blocks of this many, so that what is computed block by block (and summed exactly)
+// does not depend on the rank count.
+inline constexpr int64_t kRowBlock = 128;
+
+// The rows of W that this rank reads and compresses: partition(N, size, kRowBlock)[rank].
+Range slab_rows(int64_t out_features, const Communicator& comm);
+
+// The original weights of a layer, each rank holding its slab.
+struct OriginalWeights {
+  Shape shape;
+  Range rows;
+  Matrix<float> slab;  // [rows.size() × K]
+  std::string source;
+};
+OriginalWeights load_weights(const WeightSource& source, const Communicator& comm, int threads);
+
+// One layer's canonical weights as compression leaves them: leaf 0 (or U of a chain) holds this rank's slab of
+// rows; V of a chain is whole on every rank.
+struct CompressedWeights {
+  Shape shape;
+  Range rows;  // this rank's rows of leaf 0
+  Canonical canonical;
+  double seconds = 0;       // slowest rank's
+  int64_t peak_bytes = 0;   // largest rank's, canonical weights included
+};
+CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm, uint64_t seed);
+
+// A leaf spread by rows over `comm` (this rank holds `leaf`), cut anew: every rank r gets the rows in its own
+// `wanted_rows` (ranges of the whole matrix, stacked in the order given) and columns `wanted_cols`. Each rank passes its own wish.
+Leaf redistribute(const Leaf& leaf, const std::vector<Range>& wanted_rows, Range wanted_cols, Communicator& comm);
+
+}  // namespace lamina

@@ -1,0 +1,85 @@
+// A layer cut over ranks: local layers and the collectives between them.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+#include "distributed/compress.hpp"
+#include "kernels/buffer.hpp"
+#include "kernels/registry.hpp"
+
+namespace lamina {
+
+enum class Shard { none, column, row };
+std::string to_string(Shard shard);
+
+// Which part of a step to run. `compute` and `communicate` exist to be timed apart: their results are meaningless.
+enum class Part { all, compute, communicate };
+
+// How one matrix lies over ranks. Outputs: this rank computes the features in `rows`, in that order. Inputs: it reads
+// the features in `cols` of x.
+struct Cut {
+  std::vector<std::vector<Range>> rows;  // [rank]
+  std::vector<Range> cols;               // [rank]
+  bool reduce = false;                   // partial sums: all-reduced after the product
+};
+
+// The cut of an N×K matrix: column cuts rows of W (each of `halves` alike, at multiples of unit.rows), row cuts K at multiples of unit.cols.
+Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves = 1);
+
+// One matrix product of a sharded layer: a leaf, or one factor of a chain. What the check needs to see stays visible.
+struct Stage {
+  const Leaf* truth = nullptr;   // compressed weights as compression left them: a slab of rows, or whole
+  bool truth_whole = false;      // every rank holds all of truth (V of a chain)
+  Cut cut;
+  std::vector<std::unique_ptr<Layer>> copies;  // packed local part; copies differ in address only
+  const Kernel* kernel = nullptr;
+  int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
+  Buffer output;                 // [max_tokens × local_out] float32; unused in the last stage, which writes y
+};
+
+struct ShardedOptions {
+  Shard shard = Shard::none;
+  std::string kernel = "auto";
+  std::string device = "cpu";
+  int64_t max_tokens = 1;
+  int threads = 1;
+  int copies = 1;
+  int64_t halves = 1;
+  // Cuts K here instead of evenly (`mlp`: the down projection follows the gate_up's cut). Empty: make_cut's.
+  std::vector<Range> row_cut;
+};
+
+class ShardedLayer {
+ public:
+  // Collective: redistributes the canonical weights to the shard and packs them `copies` times. `weights` must
+  // outlive the layer. Throws std::runtime_error (on all ranks, after agreeing) when no kernel takes a leaf; its what() says why.
+  ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options, const Registry& registry, Communicator& comm);
+
+  // x: [tokens × local_in()] float32, y: [tokens × local_out()]. In a row shard y is whole on every rank.
+  void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
+
+  int copies() const;
+  int64_t local_in() const;
+  int64_t local_out() const;
+  Range local_cols() const;                     // the features of x this rank reads
+  const std::vector<Range>& local_rows() const; // the features of y this rank computes, in order
+
+  Cost cost(int64_t tokens) const;              // this rank's, all stages
+  int64_t weight_bytes() const;                 // this rank's, one copy
+  int64_t comm_bytes(int64_t tokens) const;     // payload of all collectives of one forward (the reduced vectors' bytes)
+  int collectives() const;                      // how many a forward runs
+  const std::vector<Stage>& stages() const { return stages_; }
+  std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
+  std::string kernel_name() const;              // of the first stage ("native"), or "native+openblas" where they differ
+  std::string isa() const;
+  Communicator& comm() { return comm_; }
+
+ private:
+  std::vector<Stage> stages_;
+  Communicator& comm_;
+};
+
+}  // namespace lamina

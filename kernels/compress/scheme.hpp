@@ -1,0 +1,92 @@
+// A scheme: how a layer's weights are stored. One file per scheme, which declares, checks and reads its keys, and
+// turns rows of the original weights into canonical compressed weights. Schemes know no ranks and no devices.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/compress/canonical.hpp"
+#include "kernels/params.hpp"
+
+namespace lamina {
+
+struct Shape {
+  int64_t out_features = 0;  // N
+  int64_t in_features = 0;   // K
+  bool operator==(const Shape&) const = default;
+};
+
+// Whole rows [row_begin, row_begin + rows.rows) of W.
+struct RowSlab {
+  const Matrix<float>& rows;
+  int64_t row_begin = 0;
+  Shape shape;
+};
+
+// How much of the spectrum to keep: exactly one is set.
+struct RankRule {
+  int64_t rank = 0;
+  double ratio = 0;  // of the dense parameters: r·(N+K) ≤ ratio·N·K
+  double error = 0;  // relative Frobenius error to stay under
+};
+
+// W ≈ U·V. U has the slab's rows; V is whole and the same on every rank. The singular values are split evenly
+// (√σ in each), so that both factors quantize well.
+struct Factors {
+  Matrix<float> u;  // [slab rows × r]
+  Matrix<float> v;  // [r × K]
+  std::vector<double> singular_values;
+  double error = 0;  // relative Frobenius, ‖W − UV‖/‖W‖
+};
+
+// Factorises a matrix of which each rank holds a slab of rows. Collective over the ranks that share the matrix;
+// the interface through which a scheme reaches them without knowing them.
+class Factorizer {
+ public:
+  virtual ~Factorizer() = default;
+  virtual Factors factorize(const RowSlab& slab, const RankRule& rule, uint64_t seed) = 0;
+};
+
+struct CompressContext {
+  Factorizer& factorizer;
+  uint64_t seed = 1;
+};
+
+// Where a shard may cut: at multiples of these.
+struct CutUnits {
+  int64_t rows = 1;
+  int64_t cols = 1;
+};
+
+class Scheme {
+ public:
+  virtual ~Scheme() = default;
+  // Short, its type first: `int4-g128`, `pruned-2:4`, `lowrank-r256-int8`.
+  virtual std::string name() const = 0;
+  // Its keys as the record shows them, in order, without the `scheme_` prefix: {"group", 128}.
+  virtual std::vector<std::pair<std::string, Value>> describe() const = 0;
+  virtual CutUnits units() const = 0;
+  // Bytes a packed layer of this shape takes, to within a few percent (for the memory estimate).
+  virtual int64_t estimated_weight_bytes(Shape shape) const = 0;
+  // Bytes of canonical weights of this shape.
+  virtual int64_t estimated_canonical_bytes(Shape shape) const = 0;
+  // Multiply-adds per token, as executed.
+  virtual double estimated_macs(Shape shape) const = 0;
+  virtual Canonical compress(const RowSlab& slab, CompressContext& context) const = 0;
+};
+
+class Registry;
+
+// What a scheme's file registers.
+struct SchemeType {
+  std::string type;
+  std::string help;
+  std::vector<KeySpec> keys;
+  // Reads and checks the keys against the shape; records problems in `params` and may return null after one.
+  std::function<std::unique_ptr<Scheme>(const Params& params, Shape shape, const Registry& registry)> make;
+};
+
+}  // namespace lamina
