@@ -1,0 +1,16 @@
+# Writes the source's git commit (with "-dirty" where files changed) as a string literal, only when it differs.
+set(commit "unknown")
+if(GIT)
+  execute_process(COMMAND ${GIT} -C ${SOURCE} describe --always --dirty --abbrev=12 --exclude=*
+    OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET RESULT_VARIABLE failed)
+  if(failed OR commit STREQUAL "")
+    set(commit "unknown")
+  endif()
+endif()
+set(line "\"${commit}\"\n")
+if(EXISTS ${OUT})
+  file(READ ${OUT} before)
+endif()
+if(NOT before STREQUAL line)
+  file(WRITE ${OUT} ${line})
+endif()

@@ -1,0 +1,41 @@
+# Everything Lamina stands on, found once. A cluster's modules are chosen with the usual variables: CMAKE_PREFIX_PATH,
+# CMAKE_CXX_COMPILER, MPI_CXX_COMPILER, BLA_VENDOR, BLAS_LIBRARIES, LAPACK_LIBRARIES.
+
+find_package(Threads REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(fmt REQUIRED)
+find_package(nlohmann_json 3.10 REQUIRED)
+find_package(CLI11 REQUIRED)
+
+# The OpenMP build of OpenBLAS shares its threads with ours; the pthread build would run a second pool beside it.
+# Debian keeps the variants in folders of their own, behind one alternatives link that may name another.
+if(NOT BLA_VENDOR AND NOT BLAS_LIBRARIES)
+  find_library(LAMINA_OPENBLAS_OPENMP openblas PATH_SUFFIXES openblas-openmp NO_CACHE
+    PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp /usr/lib/x86_64-linux-gnu/openblas-openmp
+          /usr/lib/aarch64-linux-gnu/openblas-openmp NO_DEFAULT_PATH)
+  if(LAMINA_OPENBLAS_OPENMP)
+    set(BLAS_LIBRARIES ${LAMINA_OPENBLAS_OPENMP})
+    set(LAPACK_LIBRARIES ${LAMINA_OPENBLAS_OPENMP})
+  endif()
+endif()
+find_package(BLAS REQUIRED)
+find_package(LAPACK REQUIRED)
+if(NOT TARGET BLAS::BLAS)
+  add_library(BLAS::BLAS INTERFACE IMPORTED)
+  target_link_libraries(BLAS::BLAS INTERFACE ${BLAS_LIBRARIES})
+endif()
+message(STATUS "BLAS: ${BLAS_LIBRARIES}")
+
+if(LAMINA_MPI)
+  find_package(MPI REQUIRED COMPONENTS CXX)
+endif()
+if(LAMINA_CUDA)
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+endif()
+if(LAMINA_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(LAMINA_MICRO)
+  find_package(benchmark REQUIRED)
+endif()
