@@ -1,4 +1,5 @@
-// A record: one row of results, as an ordered list of named values; and the table of keys with what each means.
+// A record: one row of results, as an ordered list of named values; and the table of keys with what each
+// means.
 #pragma once
 
 #include <cstdint>
@@ -11,26 +12,45 @@
 namespace lamina {
 
 // How sinks print a key's values.
-enum class Unit { none, text, count, microseconds, seconds, bytes, gigabytes_per_s, gflops, tokens_per_s, ratio, fraction, error };
+enum class Unit {
+  none,
+  text,
+  count,
+  microseconds,
+  seconds,
+  bytes,
+  gigabytes_per_s,
+  gflops,
+  tokens_per_s,
+  ratio,
+  fraction,
+  error
+};
 
 struct RecordKey {
-  std::string name;       // with its unit: latency_us_p50
+  std::string name;  // with its unit: latency_us_p50
   Unit unit = Unit::none;
   std::string help;       // one line; docs/record.md is held against this table by a test
   std::string workloads;  // empty: every workload's records have it; else a comma-separated list
+  bool array = false;     // of such values
 };
-// Every key, in the record's order. A metric is added here and where it is computed, and every sink prints it by its unit.
+// Every key, in the record's order. A metric is added here and where it is computed, and every sink prints it
+// by its unit.
 const std::vector<RecordKey>& record_keys();
 const RecordKey* find_record_key(std::string_view name);
 
-using RecordValue = std::variant<std::nullptr_t, bool, int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
+inline constexpr int64_t kSchemaVersion = 1;
+
+using RecordValue = std::variant<std::nullptr_t, bool, int64_t, double, std::string, std::vector<double>,
+                                 std::vector<std::string>>;
 
 class Record {
  public:
-  // All keys of the workload, null.
+  // All keys of the workload, null but for `schema_version` and `workload`.
   explicit Record(std::string_view workload);
   Record() = default;
-  void set(std::string_view key, RecordValue value);  // throws std::logic_error for a key not in the table (scheme_* excepted); non-finite doubles become null
+  void set(std::string_view key, RecordValue value);   // throws std::logic_error for a key not in the table
+                                                       // (scheme_* excepted); non-finite doubles become null
   const RecordValue& get(std::string_view key) const;  // null value when absent
   std::string text(std::string_view key) const;        // empty when not a string
   double number(std::string_view key) const;           // NaN when not a number
@@ -42,7 +62,14 @@ class Record {
 };
 
 std::string to_json_line(const Record& record);
-// Throws std::runtime_error on anything but one flat JSON object.
+// Throws std::runtime_error on anything but one flat JSON object whose known keys have their types and whose
+// schema_version is one this program reads. Unknown snake_case keys are kept: a newer program may have added
+// them.
 Record from_json_line(std::string_view line);
+
+// The records of a records.jsonl, in order. A torn last line (one without its newline that is no record, as a
+// killed run leaves it) is dropped and `warning` says so. Throws std::runtime_error naming file and line for
+// any other malformed line.
+std::vector<Record> read_records(const std::string& path, std::string* warning);
 
 }  // namespace lamina

@@ -1,0 +1,45 @@
+// Where rows go. A sink that renders whole files is one file here and one line in register.cpp; records.jsonl
+// is the exception, because it grows while the run lasts.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bench/record.hpp"
+
+namespace lamina {
+
+// The rows of one run, and what an export says about where they come from.
+struct RunRows {
+  std::string name;     // of the run's folder, or its records' run_id
+  std::string machine;  // its host, from environment.json; empty when unknown
+  std::string date;     // ISO 8601, UTC, when the run began; empty when unknown
+  int64_t cores = 0;    // of the machine; 0 when unknown
+  std::vector<Record> records;
+};
+
+struct Sink {
+  std::string name;  // as --format takes it
+  std::string help;  // one line
+  // The whole file's text, ending in a newline. Rows from several runs stand together.
+  std::function<std::string(const std::vector<RunRows>& runs)> render;
+};
+
+// Every format of `lamina export`.
+const std::vector<Sink>& sinks();
+const Sink* find_sink(std::string_view name);
+
+// Markdown, one table per layer and tokens: `table.md`, and what `lamina run` prints.
+Sink table_sink();
+// RFC 4180, one row per record: the scalar keys, and `warnings` joined by "; ".
+Sink csv_sink();
+// Google Benchmark's JSON: finite numbers and `ok` rows only.
+Sink google_benchmark_sink();
+
+// Reads a run for export: `path` is its folder or a records.jsonl. `warning` gets what the reader wants said.
+// Throws std::runtime_error naming the path.
+RunRows load_run(const std::string& path, std::string* warning);
+
+}  // namespace lamina
