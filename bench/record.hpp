@@ -30,9 +30,9 @@ enum class Unit {
 struct RecordKey {
   std::string name;  // with its unit: latency_us_p50
   Unit unit = Unit::none;
-  std::string help;       // one line; docs/record.md is held against this table by a test
-  std::string workloads;  // empty: every workload's records have it; else a comma-separated list
-  bool array = false;     // of such values
+  std::string help;            // one line; docs/record.md is held against this table by a test
+  std::string workloads = {};  // empty: every workload's records have it; else a comma-separated list
+  bool array = false;          // of such values
 };
 // Every key, in the record's order. A metric is added here and where it is computed, and every sink prints it
 // by its unit.
@@ -49,8 +49,9 @@ class Record {
   // All keys of the workload, null but for `schema_version` and `workload`.
   explicit Record(std::string_view workload);
   Record() = default;
-  void set(std::string_view key, RecordValue value);   // throws std::logic_error for a key not in the table
-                                                       // (scheme_* excepted); non-finite doubles become null
+  // Throws std::logic_error for a key not in the table (scheme_* excepted). Non-finite doubles become null,
+  // and so does a list that holds one.
+  void set(std::string_view key, RecordValue value);
   const RecordValue& get(std::string_view key) const;  // null value when absent
   std::string text(std::string_view key) const;        // empty when not a string
   double number(std::string_view key) const;           // NaN when not a number
@@ -58,6 +59,7 @@ class Record {
   const std::vector<std::pair<std::string, RecordValue>>& values() const { return values_; }
 
  private:
+  friend Record from_json_line(std::string_view line);  // keeps keys that this program does not know
   std::vector<std::pair<std::string, RecordValue>> values_;
 };
 

@@ -1,0 +1,97 @@
+#include "bench/expansion.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/json.hpp"
+
+namespace lamina {
+namespace {
+
+using Json = nlohmann::ordered_json;
+constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+
+int64_t saturating_product(int64_t a, int64_t b) {
+  int64_t result = 0;
+  return __builtin_mul_overflow(a, b, &result) ? kMany : result;
+}
+
+int64_t saturating_sum(int64_t a, int64_t b) {
+  return a > kMany - b ? kMany : a + b;
+}
+
+bool is_list_of_names(const Json& value) {
+  return value.is_array() && !value.empty() &&
+         std::all_of(value.begin(), value.end(), [](const Json& item) { return item.is_string(); });
+}
+
+}  // namespace
+
+Expansion::Expansion(const Json& value, std::string pointer, const std::string& key, Problems& problems)
+    : pointer_(std::move(pointer)) {
+  if (key == "tensor" && is_list_of_names(value)) {
+    scalar_ = value.get<std::vector<std::string>>();
+  } else if (value.is_array()) {
+    kind_ = Kind::choice;
+    count_ = 0;
+    if (value.empty()) problems.add(pointer_, "expected at least one value, found an empty array");
+    for (size_t i = 0; i < value.size(); ++i) {
+      std::string place = pointer_ + "/" + std::to_string(i);
+      if (value[i].is_array() && !(key == "tensor" && is_list_of_names(value[i]))) {
+        problems.add(std::move(place), "expected a value to sweep over, found an array inside an array");
+        continue;
+      }
+      children_.emplace_back(value[i], std::move(place), key, problems);
+      count_ = saturating_sum(count_, children_.back().count_);
+      ends_.push_back(count_);
+    }
+  } else if (value.is_object()) {
+    kind_ = Kind::product;
+    for (const auto& [name, held] : value.items()) {
+      children_.emplace_back(held, pointer_ + "/" + pointer_token(name), name, problems);
+      keys_.push_back(name);
+      count_ = saturating_product(count_, children_.back().count_);
+    }
+  } else if (value.is_null()) {
+    problems.add(pointer_, "expected a value, found null; leave the key out for its default");
+    count_ = 0;
+  } else if (value.is_boolean()) {
+    scalar_ = value.get<bool>();
+  } else if (value.is_string()) {
+    scalar_ = value.get<std::string>();
+  } else if (value.is_number_integer()) {
+    scalar_ = value.get<int64_t>();
+  } else {
+    scalar_ = value.get<double>();
+  }
+}
+
+const Expansion& Expansion::pick(int64_t& index) const {
+  const auto found = std::upper_bound(ends_.begin(), ends_.end(), index);
+  if (found != ends_.begin()) index -= *(found - 1);
+  return children_[static_cast<size_t>(found - ends_.begin())];
+}
+
+const std::string& Expansion::pointer(int64_t index) const {
+  return kind_ == Kind::choice ? pick(index).pointer(index) : pointer_;
+}
+
+Value Expansion::value(int64_t index, Problems* problems) const {
+  if (kind_ == Kind::scalar) return scalar_;
+  if (kind_ == Kind::choice) {
+    const Expansion& child = pick(index);
+    return child.value(index, problems);
+  }
+  std::vector<int64_t> digits(children_.size());
+  for (size_t i = children_.size(); i-- > 0;) {
+    digits[i] = index % children_[i].count_;
+    index /= children_[i].count_;
+  }
+  auto params = std::make_shared<Params>(pointer_, problems);
+  for (size_t i = 0; i < children_.size(); ++i) {
+    params->set(keys_[i], children_[i].value(digits[i], problems), children_[i].pointer(digits[i]));
+  }
+  return params;
+}
+
+}  // namespace lamina

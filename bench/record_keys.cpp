@@ -1,0 +1,121 @@
+// The table of keys: what a record holds, in what order, and what each value means.
+#include <unordered_map>
+
+#include "bench/record.hpp"
+
+namespace lamina {
+
+const std::vector<RecordKey>& record_keys() {
+  static const std::string layers = "layer,mlp,svd";
+  static const std::string forwards = "layer,mlp";
+  static const std::vector<RecordKey> keys = {
+      // Identity.
+      {"schema_version", Unit::count, "version of this table of keys"},
+      {"run_id", Unit::text, "of the run; a resumed run keeps it"},
+      {"launch_id", Unit::text, "of the processes that measured the row; a resumed run has several"},
+      {"case", Unit::text, "the point of the sweep: readable, stable from run to run, unique in the run"},
+      {"workload", Unit::text, "what was run: layer, mlp, …"},
+      {"model", Unit::text, "whose shapes were taken; null when the config gave sizes", layers},
+      {"layer", Unit::text, "which linear layer of the model", layers},
+      {"tokens", Unit::count, "rows M of the activations X", forwards},
+      {"in_features", Unit::count, "columns K of W", layers},
+      {"out_features", Unit::count, "rows N of W", layers},
+      {"intermediate_features", Unit::count, "width between the two products of an MLP", "mlp"},
+      {"scheme", Unit::text,
+       "how W is stored, short, its type first: int4-g128; scheme_* keys hold its settings", layers},
+      {"weight_dtype", Unit::text, "type of the stored weights", layers},
+      {"activation_dtype", Unit::text, "type the kernel multiplies activations in", forwards},
+      {"weights_source", Unit::text, "synthetic, or the file the weights were read from", layers},
+      {"device", Unit::text, "cpu, cuda"},
+      {"kernel", Unit::text, "who computed it: native, openblas, …", layers},
+      {"isa", Unit::text, "instruction set the kernel used", layers},
+      {"shard", Unit::text, "how W is cut over ranks: none, column, row", forwards},
+      {"communicator", Unit::text, "who moved data between ranks: self, mpi, …"},
+      {"ranks", Unit::count, "processes that worked on the case"},
+      {"nodes", Unit::count, "hosts they ran on"},
+      {"threads", Unit::count, "per rank"},
+      {"cache", Unit::text, "cold: weights come from memory; hot: from cache where they fit", forwards},
+      // Outcome.
+      {"status", Unit::text,
+       "ok, invalid (check failed), skipped, error or timeout; only ok rows have a time"},
+      {"reason", Unit::text, "why a row is not ok; null when it is"},
+      {"warnings", Unit::text, "what makes the row dubious", "", true},
+      // Time.
+      {"latency_us_p50", Unit::microseconds, "median of one step, each sample the slowest rank's"},
+      {"latency_us_p90", Unit::microseconds, "90th percentile"},
+      {"latency_us_p99", Unit::microseconds, "99th percentile; null below 100 samples"},
+      {"latency_us_min", Unit::microseconds, "smallest sample"},
+      {"latency_us_mean", Unit::microseconds, "mean of the samples"},
+      {"latency_us_ci_low", Unit::microseconds,
+       "lower end of the median's 95 % interval, from block medians; null below 6 blocks"},
+      {"latency_us_ci_high", Unit::microseconds, "upper end of that interval"},
+      {"samples_us", Unit::microseconds, "every sample, in the order taken", "", true},
+      {"samples", Unit::count, "number of samples"},
+      {"iterations_per_sample", Unit::count, "steps in a sample; samples are per step"},
+      {"stop_reason", Unit::text, "why measuring stopped: precision or max_seconds"},
+      {"compute_us_p50", Unit::microseconds, "median of the step without its collectives", layers},
+      {"comm_us_p50", Unit::microseconds, "median of its collectives alone", layers},
+      {"comm_exposed_us_p50", Unit::microseconds, "communication not hidden: latency_us_p50 − compute_us_p50",
+       layers},
+      // Rate.
+      {"tokens_per_s", Unit::tokens_per_s, "tokens / latency_us_p50", forwards},
+      {"gflops", Unit::gflops, "2·M·N·K / latency_us_p50, as if W were dense", forwards},
+      {"gflops_executed", Unit::gflops, "operations really executed / latency_us_p50", forwards},
+      {"weight_gb_per_s", Unit::gigabytes_per_s, "weight_bytes / latency_us_p50", forwards},
+      {"speedup_vs_dense", Unit::ratio,
+       "time of the fastest dense kernel of the same device, shard, ranks, threads and cache in this run, "
+       "over this",
+       forwards},
+      {"baseline_case", Unit::text, "that dense case", forwards},
+      // Limit.
+      {"limit_kind", Unit::text, "what bounds the case on this machine: memory, compute or network"},
+      {"limit_fraction", Unit::fraction,
+       "share reached of that limit as measured in this run; null for hot cache"},
+      // Size.
+      {"weight_bytes", Unit::bytes, "weights as packed, with scales and indices, summed over ranks", layers},
+      {"compression_ratio", Unit::ratio, "16-bit dense bytes / weight_bytes", layers},
+      {"comm_bytes", Unit::bytes, "payload of the step's collectives", layers},
+      // Truth.
+      {"check_passed", Unit::none, "whether the result equals the float64 product of the compressed weights"},
+      {"check_error", Unit::error,
+       "|y − reference| of the element nearest to, or furthest over, its tolerance"},
+      {"check_tolerance", Unit::error, "that element's tolerance"},
+      {"quality_nmse", Unit::error, "Σ(y − y₀)² / Σy₀² against the original weights: what compression loses",
+       forwards},
+      {"quality_cosine", Unit::ratio, "cosine of y and y₀", forwards},
+      {"quality_max_abs", Unit::error, "largest |y − y₀|", forwards},
+      // Compression.
+      {"compress_s", Unit::seconds, "time to compress W, the slowest rank's", forwards},
+      {"compress_peak_bytes", Unit::bytes, "memory that took, the largest rank's", forwards},
+      {"compress_error", Unit::error, "relative Frobenius error ‖W − Ŵ‖/‖W‖ of the compressed weights",
+       forwards},
+      // SVD.
+      {"svd_method", Unit::text, "algorithm", "svd"},
+      {"svd_rank", Unit::count, "rank kept", "svd"},
+      {"svd_error", Unit::error, "relative Frobenius error ‖A − UV‖/‖A‖", "svd"},
+      {"svd_optimal_error", Unit::error, "smallest such error any factors of this rank have, where known",
+       "svd"},
+      {"svd_error_bound", Unit::error, "what the method promises", "svd"},
+      // Collective.
+      {"collective", Unit::text, "which one", "collective"},
+      {"message_bytes", Unit::bytes, "the whole buffer, as nccl-tests counts it", "collective"},
+      {"dtype", Unit::text, "of its elements", "collective"},
+      {"in_place", Unit::none, "whether input and output are one buffer", "collective"},
+      {"algbw_gb_per_s", Unit::gigabytes_per_s, "message_bytes / latency_us_p50", "collective"},
+      {"busbw_gb_per_s", Unit::gigabytes_per_s, "algbw × the collective's factor, as nccl-tests defines it",
+       "collective"},
+  };
+  return keys;
+}
+
+const RecordKey* find_record_key(std::string_view name) {
+  static const auto index = [] {
+    std::unordered_map<std::string_view, const RecordKey*> map;
+    for (const RecordKey& key : record_keys()) map.emplace(key.name, &key);
+    return map;
+  }();
+  const auto found = index.find(name);
+  return found == index.end() ? nullptr : found->second;
+}
+
+}  // namespace lamina

@@ -1,0 +1,22 @@
+// One line for each sink.
+#include "bench/sinks/sink.hpp"
+
+namespace lamina {
+
+const std::vector<Sink>& sinks() {
+  static const std::vector<Sink> list = {
+      table_sink(),
+      csv_sink(),
+      google_benchmark_sink(),
+  };
+  return list;
+}
+
+const Sink* find_sink(std::string_view name) {
+  for (const Sink& sink : sinks()) {
+    if (sink.name == name) return &sink;
+  }
+  return nullptr;
+}
+
+}  // namespace lamina
