@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,12 @@ struct Agreement {
   bool ok = true;
   int rank = -1;
   std::string message;
+};
+
+// Thrown by require(): every rank of the communicator throws the same, so the job may go on in step.
+class AgreedError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 // Every call is collective over all ranks of the communicator unless it says otherwise. Implementations throw
@@ -50,6 +57,8 @@ class Communicator {
 
   // Turns one rank's failure into everyone's: `message` empty means ok.
   Agreement agree(const std::string& message);
+  // Agrees, and throws AgreedError("rank R: message") on every rank when any has a message.
+  void require(const std::string& message);
   // The largest value over ranks.
   double max(double value);
   double sum(double value);

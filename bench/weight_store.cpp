@@ -1,0 +1,75 @@
+#include "bench/weight_store.hpp"
+
+#include <fmt/format.h>
+
+#include <stdexcept>
+
+#include "distributed/check.hpp"
+
+namespace lamina {
+
+std::string LayerRef::key() const {
+  return fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {}", label, shape.out_features, shape.in_features, seed, weights,
+                     fmt::join(tensors, "|"), synthetic.spectrum_decay, synthetic.correlation, synthetic.outlier_share,
+                     synthetic.outlier_gain);
+}
+
+std::unique_ptr<WeightSource> LayerRef::open() const {
+  if (weights.empty()) return make_synthetic_weights(shape, seed, label, synthetic);
+  auto source = open_safetensors(weights, tensors);
+  if (source->shape() != shape)
+    throw std::runtime_error(fmt::format("{}: expected {} of shape [{}, {}], found [{}, {}]; name the tensors that make "
+                                         "this layer with \"tensor\"",
+                                         weights, fmt::join(tensors, " + "), shape.out_features, shape.in_features,
+                                         source->shape().out_features, source->shape().in_features));
+  return source;
+}
+
+Matrix<float> LayerRef::activations(int64_t tokens) const {
+  Matrix<float> x(tokens, shape.in_features);
+  fill_activations(x, 0, ActivationPurpose::evaluation, seed, label, synthetic);
+  return x;
+}
+
+std::shared_ptr<const OriginalWeights> WeightStore::original(const LayerRef& layer, Communicator& comm) {
+  auto& slot = originals_[fmt::format("{} p{}", layer.key(), comm.size())];
+  if (!slot) {
+    std::unique_ptr<WeightSource> source;
+    std::string failure;
+    try {
+      source = layer.open();
+    } catch (const std::exception& e) {
+      failure = e.what();
+    }
+    comm.require(failure);
+    slot = std::make_shared<const OriginalWeights>(load_weights(*source, comm, threads_));
+  }
+  return slot;
+}
+
+std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef& layer, const Scheme& scheme,
+                                                                 Communicator& comm) {
+  const std::string key = fmt::format("{} p{} {}", layer.key(), comm.size(), scheme.name());
+  const auto found = compressed_.find(key);
+  if (found != compressed_.end()) return found->second;
+  const auto weights = original(layer, comm);
+  auto made = std::make_shared<const CompressedWeights>(compress(scheme, *weights, comm, layer.seed));
+  compressed_[key] = made;
+  return made;
+}
+
+std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer, const std::string& purpose,
+                                                           const Matrix<float>& x, Communicator& comm) {
+  auto& slot = products_[fmt::format("{} p{} {}", layer.key(), comm.size(), purpose)];
+  if (!slot)
+    slot = std::make_shared<const Matrix<double>>(original_product(*original(layer, comm), x, comm, threads_));
+  return slot;
+}
+
+void WeightStore::clear() {
+  originals_.clear();
+  compressed_.clear();
+  products_.clear();
+}
+
+}  // namespace lamina

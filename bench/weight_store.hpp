@@ -1,0 +1,50 @@
+// Original and canonical weights, made once for all cases that share them.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "distributed/compress.hpp"
+#include "kernels/weights/source.hpp"
+
+namespace lamina {
+
+// One weight matrix of a case, and where it comes from.
+struct LayerRef {
+  std::string label;  // "down_proj"
+  Shape shape;
+  int64_t halves = 1;
+  std::string weights;               // a file or folder; empty: synthetic
+  std::vector<std::string> tensors;  // in it
+  SyntheticOptions synthetic;
+  uint64_t seed = 1;
+  // Equal keys mean equal weights and activations.
+  std::string key() const;
+  std::unique_ptr<WeightSource> open() const;
+  // Tokens of its held-out input stream, [tokens × K].
+  Matrix<float> activations(int64_t tokens) const;
+};
+
+// Tokens that `quality` is computed on, whatever a case's own count: so schemes compare across token counts.
+inline constexpr int64_t kQualityTokens = 16;
+
+// Every call is collective over the communicator given.
+class WeightStore {
+ public:
+  explicit WeightStore(int threads) : threads_(threads) {}
+  std::shared_ptr<const OriginalWeights> original(const LayerRef& layer, Communicator& comm);
+  std::shared_ptr<const CompressedWeights> compressed(const LayerRef& layer, const Scheme& scheme, Communicator& comm);
+  // Original weights times `x` in float64, [tokens × N] on every rank; kept under `purpose` beside the layer.
+  std::shared_ptr<const Matrix<double>> product(const LayerRef& layer, const std::string& purpose, const Matrix<float>& x,
+                                                Communicator& comm);
+  void clear();
+
+ private:
+  int threads_;
+  std::map<std::string, std::shared_ptr<const OriginalWeights>> originals_;
+  std::map<std::string, std::shared_ptr<const CompressedWeights>> compressed_;
+  std::map<std::string, std::shared_ptr<const Matrix<double>>> products_;
+};
+
+}  // namespace lamina
