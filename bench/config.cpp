@@ -17,6 +17,7 @@ using Json = nlohmann::ordered_json;
 // Even --yes does not help past this: the cases alone would fill a machine's memory.
 constexpr int64_t kHardMaxCases = 1'000'000;
 constexpr size_t kMaxNameLength = 100;
+constexpr size_t kMaxKeys = 1000;
 
 const KeySpec kName{
     "name", "names the run's folder: letters, digits, '.', '_' and '-', the first a letter or digit",
@@ -63,6 +64,11 @@ Params scalars_of(const Json& object, const std::string& pointer, const std::vec
                   const std::vector<std::string>& nested, Problems& problems,
                   std::vector<std::string>& broken) {
   Params params(pointer, &problems);
+  if (object.size() > kMaxKeys) {
+    problems.add(pointer, fmt::format("expected at most {} keys, found {}", kMaxKeys, object.size()));
+    for (const KeySpec& spec : known) broken.push_back(spec.name);
+    return params;
+  }
   for (const auto& [key, value] : object.items()) {
     const std::string place = pointer + "/" + pointer_token(key);
     if (!value.is_structured() && !value.is_null() && !contains(nested, key)) {

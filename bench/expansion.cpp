@@ -9,6 +9,8 @@ namespace lamina {
 namespace {
 
 using Json = nlohmann::ordered_json;
+// Far more than any workload declares; Params looks keys up one by one.
+constexpr size_t kMaxKeys = 1000;
 constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
 
 int64_t saturating_product(int64_t a, int64_t b) {
@@ -47,6 +49,11 @@ Expansion::Expansion(const Json& value, std::string pointer, const std::string& 
     }
   } else if (value.is_object()) {
     kind_ = Kind::product;
+    if (value.size() > kMaxKeys) {
+      problems.add(pointer_, "expected at most 1000 keys, found " + std::to_string(value.size()));
+      count_ = 0;
+      return;
+    }
     for (const auto& [name, held] : value.items()) {
       children_.emplace_back(held, pointer_ + "/" + pointer_token(name), name, problems);
       keys_.push_back(name);

@@ -13,7 +13,7 @@ namespace lamina {
 
 // The rows of one run, and what an export says about where they come from.
 struct RunRows {
-  std::string name;     // of the run's folder, or its records' run_id
+  std::string name;     // of the run's folder
   std::string machine;  // its host, from environment.json; empty when unknown
   std::string date;     // ISO 8601, UTC, when the run began; empty when unknown
   int64_t cores = 0;    // of the machine; 0 when unknown

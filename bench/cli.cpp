@@ -1,0 +1,187 @@
+#include "bench/cli.hpp"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <regex>
+
+#include "bench/sinks/sink.hpp"
+#include "bench/text.hpp"
+#include "kernels/params.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr const char* kAbout =
+    "Lamina measures compressed linear layers of language models (dense, int8, int4, pruned,\n"
+    "low-rank), on one core or cut over MPI ranks. One JSON file in, one table of rows out: each\n"
+    "with its latency, its share of the machine's limit and its error, after its result was checked.";
+
+constexpr const char* kFirstSteps = R"(
+First steps:
+  lamina run configs/quickstart.json               a table within a minute
+  lamina list                                      what a config can name
+  lamina run configs/quickstart.json --dry-run     what would run, with memory and time
+
+Examples:
+  mpirun -n 2 lamina run configs/quickstart.json -o runs/two
+      on two ranks; records, table and environment go to runs/two
+  srun --mpi=pmix -n 8 lamina run configs/mlp.json
+      on a Slurm cluster
+  lamina run configs/quickstart.json --filter int4 --set tokens=[1,16]
+      only the cases whose name matches, at other token counts
+  lamina export runs/one runs/two --format csv -o both.csv
+      several runs in one file
+
+Exit codes:
+  0   every row is ok or skipped
+  1   a row failed, was invalid or timed out; or the program could not go on
+  64  bad usage or bad config
+
+More: README.md, docs/config.md (every key of a config), docs/record.md (every column),
+docs/measuring.md (how times are taken).
+`lamina COMMAND --help` explains a command.)";
+
+std::string format_names() {
+  std::string names;
+  for (const Sink& sink : sinks()) names += (names.empty() ? "" : "|") + sink.name;
+  return names;
+}
+
+struct App {
+  explicit App(CommandLine& line) {
+    app.name("lamina");
+    app.footer(kFirstSteps);
+    app.set_help_flag("-h,--help", "Print this and exit");
+    app.set_version_flag("--version", std::string("lamina ") + LAMINA_VERSION, "Print the version and exit");
+    app.require_subcommand(0, 1);
+
+    run = app.add_subcommand("run", "Measure the cases of a config and print their table");
+    run->add_option("CONFIG", line.run.config_path, "JSON file: what to measure")->required();
+    run->add_option("-o,--out", line.run.out_dir, "Folder for the results (default: runs/NAME-TIME)")
+        ->type_name("DIR");
+    run->add_option("--filter", line.run.filter, "Only the cases whose name this regular expression finds")
+        ->type_name("RE");
+    run->add_option("--set", line.run.overrides,
+                    "Change the config: tokens=[1,64] in every experiment, or a path from the top such as\n"
+                    "measure.max_seconds=1 or experiments.0.device=cpu; may be repeated")
+        ->type_name("KEY=VALUE")
+        ->allow_extra_args(false);
+    run->add_flag("--dry-run", line.run.dry_run, "Print the cases, their memory and time; measure nothing");
+    run->add_flag("--resume", line.run.resume, "Go on with the interrupted run in DIR (needs -o)");
+    run->add_flag("--yes", line.run.many, "Run more than 100000 cases");
+
+    list = app.add_subcommand("list", "Print what a config can name, and what is absent here and why");
+
+    export_runs = app.add_subcommand("export", "Print the rows of one or more runs in another format");
+    export_runs->add_option("RUN", line.runs, "Folders of runs, or records.jsonl files")->required();
+    export_runs->add_option("--format", line.format, "One of the formats below")->type_name(format_names());
+    export_runs->add_option("-o,--out", line.out_file, "File to write instead of stdout")->type_name("FILE");
+    std::string formats = "\nFormats:";
+    for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<18}{}", sink.name, sink.help);
+    export_runs->footer(formats + "\n");
+    for (CLI::App* command : {run, list, export_runs})
+      command->set_help_flag("-h,--help", "Print this and exit");
+  }
+
+  CLI::App app{kAbout};
+  CLI::App* run = nullptr;
+  CLI::App* list = nullptr;
+  CLI::App* export_runs = nullptr;
+};
+
+std::string suggestion(const std::string& nearest) {
+  return nearest.empty() ? "" : fmt::format("; did you mean `{}`?", nearest);
+}
+
+CommandLine usage_error(const std::string& message, const std::string& command) {
+  CommandLine line;
+  line.exit_code = kExitUsage;
+  line.text =
+      fmt::format("lamina: {}\nTry `lamina {}--help`.\n", message, command.empty() ? "" : command + " ");
+  return line;
+}
+
+// What CLI11 could not place: an unknown flag, or one argument too many.
+std::string describe_extra(const CLI::App& command, const std::string& argument) {
+  if (!argument.starts_with("-"))
+    return fmt::format("expected no more arguments, found `{}`", printable(argument));
+  std::vector<std::string> known;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) known.push_back("--" + name);
+    for (const std::string& name : option->get_snames()) known.push_back("-" + name);
+  }
+  const std::string flag = argument.substr(0, argument.find('='));
+  return fmt::format("unknown flag `{}`{}", printable(flag), suggestion(nearest_name(flag, known)));
+}
+
+// Values that CLI11 takes and the command cannot.
+std::string check_values(const CommandLine& line) {
+  if (line.command == CommandLine::Command::run) {
+    if (line.run.resume && line.run.out_dir.empty())
+      return "--resume: expected -o DIR, the folder of the interrupted run";
+    if (line.run.resume && line.run.dry_run) return "expected --resume or --dry-run, found both";
+    try {
+      (void)std::regex(line.run.filter);
+    } catch (const std::regex_error& error) {
+      return fmt::format("--filter: expected a regular expression, found `{}` ({})",
+                         printable(line.run.filter), error.what());
+    }
+  }
+  if (line.command == CommandLine::Command::export_runs && find_sink(line.format) == nullptr) {
+    std::vector<std::string> known;
+    for (const Sink& sink : sinks()) known.push_back(sink.name);
+    return fmt::format("--format: expected {}, found `{}`{}", format_names(), printable(line.format),
+                       suggestion(nearest_name(line.format, known)));
+  }
+  return "";
+}
+
+}  // namespace
+
+CommandLine read_command_line(int argc, const char* const* argv) {
+  CommandLine line;
+  App parser(line);
+  line.format = "table";
+  if (argc <= 1) {
+    line = usage_error("expected a command: run, list or export", "");
+    line.text = parser.app.help() + "\n" + line.text;
+    return line;
+  }
+  const std::string first = argv[1];
+  if (!first.starts_with("-") && first != "run" && first != "list" && first != "export") {
+    return usage_error(fmt::format("unknown command `{}`{}", printable(first),
+                                   suggestion(nearest_name(first, {"run", "list", "export"}))),
+                       "");
+  }
+  const auto chosen = [&]() -> CLI::App* {
+    const auto commands = parser.app.get_subcommands();
+    return commands.empty() ? nullptr : commands.front();
+  };
+  try {
+    parser.app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    line.text = chosen() == nullptr ? parser.app.help() : chosen()->help("lamina");
+    return line;
+  } catch (const CLI::CallForVersion&) {
+    line.text = parser.app.version() + "\n";
+    return line;
+  } catch (const CLI::ExtrasError&) {
+    const CLI::App& command = chosen() == nullptr ? parser.app : *chosen();
+    const std::vector<std::string> extras = parser.app.remaining(true);
+    return usage_error(
+        extras.empty() ? "expected no more arguments" : describe_extra(command, extras.front()),
+        chosen() == nullptr ? "" : command.get_name());
+  } catch (const CLI::ParseError& error) {
+    return usage_error(printable(error.what()), chosen() == nullptr ? "" : chosen()->get_name());
+  }
+  if (chosen() == nullptr) return usage_error("expected a command: run, list or export", "");
+  line.command = parser.run->parsed()    ? CommandLine::Command::run
+                 : parser.list->parsed() ? CommandLine::Command::list
+                                         : CommandLine::Command::export_runs;
+  line.run.command_line.assign(argv, argv + argc);
+  const std::string problem = check_values(line);
+  return problem.empty() ? line : usage_error(problem, chosen()->get_name());
+}
+
+}  // namespace lamina

@@ -1,0 +1,111 @@
+#include "bench/list.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+
+#include "bench/config.hpp"
+#include "bench/sinks/sink.hpp"
+#include "bench/text.hpp"
+#include "bench/workload.hpp"
+#include "kernels/weights/model.hpp"
+
+namespace lamina {
+namespace {
+
+std::string line(const std::string& name, size_t width, const std::string& text) {
+  const std::string padding(width - std::min(width, display_width(name)), ' ');
+  return fmt::format("  {}{}  {}\n", name, padding, text);
+}
+
+// "one of cold, hot; default cold", "1 to 1000000", "required".
+std::string rule(const KeySpec& key) {
+  std::vector<std::string> parts;
+  if (!key.choices.empty()) {
+    parts.push_back(fmt::format("{}", fmt::join(key.choices, " | ")));
+  } else if (key.min != key.max) {
+    parts.push_back(fmt::format("{} to {}", key.min, key.max));
+  }
+  if (!std::holds_alternative<std::nullptr_t>(key.fallback)) {
+    const auto* text = std::get_if<std::string>(&key.fallback);
+    parts.push_back("default " + (text != nullptr ? *text : describe_value(key.fallback)));
+  } else {
+    parts.push_back(key.optional ? "optional" : "required");
+  }
+  return fmt::format("{}", fmt::join(parts, "; "));
+}
+
+std::string keys_text(const std::vector<KeySpec>& keys) {
+  size_t width = 0;
+  for (const KeySpec& key : keys) width = std::max(width, key.name.size());
+  std::string out;
+  for (const KeySpec& key : keys) {
+    out += fmt::format("      {:<{}}  {} ({})\n", key.name, width, key.help, rule(key));
+  }
+  return out;
+}
+
+std::string kernels_text(const Registry& registry) {
+  std::string out;
+  for (const Kernel& kernel : registry.all_kernels()) {
+    std::string text = kernel.help;
+    if (!kernel.isa.empty()) text += " [" + kernel.isa + "]";
+    if (!kernel.absent.empty()) text = "absent: " + kernel.absent;
+    out += line(kernel.name, 12, fmt::format("{:<5} {}", kernel.device, printable(text)));
+  }
+  return out;
+}
+
+std::string devices_text(const Registry& registry) {
+  std::string out;
+  for (const DeviceInfo& device : registry.devices()) {
+    if (!device.available) {
+      out += line(device.type, 12, "absent: " + printable(device.reason));
+      continue;
+    }
+    if (device.units.empty()) out += line(device.type, 12, "present");
+    for (const std::string& unit : device.units) out += line(device.type, 12, printable(unit));
+  }
+  return out;
+}
+
+std::string models_text() {
+  std::string out;
+  for (const std::string& name : shipped_models()) {
+    const Model model = load_model(name);
+    out += line(name, 16,
+                fmt::format("hidden {}, intermediate {}, {} layers", model.hidden_size,
+                            model.intermediate_size, model.num_hidden_layers));
+  }
+  return out + line("PATH", 16, "a Hugging Face config.json, or a folder with one");
+}
+
+}  // namespace
+
+std::string list_text(const Registry& registry, Communicator& world) {
+  std::string out = "Workloads, as `workload` of an experiment, and their keys:\n\n";
+  for (const WorkloadType& workload : workloads()) {
+    out += line(workload.name, 0, workload.help) + keys_text(workload.keys);
+  }
+  out += "\nSchemes, as `type` of `scheme`, and their keys:\n\n";
+  for (const SchemeType& scheme : registry.schemes()) {
+    out += line(scheme.type, 8, scheme.help) + keys_text(scheme.keys);
+  }
+  out += "\nKeys of `measure`:\n\n" + keys_text(measure_keys());
+  out += "\nKernels, as `kernel` (`auto` takes the fastest that fits):\n\n" + kernels_text(registry);
+  out += "\nDevices:\n\n" + devices_text(registry);
+  out += "\nCommunicators:\n\n" + line("self", 12, "one process alone") +
+         line("mpi", 12, printable(Launch::library()));
+  out += fmt::format("\nThis launch: {} of {} on {}.\n", world.name(),
+                     fmt::format("{} {}", world.size(), world.size() == 1 ? "rank" : "ranks"),
+                     fmt::format("{} {}", world.nodes(), world.nodes() == 1 ? "node" : "nodes"));
+  out += "\nModels, as `model`:\n\n" + models_text();
+  out +=
+      "\nLayers of a model, as `layer`: " + fmt::format("{}", fmt::join(model_layer_names(), ", ")) + ".\n";
+  out += "\nFormats of `lamina export`:\n\n";
+  for (const Sink& sink : sinks()) out += line(sink.name, 16, sink.help);
+  return out;
+}
+
+}  // namespace lamina

@@ -1,0 +1,83 @@
+// The program: reads the command line on every rank, and says what comes of it on rank 0.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+#include <memory>
+
+#include "bench/cli.hpp"
+#include "bench/export.hpp"
+#include "bench/list.hpp"
+#include "bench/text.hpp"
+#include "distributed/communicator.hpp"
+#include "kernels/json.hpp"
+#include "kernels/registry.hpp"
+
+namespace lamina {
+namespace {
+
+// Rank 0 reads the config, so that what every rank runs is the same text even where file systems differ.
+bool read_config_file(RunOptions& options, Communicator& world) {
+  std::string text, error;
+  if (world.rank() == 0) {
+    try {
+      text = read_text_file(options.config_path);
+    } catch (const std::exception& caught) {
+      error = caught.what();
+      if (error.empty()) error = options.config_path + ": cannot be read";
+    }
+  }
+  const Agreement agreement = world.agree(error);
+  if (!agreement.ok) {
+    if (world.rank() == 0) fmt::print(stderr, "lamina: {}\n", printable(agreement.message));
+    return false;
+  }
+  options.config_text = world.broadcast_text(text);
+  return true;
+}
+
+int execute(CommandLine& line, Communicator& world) {
+  const bool speaks = world.rank() == 0;
+  int exit_code = line.exit_code;
+  if (line.command == CommandLine::Command::none) {
+    if (speaks && exit_code != kExitOk) fmt::print(stderr, "{}", line.text);
+    if (speaks && exit_code == kExitOk && !print_out(line.text)) exit_code = kExitFailed;
+  } else if (line.command == CommandLine::Command::export_runs) {
+    if (speaks) exit_code = export_runs(line.runs, line.format, line.out_file);
+  } else {
+    Registry registry;
+    register_kernels(registry);
+    if (line.command == CommandLine::Command::run) {
+      return read_config_file(line.run, world) ? run(line.run, registry, world) : kExitUsage;
+    }
+    if (speaks && !print_out(list_text(registry, world))) exit_code = kExitFailed;
+  }
+  world.broadcast(&exit_code, sizeof exit_code, 0);
+  return exit_code;
+}
+
+}  // namespace
+}  // namespace lamina
+
+int main(int argc, char** argv) {
+  using namespace lamina;
+  std::unique_ptr<Launch> launch;
+  try {
+    launch = std::make_unique<Launch>(&argc, &argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "lamina: {}\n", error.what());
+    return kExitFailed;
+  }
+  Communicator& world = launch->world();
+  int exit_code = kExitFailed;
+  try {
+    CommandLine line = read_command_line(argc, argv);
+    exit_code = execute(line, world);
+  } catch (const std::exception& error) {
+    // The others may wait for this rank in a collective: only the end of the job frees them.
+    if (world.size() > 1) abort_job(world, error.what());
+    fmt::print(stderr, "lamina: {}\n", printable(error.what()));
+  }
+  launch->finalize();
+  return exit_code;
+}
