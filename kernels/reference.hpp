@@ -9,6 +9,10 @@
 
 namespace lamina {
 
+// A token (or its part in a row shard) whose largest magnitude is below this quantizes to zeros: 127/amax would
+// overflow float32.
+inline constexpr float kSmallestActivation = 1e-30f;
+
 // The activations a kernel multiplies, as float64: x itself, or the dequantized int8 codes, each row quantized in
 // the segments of K given by `cuts` (a row shard quantizes its own part of K; {0, K} when K is whole). Uses the same
 // float32 arithmetic as the rule states, so that codes agree exactly.

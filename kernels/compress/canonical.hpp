@@ -1,9 +1,10 @@
 // Canonical compressed weights: what compression makes once, on the host, for every device and kernel.
 //
-// A Leaf is one matrix. A Chain is U after V, so that W = U·V. Kernels pack leaves into layouts of their own, the
-// float64 reference reads leaves directly, and a shard is a slice of them.
+// A Leaf is one matrix. A Chain is U after V, so that W = U·V. Kernels pack leaves into layouts of their own,
+// the float64 reference reads leaves directly, and a shard is a slice of them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -31,24 +32,24 @@ struct Pattern {
 // One matrix [rows × cols] of weights, cut from a whole [whole_rows × whole_cols] at (row_begin, col_begin).
 // Float weights fill `values`; quantized ones fill `codes` and `scales`:
 //   w[i][j] = scales[i][j / group] · (codes[i][j] − zero_points[i][j / group]) / input_scales[j]
-// with zero_points absent meaning 0 and input_scales absent meaning 1. Pruned weights have `mask`; what it drops is
-// stored as 0 in `values` or `codes`.
+// with zero_points absent meaning 0 and input_scales absent meaning 1. Pruned weights have `mask`; what it
+// drops is stored as 0 in `values` or `codes`.
 struct Leaf {
   int64_t rows = 0, cols = 0;
   int64_t whole_rows = 0, whole_cols = 0;
   int64_t row_begin = 0, col_begin = 0;
 
-  std::vector<float> values;         // [rows × cols], or empty
-  std::vector<int8_t> codes;         // [rows × cols], or empty
-  int bits = 32;                     // 32: values; 8 or 4: codes, in ±127 or −8..7
-  int64_t group = 0;                 // columns that share a scale; divides cols (cols itself: per output channel)
-  std::vector<float> scales;         // [rows × cols/group]
-  std::vector<int8_t> zero_points;   // optional, as scales
-  std::vector<float> input_scales;   // optional, [cols]; the kernel divides activations by them first
-  std::vector<uint8_t> mask;         // optional, [rows × cols], 1 is kept
+  std::vector<float> values;  // [rows × cols], or empty
+  std::vector<int8_t> codes;  // [rows × cols], or empty
+  int bits = 32;              // 32: values; 8 or 4: codes, in ±127 or −8..7
+  int64_t group = 0;          // columns that share a scale; divides cols (cols itself: per output channel)
+  std::vector<float> scales;  // [rows × cols/group]
+  std::vector<int8_t> zero_points;  // optional, as scales
+  std::vector<float> input_scales;  // optional, [cols]; the kernel divides activations by them first
+  std::vector<uint8_t> mask;        // optional, [rows × cols], 1 is kept
   Pattern pattern;
   ActivationRule activation = ActivationRule::f32;
-  bool per_channel = false;          // group spans whole rows: slicing columns keeps the scale
+  bool per_channel = false;  // group spans whole rows: slicing columns keeps the scale
 
   bool quantized() const { return !codes.empty() || bits < 32; }
   int64_t groups() const { return group > 0 ? cols / group : 0; }
@@ -60,12 +61,16 @@ struct Canonical {
   bool is_chain() const { return leaves.size() == 2; }
 };
 
-// Copies rows and columns out of a leaf, in the leaf's own (local) coordinates. `cols` must lie on multiples of
-// the group (unless per_channel), of m and of block_cols; block rows on multiples of block_rows of the whole.
-// Throws std::invalid_argument otherwise.
+// Throws std::invalid_argument, naming the field, unless every array has the size that the leaf's description
+// asks for.
+void check_leaf(const Leaf& leaf);
+
+// Copies rows and columns out of a leaf, in the leaf's own (local) coordinates. `cols` must lie on multiples
+// of the group (unless per_channel), of m and of block_cols; block rows on multiples of block_rows of the
+// whole. Throws std::invalid_argument otherwise.
 Leaf slice(const Leaf& leaf, Range rows, Range cols);
-// Joins leaves that hold the same columns of consecutive or arbitrary rows, top to bottom. The result's row_begin is
-// the first one's.
+// Joins leaves that hold the same columns of consecutive or arbitrary rows, top to bottom. The result's
+// row_begin is the first one's.
 Leaf stack_rows(const std::vector<Leaf>& parts);
 // A flat byte image and back, for moving leaves between ranks.
 std::vector<std::byte> serialize(const Leaf& leaf);

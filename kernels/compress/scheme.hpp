@@ -1,5 +1,6 @@
-// A scheme: how a layer's weights are stored. One file per scheme, which declares, checks and reads its keys, and
-// turns rows of the original weights into canonical compressed weights. Schemes know no ranks and no devices.
+// A scheme: how a layer's weights are stored. One file per scheme, which declares, checks and reads its keys,
+// and turns rows of the original weights into canonical compressed weights. Schemes know no ranks and no
+// devices.
 #pragma once
 
 #include <functional>
@@ -42,8 +43,8 @@ struct Factors {
   double error = 0;  // relative Frobenius, ‖W − UV‖/‖W‖
 };
 
-// Factorises a matrix of which each rank holds a slab of rows. Collective over the ranks that share the matrix;
-// the interface through which a scheme reaches them without knowing them.
+// Factorises a matrix of which each rank holds a slab of rows. Collective over the ranks that share the
+// matrix; the interface through which a scheme reaches them without knowing them.
 class Factorizer {
  public:
   virtual ~Factorizer() = default;

@@ -1,0 +1,52 @@
+// dense: W as it is, in float32.
+#include <fmt/format.h>
+
+#include "kernels/compress/rows.hpp"
+#include "kernels/compress/schemes.hpp"
+
+namespace lamina {
+namespace {
+
+const KeySpec kDtype{
+    .name = "dtype", .help = "how weights are stored", .fallback = "f32", .choices = {"f32"}};
+
+class Dense final : public Scheme {
+ public:
+  explicit Dense(std::string dtype) : dtype_(std::move(dtype)) {}
+
+  std::string name() const override { return "dense-" + dtype_; }
+  std::vector<std::pair<std::string, Value>> describe() const override { return {{"dtype", dtype_}}; }
+  CutUnits units() const override { return {}; }
+  int64_t estimated_weight_bytes(Shape shape) const override {
+    return 4 * shape.out_features * shape.in_features;
+  }
+  int64_t estimated_canonical_bytes(Shape shape) const override { return estimated_weight_bytes(shape); }
+  double estimated_macs(Shape shape) const override {
+    return static_cast<double>(shape.out_features) * static_cast<double>(shape.in_features);
+  }
+
+  Canonical compress(const RowSlab& slab, CompressContext&) const override {
+    check_rows(slab);
+    Leaf leaf = leaf_of(slab);
+    leaf.values = slab.rows.data;
+    return Canonical{{std::move(leaf)}};
+  }
+
+ private:
+  std::string dtype_;
+};
+
+}  // namespace
+
+SchemeType dense_scheme() {
+  SchemeType type;
+  type.type = "dense";
+  type.help = "W as it is: the baseline of every other scheme";
+  type.keys = {kDtype};
+  type.make = [](const Params& params, Shape, const Registry&) -> std::unique_ptr<Scheme> {
+    return std::make_unique<Dense>(params.string(kDtype));
+  };
+  return type;
+}
+
+}  // namespace lamina

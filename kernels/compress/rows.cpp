@@ -1,0 +1,50 @@
+#include "kernels/compress/rows.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <stdexcept>
+
+namespace lamina {
+
+void check_rows(const RowSlab& slab) {
+  const Matrix<float>& rows = slab.rows;
+  if (rows.cols != slab.shape.in_features || slab.row_begin < 0 ||
+      slab.row_begin + rows.rows > slab.shape.out_features)
+    throw std::invalid_argument(
+        fmt::format("compress: expected rows of {} × {}, found {} rows of {} columns at row {}",
+                    slab.shape.out_features, slab.shape.in_features, rows.rows, rows.cols, slab.row_begin));
+  int64_t bad = -1;  // the first row with such a weight, whatever the thread that finds it
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    // Exponent bits all set: one pass without branches, which vectorises.
+    uint32_t largest = 0;
+    for (int64_t j = 0; j < rows.cols; ++j)
+      largest = std::max(largest, std::bit_cast<uint32_t>(rows(i, j)) & 0x7fffffffu);
+    if (largest >= 0x7f800000u) {
+#pragma omp critical
+      if (bad < 0 || i < bad) bad = i;
+    }
+  }
+  if (bad < 0) return;
+  for (int64_t j = 0; j < rows.cols; ++j) {
+    if (!std::isfinite(rows(bad, j)))
+      throw std::invalid_argument(fmt::format("expected finite weights, found {} at row {}, column {}",
+                                              rows(bad, j), slab.row_begin + bad, j));
+  }
+}
+
+Leaf leaf_of(const RowSlab& slab) {
+  Leaf leaf;
+  leaf.rows = slab.rows.rows;
+  leaf.cols = slab.rows.cols;
+  leaf.whole_rows = slab.shape.out_features;
+  leaf.whole_cols = slab.shape.in_features;
+  leaf.row_begin = slab.row_begin;
+  return leaf;
+}
+
+}  // namespace lamina

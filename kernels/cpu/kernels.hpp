@@ -1,0 +1,21 @@
+// The kernels for the CPU, one file each. Declared together so that register.cpp is the only place that lists
+// them.
+#pragma once
+
+#include "kernels/registry.hpp"
+
+namespace lamina {
+
+Kernel openblas_kernel();
+Kernel native_dense_kernel();
+Kernel native_int8_kernel();
+Kernel native_int4_kernel();
+Kernel native_int4_a8_kernel();
+Kernel native_bitmap_kernel();
+Kernel native_block_kernel();
+Kernel reference_kernel();
+
+// Model name and cores, as `lamina list` shows them.
+DeviceInfo cpu_device_info();
+
+}  // namespace lamina

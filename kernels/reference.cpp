@@ -1,0 +1,133 @@
+// Plain float64 arithmetic, shared with no kernel: what this file says is what kernels are held to.
+#include "kernels/reference.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+// The inner loop is compiled for wider vectors too, chosen at load time. Sanitizers and ifuncs do not mix.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_UNDEFINED__) && !defined(LAMINA_NO_CLONES)
+#define LAMINA_WIDE __attribute__((target_clones("default", "avx2", "avx512f")))
+#else
+#define LAMINA_WIDE
+#endif
+
+namespace lamina {
+namespace {
+
+// Eight partial sums, so that the compiler may use vectors without reordering anything itself.
+constexpr int64_t kLanes = 8;
+// Columns at a time: a block of one row of weights and of a few tokens stays in the first-level cache.
+constexpr int64_t kBlock = 512;
+
+typedef double Lanes __attribute__((vector_size(kLanes * sizeof(double))));
+
+// sums[s] += Σ_k x[s·stride + k]·w[k] for `tokens` tokens; any k.
+LAMINA_WIDE void accumulate(const double* w, const double* x, int64_t stride, int64_t tokens, int64_t k,
+                            double* sums) {
+  for (int64_t s = 0; s < tokens; ++s) {
+    const double* xs = x + s * stride;
+    Lanes even = {}, odd = {};
+    int64_t i = 0;
+    for (; i + 2 * kLanes <= k; i += 2 * kLanes) {
+      Lanes w0, w1, x0, x1;
+      std::memcpy(&w0, w + i, sizeof w0);
+      std::memcpy(&w1, w + i + kLanes, sizeof w1);
+      std::memcpy(&x0, xs + i, sizeof x0);
+      std::memcpy(&x1, xs + i + kLanes, sizeof x1);
+      even += w0 * x0;
+      odd += w1 * x1;
+    }
+    double sum = 0;
+    for (; i < k; ++i) sum += w[i] * xs[i];
+    even += odd;
+    for (int64_t lane = 0; lane < kLanes; ++lane) sum += even[lane];
+    sums[s] += sum;
+  }
+}
+
+// y[s][i] = Σ_k x[s][k]·w_i[k] over one row of weights, in blocks of columns.
+void product_row(const double* w, const Matrix<double>& x, int64_t row, Matrix<double>& y, double* sums) {
+  std::fill(sums, sums + x.rows, 0.0);
+  for (int64_t k = 0; k < x.cols; k += kBlock)
+    accumulate(w + k, x.data.data() + k, x.cols, x.rows, std::min(kBlock, x.cols - k), sums);
+  for (int64_t s = 0; s < x.rows; ++s) y(s, row) = sums[s];
+}
+
+void expect_columns(const char* what, int64_t expected, int64_t found) {
+  if (expected != found)
+    throw std::invalid_argument(
+        fmt::format("reference: expected {} of {} columns, found {}", what, expected, found));
+}
+
+}  // namespace
+
+Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule,
+                                     const std::vector<int64_t>& cuts) {
+  Matrix<double> out(x.rows, x.cols);
+  if (rule == ActivationRule::f32) {
+    std::copy(x.data.begin(), x.data.end(), out.data.begin());
+    return out;
+  }
+  if (cuts.size() < 2 || cuts.front() != 0 || cuts.back() != x.cols ||
+      !std::is_sorted(cuts.begin(), cuts.end()))
+    throw std::invalid_argument(fmt::format("reference: expected ascending cuts from 0 to {}", x.cols));
+  for (int64_t s = 0; s < x.rows; ++s) {
+    for (size_t c = 0; c + 1 < cuts.size(); ++c) {
+      float amax = 0;
+      for (int64_t k = cuts[c]; k < cuts[c + 1]; ++k) amax = std::max(amax, std::fabs(x(s, k)));
+      // Below this 127/amax is no finite float: such a segment counts as zero.
+      if (amax < kSmallestActivation) continue;
+      const float inverse = 127.0f / amax;
+      const float scale = amax / 127.0f;
+      for (int64_t k = cuts[c]; k < cuts[c + 1]; ++k) {
+        const float code = std::clamp(std::nearbyint(x(s, k) * inverse), -127.0f, 127.0f);
+        out(s, k) = static_cast<double>(code) * static_cast<double>(scale);
+      }
+    }
+  }
+  return out;
+}
+
+ReferenceProduct reference_product(const Leaf& leaf, const Matrix<double>& x, const Matrix<double>& xabs,
+                                   int threads) {
+  check_leaf(leaf);
+  expect_columns("activations", leaf.cols, x.cols);
+  expect_columns("absolute activations", leaf.cols, xabs.cols);
+  ReferenceProduct product{Matrix<double>(x.rows, leaf.rows), Matrix<double>(xabs.rows, leaf.rows)};
+#pragma omp parallel num_threads(std::max(threads, 1)) if (threads > 1)
+  {
+    std::vector<double> w(static_cast<size_t>(leaf.cols));
+    std::vector<double> sums(static_cast<size_t>(std::max(x.rows, xabs.rows)));
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < leaf.rows; ++i) {
+      dequantize_row(leaf, i, w.data());
+      product_row(w.data(), x, i, product.y, sums.data());
+      for (double& value : w) value = std::fabs(value);
+      product_row(w.data(), xabs, i, product.bound, sums.data());
+    }
+  }
+  return product;
+}
+
+Matrix<double> reference_product(const Matrix<float>& rows, const Matrix<double>& x, int threads) {
+  expect_columns("activations", rows.cols, x.cols);
+  Matrix<double> y(x.rows, rows.rows);
+#pragma omp parallel num_threads(std::max(threads, 1)) if (threads > 1)
+  {
+    std::vector<double> w(static_cast<size_t>(rows.cols));
+    std::vector<double> sums(static_cast<size_t>(x.rows));
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows.rows; ++i) {
+      std::copy(rows.row(i), rows.row(i) + rows.cols, w.begin());
+      product_row(w.data(), x, i, y, sums.data());
+    }
+  }
+  return y;
+}
+
+}  // namespace lamina

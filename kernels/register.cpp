@@ -1,0 +1,20 @@
+// What is registered: one line for each scheme, kernel and device. A function that main calls, because
+// linkers drop static initialisers out of static libraries.
+#include "kernels/compress/schemes.hpp"
+#include "kernels/cpu/kernels.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/registry.hpp"
+
+namespace lamina {
+
+void register_kernels(Registry& registry) {
+  registry.add(dense_scheme());
+
+  registry.add(openblas_kernel());
+  registry.add(reference_kernel());
+
+  registry.add(cpu_device_info());
+  registry.add(cuda_device_info());
+}
+
+}  // namespace lamina
