@@ -15,10 +15,9 @@ namespace {
 constexpr const char* kAbout =
     "Lamina measures compressed linear layers of language models (dense, int8, int4, pruned,\n"
     "low-rank), on one core or cut over MPI ranks. One JSON file in, one table of rows out: each\n"
-    "with its latency, its share of the machine's limit and its error, after its result was checked.";
+    "with its latency, its share of the machine's limit and its error, after its result was checked.\n";
 
-constexpr const char* kFirstSteps = R"(
-First steps:
+constexpr const char* kFirstSteps = R"(First steps:
   lamina run configs/quickstart.json               a table within a minute
   lamina list                                      what a config can name
   lamina run configs/quickstart.json --dry-run     what would run, with memory and time
@@ -51,7 +50,6 @@ std::string format_names() {
 struct App {
   explicit App(CommandLine& line) {
     app.name("lamina");
-    app.footer(kFirstSteps);
     app.set_help_flag("-h,--help", "Print this and exit");
     app.set_version_flag("--version", std::string("lamina ") + LAMINA_VERSION, "Print the version and exit");
     app.require_subcommand(0, 1);
@@ -71,15 +69,18 @@ struct App {
     run->add_flag("--resume", line.run.resume, "Go on with the interrupted run in DIR (needs -o)");
     run->add_flag("--yes", line.run.many, "Run more than 100000 cases");
 
+    run->footer("`lamina list` and docs/config.md have every key of a config.");
     list = app.add_subcommand("list", "Print what a config can name, and what is absent here and why");
 
     export_runs = app.add_subcommand("export", "Print the rows of one or more runs in another format");
     export_runs->add_option("RUN", line.runs, "Folders of runs, or records.jsonl files")->required();
     export_runs->add_option("--format", line.format, "One of the formats below")->type_name(format_names());
     export_runs->add_option("-o,--out", line.out_file, "File to write instead of stdout")->type_name("FILE");
-    std::string formats = "\nFormats:";
+    std::string formats = "Formats:";
     for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<18}{}", sink.name, sink.help);
     export_runs->footer(formats + "\n");
+    // Last: a subcommand made later would inherit it.
+    app.footer(kFirstSteps);
     for (CLI::App* command : {run, list, export_runs})
       command->set_help_flag("-h,--help", "Print this and exit");
   }

@@ -22,7 +22,11 @@ void read_environment(const fs::path& path, RunRows& run) {
   const Json environment = parse_strict_json(read_text_file(path.string()), problems);
   if (!problems.empty()) throw std::runtime_error(path.string() + ": " + problems.items().front().message);
   if (!environment.is_object()) throw std::runtime_error(path.string() + ": expected an object");
-  run.date = text_at(environment, "started");
+  const auto launches = environment.find("launches");
+  if (launches != environment.end() && launches->is_array() && !launches->empty()) {
+    const Json& first = launches->front();
+    if (first.is_object()) run.date = text_at(first, "started");
+  }
   const auto machine = environment.find("machine");
   if (machine == environment.end() || !machine->is_object()) return;
   run.machine = text_at(*machine, "host");

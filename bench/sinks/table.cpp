@@ -136,18 +136,16 @@ bool is_common_fact(const std::string& header) {
   return facts.contains(header);
 }
 
-// The heading of the table that a record belongs to.
+// The heading of the table that a record belongs to: "llama-3-8b o_proj, K×N 4096×4096, 1 token".
 std::string heading(const Record& record) {
-  const std::string workload = record.text("workload"), model = record.text("model"),
-                    layer = record.text("layer");
-  std::string name = model;
-  if (!layer.empty()) name += (name.empty() ? "" : " ") + layer;
-  if (layer.empty() || layer == workload)
-    name = name.empty() || name == workload ? workload : model + " " + workload;
   const std::string k = count(record, "in_features"), n = count(record, "out_features");
   const std::string middle = count(record, "intermediate_features");
-  std::string text = name;
-  if (!k.empty() && !n.empty()) text += ", K×N " + k + "×" + (middle.empty() ? "" : middle + "×") + n;
+  std::string layer = record.text("layer");
+  // A layer given by its sizes is named after them, and they follow anyway.
+  if (layer.empty() || layer == k + "x" + n) layer = record.text("workload");
+  const std::string model = record.text("model");
+  std::string text = model + (model.empty() ? "" : " ") + layer;
+  if (!k.empty() && !n.empty()) text += ", K×N " + k + "×" + middle + (middle.empty() ? "" : "×") + n;
   const std::string tokens = count(record, "tokens");
   if (!tokens.empty()) text += ", " + tokens + (tokens == "1" ? " token" : " tokens");
   return escaped(text);
@@ -155,10 +153,11 @@ std::string heading(const Record& record) {
 
 // Rows that compare stand together, the dense baseline first.
 auto order(const Row& row) {
-  static const std::map<std::string, int> shards = {{"none", 0}, {"column", 1}, {"row", 2}};
+  static const std::map<std::string, int> shards = {
+      {"none", 0}, {"column", 1}, {"row", 2}, {"column-row", 3}};
   const Record& record = *row.record;
   const auto shard = shards.find(record.text("shard"));
-  return std::tuple(shard == shards.end() ? 3 : shard->second, record.integer("nodes"),
+  return std::tuple(shard == shards.end() ? 4 : shard->second, record.integer("nodes"),
                     record.integer("ranks"), record.integer("threads"), record.text("device"),
                     !record.text("scheme").starts_with("dense"));
 }

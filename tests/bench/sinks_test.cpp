@@ -266,7 +266,8 @@ TEST_F(LoadRun, TakesAFolderOrItsRecords) {
 
 TEST_F(LoadRun, TakesTheMachineFromTheEnvironment) {
   write("environment.json",
-        R"({"machine": {"host": "alpha", "cores": 3}, "started": "2026-01-02T03:04:05Z"})");
+        R"({"machine": {"host": "alpha", "cores": 3},
+                                 "launches": [{"started": "2026-01-02T03:04:05Z"}, {"started": "2027"}]})");
   const RunRows run = load_run(folder_.string(), nullptr);
   EXPECT_EQ(run.machine, "alpha");
   EXPECT_EQ(run.cores, 3);
