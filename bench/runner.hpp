@@ -10,18 +10,18 @@
 namespace lamina {
 
 inline constexpr int kExitOk = 0;
-inline constexpr int kExitFailed = 1;   // a case failed, was invalid or timed out
-inline constexpr int kExitUsage = 64;   // bad usage or bad config
+inline constexpr int kExitFailed = 1;  // a case failed, was invalid or timed out
+inline constexpr int kExitUsage = 64;  // bad usage or bad config
 
 struct RunOptions {
   std::string config_path;
   std::string config_text;  // read by rank 0, the same on every rank
   std::vector<std::string> overrides;
-  std::string out_dir;      // empty: runs/<name>-<UTC time>
-  std::string filter;       // ECMAScript regular expression on case names; empty: all
+  std::string out_dir;  // empty: runs/<name>-<UTC time>
+  std::string filter;   // ECMAScript regular expression on case names; empty: all
   bool dry_run = false;
   bool resume = false;
-  bool many = false;        // --yes: more than kMaxCases cases
+  bool many = false;  // --yes: more than kMaxCases cases
   std::vector<std::string> command_line;
 };
 

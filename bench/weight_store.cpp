@@ -9,19 +9,20 @@
 namespace lamina {
 
 std::string LayerRef::key() const {
-  return fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {}", label, shape.out_features, shape.in_features, seed, weights,
-                     fmt::join(tensors, "|"), synthetic.spectrum_decay, synthetic.correlation, synthetic.outlier_share,
-                     synthetic.outlier_gain);
+  return fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {}", label, shape.out_features, shape.in_features,
+                     seed, weights, fmt::join(tensors, "|"), synthetic.spectrum_decay, synthetic.correlation,
+                     synthetic.outlier_share, synthetic.outlier_gain);
 }
 
 std::unique_ptr<WeightSource> LayerRef::open() const {
   if (weights.empty()) return make_synthetic_weights(shape, seed, label, synthetic);
   auto source = open_safetensors(weights, tensors);
   if (source->shape() != shape)
-    throw std::runtime_error(fmt::format("{}: expected {} of shape [{}, {}], found [{}, {}]; name the tensors that make "
-                                         "this layer with \"tensor\"",
-                                         weights, fmt::join(tensors, " + "), shape.out_features, shape.in_features,
-                                         source->shape().out_features, source->shape().in_features));
+    throw std::runtime_error(
+        fmt::format("{}: expected {} of shape [{}, {}], found [{}, {}]; name the tensors that make "
+                    "this layer with \"tensor\"",
+                    weights, fmt::join(tensors, " + "), shape.out_features, shape.in_features,
+                    source->shape().out_features, source->shape().in_features));
   return source;
 }
 
@@ -62,7 +63,8 @@ std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer
                                                            const Matrix<float>& x, Communicator& comm) {
   auto& slot = products_[fmt::format("{} p{} {}", layer.key(), comm.size(), purpose)];
   if (!slot)
-    slot = std::make_shared<const Matrix<double>>(original_product(*original(layer, comm), x, comm, threads_));
+    slot =
+        std::make_shared<const Matrix<double>>(original_product(*original(layer, comm), x, comm, threads_));
   return slot;
 }
 

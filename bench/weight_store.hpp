@@ -34,10 +34,11 @@ class WeightStore {
  public:
   explicit WeightStore(int threads) : threads_(threads) {}
   std::shared_ptr<const OriginalWeights> original(const LayerRef& layer, Communicator& comm);
-  std::shared_ptr<const CompressedWeights> compressed(const LayerRef& layer, const Scheme& scheme, Communicator& comm);
+  std::shared_ptr<const CompressedWeights> compressed(const LayerRef& layer, const Scheme& scheme,
+                                                      Communicator& comm);
   // Original weights times `x` in float64, [tokens × N] on every rank; kept under `purpose` beside the layer.
-  std::shared_ptr<const Matrix<double>> product(const LayerRef& layer, const std::string& purpose, const Matrix<float>& x,
-                                                Communicator& comm);
+  std::shared_ptr<const Matrix<double>> product(const LayerRef& layer, const std::string& purpose,
+                                                const Matrix<float>& x, Communicator& comm);
   void clear();
 
  private:

@@ -1,4 +1,5 @@
-// A workload: what a case runs. Its keys are declared and read once, its cases prepared on all ranks, its step timed.
+// A workload: what a case runs. Its keys are declared and read once, its cases prepared on all ranks, its
+// step timed.
 #pragma once
 
 #include <functional>
@@ -19,11 +20,11 @@ class WeightStore;
 
 // The launch, as far as reading a config needs it.
 struct LaunchInfo {
-  int ranks = 1;          // of the launch
-  int local_ranks = 1;    // on the fullest node
+  int ranks = 1;        // of the launch
+  int local_ranks = 1;  // on the fullest node
   int default_threads = 1;
-  int cores = 1;          // on this node, as the process may use them
-  int64_t cache_bytes = 0;   // last-level caches of a node, together
+  int cores = 1;            // on this node, as the process may use them
+  int64_t cache_bytes = 0;  // last-level caches of a node, together
   uint64_t seed = 1;
   std::string default_cache = "cold";
 };
@@ -36,7 +37,7 @@ class PreparedCase {
   virtual void step(Part part) = 0;
   virtual CheckResult check() = 0;
   virtual Quality quality() = 0;
-  virtual Cost cost() const = 0;           // this rank's, of one step
+  virtual Cost cost() const = 0;             // this rank's, of one step
   virtual double network_bytes() const = 0;  // payload of one step's collectives
   virtual int collectives() const = 0;
   // Fills sizes, kernel, isa and compression. Collective.
@@ -57,14 +58,16 @@ class CaseSpec {
   int ranks = 1;
   int threads = 1;
   int64_t tokens = 1;
-  double dense_operations = 0;     // of the whole layer, as if dense
-  int64_t shared_bytes = 0;        // memory a rank needs for weights that the weights_group shares
-  int64_t canonical_bytes = 0;     // and for this scheme's canonical weights, kept for the weights_group
-  int64_t own_bytes = 0;           // and for this case while its group is measured
-  double estimated_step_s = 0;     // rough, for --dry-run
+  double dense_operations = 0;  // of the whole layer, as if dense
+  int64_t shared_bytes = 0;     // memory a rank needs for weights that the weights_group shares
+  int64_t canonical_bytes = 0;  // and for this scheme's canonical weights, kept for the weights_group
+  int64_t own_bytes = 0;        // and for this case while its group is measured
+  double estimated_step_s = 0;  // rough, for --dry-run
   double estimated_prepare_s = 0;
-  // Collective over `comm` (ranks of it). AgreedError when the case cannot be made; any other exception is fatal.
-  virtual std::unique_ptr<PreparedCase> prepare(WeightStore& store, const Registry& registry, Communicator& comm) const = 0;
+  // Collective over `comm` (ranks of it). AgreedError when the case cannot be made; any other exception is
+  // fatal.
+  virtual std::unique_ptr<PreparedCase> prepare(WeightStore& store, const Registry& registry,
+                                                Communicator& comm) const = 0;
 };
 
 struct WorkloadType {
@@ -72,7 +75,9 @@ struct WorkloadType {
   std::string help;
   std::vector<KeySpec> keys;
   // Reads and checks every key; null after a problem.
-  std::function<std::unique_ptr<CaseSpec>(const Params& params, const LaunchInfo& launch, const Registry& registry)> read;
+  std::function<std::unique_ptr<CaseSpec>(const Params& params, const LaunchInfo& launch,
+                                          const Registry& registry)>
+      read;
 };
 
 // One line a workload.

@@ -15,6 +15,12 @@ namespace lamina {
 enum class Shard { none, column, row };
 std::string to_string(Shard shard);
 
+// Thrown on every rank when no kernel takes a leaf; what() says why.
+class NoKernelError : public AgreedError {
+ public:
+  using AgreedError::AgreedError;
+};
+
 // Which part of a step to run. `compute` and `communicate` exist to be timed apart: their results are meaningless.
 enum class Part { all, compute, communicate };
 
@@ -50,12 +56,14 @@ struct ShardedOptions {
   int64_t halves = 1;
   // Cuts K here instead of evenly (`mlp`: the down projection follows the gate_up's cut). Empty: make_cut's.
   std::vector<Range> row_cut;
+  // Likewise cuts N, within each half, in a column shard.
+  std::vector<Range> column_cut;
 };
 
 class ShardedLayer {
  public:
   // Collective: redistributes the canonical weights to the shard and packs them `copies` times. `weights` must
-  // outlive the layer. Throws std::runtime_error (on all ranks, after agreeing) when no kernel takes a leaf; its what() says why.
+  // outlive the layer. Throws NoKernelError.
   ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options, const Registry& registry, Communicator& comm);
 
   // x: [tokens × local_in()] float32, y: [tokens × local_out()]. In a row shard y is whole on every rank.
@@ -80,6 +88,8 @@ class ShardedLayer {
  private:
   std::vector<Stage> stages_;
   Communicator& comm_;
+  int64_t max_tokens_ = 1;
+  int copies_ = 1;
 };
 
 }  // namespace lamina

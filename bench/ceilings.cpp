@@ -1,0 +1,136 @@
+#include "bench/ceilings.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/ops.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int64_t kMessageElements =
+    1 << 20;  // 4 MiB of float32: past every latency, within every buffer limit
+constexpr int64_t kComputeIterations = 20'000;
+
+// The best sustained rate: the fastest block, since whatever slows a block is not the machine's limit.
+double best_us(const Series& series) {
+  return series.block_medians.empty()
+             ? 0
+             : *std::min_element(series.block_medians.begin(), series.block_medians.end());
+}
+
+double rate(double per_rank, int ranks, const Series& series) {
+  const double us = best_us(series);
+  return us > 0 ? per_rank * ranks / us * 1e-3 : 0;  // units a second, in 10⁹
+}
+
+}  // namespace
+
+Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule)
+    : comm_(comm), threads_(threads) {
+  StopRule short_rule = rule;
+  short_rule.min_samples =
+      std::min<int64_t>(rule.min_samples, int64_t{kBlockSamples} * kMinBlocksForInterval);
+  short_rule.max_seconds = std::min(rule.max_seconds, 0.5);
+  const int64_t bytes = std::max<int64_t>(4 * cache_bytes / comm.local_size(), 64 << 20);
+  data_ = Buffer(bytes, threads);
+  const int64_t count = bytes / static_cast<int64_t>(sizeof(float));
+  float* data = data_.as<float>();
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int64_t i = 0; i < count; ++i)
+    data[i] = static_cast<float>(i % 1021) * 1e-3f;  // never one repeated page
+
+  std::vector<int> teams;
+  for (int team = 1; team < threads; team *= 2) teams.push_back(team);
+  teams.push_back(threads);
+  for (int team : teams) {
+    Series& series = read_[team];
+    series.rule = short_rule;
+    series.step = [this, team, data, count] {
+      double total = 0;
+#pragma omp parallel num_threads(team) reduction(+ : total)
+      {
+        const int64_t part = count / omp_get_num_threads() / 64 * 64;
+        total += cpu_ops().read_sum(data + part * omp_get_thread_num(), part);
+      }
+      sink_ = total;
+    };
+  }
+  const auto on_every_thread = [this](double (*work)(int64_t)) {
+    return [this, work] {
+      double total = 0;
+#pragma omp parallel num_threads(threads_) reduction(+ : total)
+      total += work(kComputeIterations);
+      sink_ = total;
+    };
+  };
+  fp32_.step = on_every_thread(cpu_ops().fma_f32);
+  int8_.step = on_every_thread(cpu_ops().int8_mac);
+  fp32_.rule = int8_.rule = short_rule;
+  if (comm.size() > 1) {
+    message_.assign(static_cast<size_t>(kMessageElements), 1.0f);
+    latency_.step = [this] {
+      comm_.all_reduce(message_.data(), message_.data(), 2, DType::f32, ReduceOp::max);
+    };
+    bandwidth_.step = [this] {
+      comm_.all_reduce(message_.data(), message_.data(), kMessageElements, DType::f32, ReduceOp::max);
+    };
+    latency_.rule = bandwidth_.rule = short_rule;
+  }
+}
+
+std::vector<Series*> Ceilings::series() {
+  std::vector<Series*> all;
+  for (auto& [team, series] : read_) all.push_back(&series);
+  all.push_back(&fp32_);
+  all.push_back(&int8_);
+  if (comm_.size() > 1) {
+    all.push_back(&latency_);
+    all.push_back(&bandwidth_);
+  }
+  return all;
+}
+
+CeilingValues Ceilings::values() const {
+  CeilingValues values;
+  values.ranks = comm_.size();
+  values.threads = threads_;
+  for (const auto& [team, series] : read_) {
+    const int64_t count = data_.bytes() / static_cast<int64_t>(sizeof(float));
+    const double bytes = static_cast<double>(count / team / 64 * 64 * team) * sizeof(float);
+    values.read_gb_per_s[team] = rate(bytes, comm_.size(), series);
+  }
+  const double work = static_cast<double>(kComputeIterations) * threads_;
+  values.fp32_gflops = rate(work * cpu_ops().fma_f32_flops_per_iteration, comm_.size(), fp32_);
+  values.int8_gops = rate(work * 2 * cpu_ops().int8_macs_per_iteration, comm_.size(), int8_);
+  if (comm_.size() > 1) {
+    values.all_reduce_latency_us = best_us(latency_);
+    values.all_reduce_gb_per_s = rate(static_cast<double>(kMessageElements) * sizeof(float), 1, bandwidth_);
+  }
+  if (!fp32_.block_medians.empty())
+    values.drift = (quantile(fp32_.block_medians, 1.0) - quantile(fp32_.block_medians, 0.0)) /
+                   median(fp32_.block_medians);
+  return values;
+}
+
+Limit limit_of(const CeilingValues& ceilings, double bytes, double operations, bool integer,
+               double network_bytes, int collectives) {
+  double bandwidth = 0;
+  for (const auto& [team, value] : ceilings.read_gb_per_s) bandwidth = std::max(bandwidth, value);
+  const double rank_share = 1e3 / ceilings.ranks;  // GB/s of all ranks → bytes/µs of one
+  const double memory = bytes / (bandwidth * rank_share);
+  const double compute = operations / ((integer ? ceilings.int8_gops : ceilings.fp32_gflops) * rank_share);
+  double network = 0;
+  if (collectives > 0 && ceilings.all_reduce_gb_per_s > 0)
+    network =
+        collectives * ceilings.all_reduce_latency_us + network_bytes / (ceilings.all_reduce_gb_per_s * 1e3);
+  Limit limit;
+  const double local = std::max(memory, compute);
+  limit.us = local + network;
+  limit.kind = network > local ? "network" : memory >= compute ? "memory" : "compute";
+  return limit;
+}
+
+}  // namespace lamina

@@ -1,0 +1,55 @@
+// The machine's limits, measured in the same run by the same ranks and threads, interleaved with the cases.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/sampler.hpp"
+#include "distributed/communicator.hpp"
+#include "kernels/buffer.hpp"
+#include "kernels/layer.hpp"
+
+namespace lamina {
+
+// All ranks of the group together.
+struct CeilingValues {
+  int ranks = 1, threads = 1;
+  std::map<int, double> read_gb_per_s;  // by threads a rank
+  double fp32_gflops = 0;               // a fused multiply-add counts two
+  double int8_gops = 0;                 // exact int8 multiply-adds, counted two
+  double all_reduce_latency_us = 0;     // of 8 bytes; 0 on one rank
+  double all_reduce_gb_per_s = 0;       // payload bytes over time, of a large message; 0 on one rank
+  double drift = 0;  // spread of the fp32 rate's blocks over their median: the machine's steadiness
+};
+
+// Time that no kernel of this cost can beat: the larger of bytes over bandwidth and operations over rate, of
+// the rank with most, plus the collectives'.
+struct Limit {
+  std::string kind;  // "memory", "compute", "network"
+  double us = 0;
+};
+Limit limit_of(const CeilingValues& ceilings, double bytes, double operations, bool integer,
+               double network_bytes, int collectives);
+
+// The probes of one group; series() are sampled among the cases', then values() reads them.
+class Ceilings {
+ public:
+  // `cache_bytes`: a node's last-level caches together; the read buffer is four times that over the node's
+  // ranks.
+  Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule);
+  std::vector<Series*> series();
+  CeilingValues values() const;
+
+ private:
+  Communicator& comm_;
+  int threads_;
+  Buffer data_;
+  std::vector<float> message_;
+  std::map<int, Series> read_;
+  Series fp32_, int8_, latency_, bandwidth_;
+  volatile double sink_ = 0;
+};
+
+}  // namespace lamina

@@ -1,0 +1,211 @@
+#include "bench/group_run.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+
+namespace lamina {
+namespace {
+
+constexpr double kUnsteady = 0.15;  // spread of the fp32 rate's blocks that a row should warn of
+constexpr double kOverCeiling =
+    1.05;  // limit fractions above it say that the ceiling was measured in a bad moment
+
+// A case on its way from spec to record.
+struct Entry {
+  const PlannedCase* planned = nullptr;
+  std::unique_ptr<PreparedCase> prepared;
+  Record record;
+  Series all, compute, communicate;
+  bool open() const { return prepared != nullptr; }
+};
+
+void fail(Entry& entry, const std::string& status, const std::string& reason) {
+  entry.record.set("status", status);
+  entry.record.set("reason", reason);
+  entry.prepared.reset();
+}
+
+// Why the case cannot run here; empty when it can.
+std::string absence(const CaseSpec& spec, const Registry& registry) {
+  if (!spec.skip_reason.empty()) return spec.skip_reason;
+  const std::string device = spec.identity.text("device"), kernel = spec.identity.text("kernel");
+  for (const DeviceInfo& info : registry.devices())
+    if (info.type == device && !info.available) return device + ": " + info.reason;
+  const std::vector<const Kernel*> kernels = registry.kernels(device);
+  if (kernels.empty()) return fmt::format("no kernel for device {} in this build", device);
+  if (kernel == "auto") return "";
+  for (const Kernel* one : kernels)
+    if (one->name == kernel && one->absent.empty()) return "";
+  for (const Kernel* one : kernels)
+    if (one->name == kernel) return fmt::format("kernel {}: {}", kernel, one->absent);
+  return fmt::format("no kernel {} for device {}", kernel, device);
+}
+
+void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
+  const CaseSpec& spec = *entry.planned->spec;
+  entry.record = spec.identity;
+  entry.record.set("run_id", context.run_id);
+  entry.record.set("launch_id", context.launch_id);
+  entry.record.set("nodes", int64_t{comm.nodes()});
+  const std::string absent = absence(spec, context.registry);
+  if (!absent.empty()) return fail(entry, "skipped", absent);
+  try {
+    entry.prepared = spec.prepare(context.store, context.registry, comm);
+    const CheckResult check = entry.prepared->check();
+    const Quality quality = entry.prepared->quality();
+    entry.prepared->describe(entry.record);
+    entry.record.set("check_passed", check.passed);
+    entry.record.set("check_error", check.error);
+    entry.record.set("check_tolerance", check.tolerance);
+    entry.record.set("quality_nmse", quality.nmse);
+    entry.record.set("quality_cosine", quality.cosine);
+    entry.record.set("quality_max_abs", quality.max_abs);
+    if (!check.passed)
+      fail(entry, "invalid",
+           fmt::format("the kernel's result is wrong at {}: error {:.3g}, tolerance {:.3g}", check.where,
+                       check.error, check.tolerance));
+  } catch (const NoKernelError& e) {
+    fail(entry, "skipped", e.what());
+  } catch (const AgreedError& e) {
+    fail(entry, "error", e.what());
+  }
+}
+
+void set_times(Record& record, const Series& series) {
+  const std::vector<double>& us = series.samples_us;
+  record.set("latency_us_p50", median(us));
+  record.set("latency_us_p90", quantile(us, 0.9));
+  if (us.size() >= 100) record.set("latency_us_p99", quantile(us, 0.99));
+  record.set("latency_us_min", quantile(us, 0));
+  double mean = 0;
+  for (double value : us) mean += value / static_cast<double>(us.size());
+  record.set("latency_us_mean", mean);
+  if (static_cast<int>(series.block_medians.size()) >= kMinBlocksForInterval) {
+    const Interval interval = median_interval(series.block_medians);
+    record.set("latency_us_ci_low", interval.low);
+    record.set("latency_us_ci_high", interval.high);
+  }
+  record.set("samples_us", us);
+  record.set("samples", static_cast<int64_t>(us.size()));
+  record.set("iterations_per_sample", series.iterations_per_sample);
+  record.set("stop_reason", series.stop_reason);
+}
+
+// Everything that follows from the times. Collective.
+void finish(Entry& entry, double dense_us, const std::string& dense_name, const CeilingValues& ceilings,
+            GroupContext& context, Communicator& comm) {
+  const CaseSpec& spec = *entry.planned->spec;
+  Record& record = entry.record;
+  if (!entry.open()) return;
+  if (entry.all.timed_out()) {
+    record.set("gflops_executed", nullptr);
+    return fail(entry, "timeout",
+                fmt::format("one step took longer than measure.timeout_seconds ({} s)",
+                            context.measure.timeout_seconds));
+  }
+  set_times(record, entry.all);
+  const double us = median(entry.all.samples_us);
+  const bool communicates = entry.prepared->collectives() > 0 && comm.size() > 1;
+  const double compute_us = communicates ? median(entry.compute.samples_us) : us;
+  record.set("compute_us_p50", compute_us);
+  record.set("comm_us_p50", communicates ? median(entry.communicate.samples_us) : 0.0);
+  record.set("comm_exposed_us_p50", communicates ? std::max(0.0, us - compute_us) : 0.0);
+
+  record.set("tokens_per_s", static_cast<double>(spec.tokens) / us * 1e6);
+  record.set("gflops", spec.dense_operations / us * 1e-3);
+  record.set("gflops_executed", record.number("gflops_executed") / us * 1e-3);
+  record.set("weight_gb_per_s", static_cast<double>(record.integer("weight_bytes")) / us * 1e-3);
+  if (dense_us > 0) {
+    record.set("speedup_vs_dense", dense_us / us);
+    record.set("baseline_case", dense_name);
+  }
+
+  const Cost cost = entry.prepared->cost();
+  const Limit limit =
+      limit_of(ceilings, comm.max(cost.read_bytes + cost.write_bytes), comm.max(cost.operations),
+               cost.integer, entry.prepared->network_bytes(), entry.prepared->collectives());
+  std::vector<std::string> warnings = context.machine.warnings;
+  if (record.text("cache") == "cold") {
+    record.set("limit_kind", limit.kind);
+    record.set("limit_fraction", limit.us / us);
+    if (limit.us / us > kOverCeiling)
+      warnings.push_back("faster than the ceiling measured beside it: the machine's speed changed");
+  }
+  if (ceilings.drift > kUnsteady)
+    warnings.push_back(
+        fmt::format("the machine's speed varied by {:.0f} % in this group", 100 * ceilings.drift));
+  if (static_cast<int64_t>(entry.all.samples_us.size()) < context.measure.min_samples)
+    warnings.push_back(
+        fmt::format("{} samples, fewer than min_samples, within max_seconds", entry.all.samples_us.size()));
+  record.set("warnings", warnings);
+  record.set("status", std::string("ok"));
+}
+
+}  // namespace
+
+GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communicator& comm) {
+  std::vector<Entry> entries(group.cases.size());
+  int prepared = 0;
+  for (size_t i = 0; i < entries.size(); ++i) {
+    entries[i].planned = &group.cases[i];
+    context.progress("preparing " + group.cases[i].spec->name, 0);
+    prepare(entries[i], context, comm);
+    prepared += entries[i].open() ? 1 : 0;
+  }
+
+  GroupResult result;
+  StopRule rule{context.measure.precision, context.measure.min_samples, context.measure.max_seconds,
+                context.measure.timeout_seconds};
+  // The parts are means to an end: half the samples and time are enough to tell them apart.
+  StopRule part_rule = rule;
+  part_rule.min_samples = std::min<int64_t>(rule.min_samples, kBlockSamples * kMinBlocksForInterval);
+  part_rule.max_seconds = rule.max_seconds / 4;
+  if (prepared > 0) {
+    std::vector<Series*> series;
+    std::vector<const Entry*> owners;
+    for (Entry& entry : entries) {
+      if (!entry.open()) continue;
+      PreparedCase* one = entry.prepared.get();
+      entry.all.step = [one] { one->step(Part::all); };
+      entry.all.rule = rule;
+      series.push_back(&entry.all);
+      if (one->collectives() == 0 || comm.size() == 1) continue;
+      entry.compute.step = [one] { one->step(Part::compute); };
+      entry.communicate.step = [one] { one->step(Part::communicate); };
+      entry.compute.rule = entry.communicate.rule = part_rule;
+      series.push_back(&entry.compute);
+      series.push_back(&entry.communicate);
+    }
+    Ceilings ceilings(comm, group.threads, context.machine.launch.cache_bytes, rule);
+    for (Series* probe : ceilings.series()) series.push_back(probe);
+    const auto total = static_cast<double>(series.size());
+    sample(series, comm, context.seed, [&](int done) {
+      context.progress("timing " + group.cases.front().spec->identity.text("layer"),
+                       static_cast<int>(static_cast<double>(entries.size()) * done / total));
+    });
+    result.ceilings = ceilings.values();
+    result.measured = true;
+  }
+
+  double dense_us = 0;
+  std::string dense_name;
+  for (const Entry& entry : entries)
+    if (entry.open() && !entry.all.timed_out() && entry.record.text("scheme").starts_with("dense")) {
+      const double us = median(entry.all.samples_us);
+      if (dense_us == 0 || us < dense_us) {
+        dense_us = us;
+        dense_name = entry.planned->spec->name;
+      }
+    }
+  for (Entry& entry : entries) {
+    finish(entry, dense_us, dense_name, result.ceilings, context, comm);
+    if (!entry.planned->recorded) result.records.push_back(std::move(entry.record));
+  }
+  return result;
+}
+
+}  // namespace lamina

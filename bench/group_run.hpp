@@ -1,0 +1,35 @@
+// Measures one group: prepare, check, sample interleaved with the ceilings, and make records.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/ceilings.hpp"
+#include "bench/plan.hpp"
+#include "bench/weight_store.hpp"
+
+namespace lamina {
+
+struct GroupContext {
+  const Registry& registry;
+  const Machine& machine;
+  const MeasureOptions& measure;
+  WeightStore& store;
+  std::string run_id, launch_id;
+  uint64_t seed = 1;
+  // Called often: with where the run is, and how many cases of the group are done.
+  std::function<void(const std::string&, int)> progress;
+};
+
+struct GroupResult {
+  std::vector<Record> records;  // of the cases not recorded before, in order
+  CeilingValues ceilings;
+  bool measured = false;  // false: every case was skipped, no ceilings
+};
+
+// Collective over `comm`, the group's ranks; the same on every rank but for timings' last digits.
+// AgreedErrors become rows; anything else a case throws is not agreed on and ends the job (it propagates).
+GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communicator& comm);
+
+}  // namespace lamina

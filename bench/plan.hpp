@@ -1,0 +1,46 @@
+// From a config to groups of cases, in the order they run.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/config.hpp"
+#include "bench/environment.hpp"
+#include "bench/workload.hpp"
+#include "kernels/registry.hpp"
+
+namespace lamina {
+
+struct PlannedCase {
+  std::unique_ptr<CaseSpec> spec;
+  bool recorded = false;  // by the launch that is resumed: timed again only where it is the baseline
+};
+
+// Cases that are measured together, interleaved, with the dense baseline among them. All of one weights
+// group.
+struct PlannedGroup {
+  std::vector<PlannedCase> cases;
+  int ranks = 1, threads = 1;
+  std::string weights_group;
+  int64_t memory_bytes = 0;  // of the rank with most
+  double estimated_s = 0;
+  bool last_of_weights = false;  // nothing after it needs the shared weights
+};
+
+struct Plan {
+  std::vector<PlannedGroup> groups;
+  int64_t cases = 0;
+  std::vector<std::string> notes;  // duplicates dropped, baselines added
+};
+
+// Reads every case with its workload, adds missing dense baselines, drops what `filter` does not find, and
+// checks memory. Problems are collected; the plan is usable when there are none. Deterministic: the same on
+// every rank.
+Plan make_plan(const Config& config, const Machine& machine, const Registry& registry,
+               const std::string& filter, Problems& problems);
+
+// Seconds that a case takes to measure, by its rough step time.
+double estimated_sampling_s(const CaseSpec& spec, const MeasureOptions& measure);
+
+}  // namespace lamina

@@ -1,0 +1,299 @@
+#include "bench/runner.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <random>
+#include <set>
+
+#include "bench/atomic_file.hpp"
+#include "bench/config.hpp"
+#include "bench/environment.hpp"
+#include "bench/group_run.hpp"
+#include "bench/plan.hpp"
+#include "bench/progress.hpp"
+#include "bench/sinks/jsonl.hpp"
+#include "bench/sinks/sink.hpp"
+#include "bench/text.hpp"
+#include "kernels/json.hpp"
+
+namespace lamina {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr double kGiB = 1 << 30;
+
+// A run's folder as it is found or made. Rank 0's.
+struct Folder {
+  fs::path path;
+  std::string run_id;
+  std::string previous_environment;  // of the run that is resumed
+  std::vector<Record> records;       // it has already
+};
+
+std::string new_id() {
+  std::random_device device;
+  return fmt::format("{:08x}{:08x}", device(), device());
+}
+
+// Prints on rank 0 what stands against the config; true on every rank when anything does on any.
+bool report_problems(const RunOptions& options, const Problems& problems, Communicator& world) {
+  std::string first;
+  for (const Problem& one : problems.items())
+    first += (first.empty() ? "" : "; ") + one.pointer + ": " + one.message;
+  const Agreement agreement = world.agree(first);
+  if (agreement.ok) return false;
+  if (world.rank() == 0) {
+    for (const Problem& one : problems.items())
+      fmt::print(stderr, "{}: {}: {}\n", printable(options.config_path),
+                 one.pointer.empty() ? "/" : printable(one.pointer), printable(one.message));
+    // Another rank's trouble, such as a weights file that its node does not have.
+    if (problems.empty())
+      fmt::print(stderr, "{}: {}\n", printable(options.config_path), printable(agreement.message));
+  }
+  return true;
+}
+
+void print_dry_run(const Plan& plan, const Machine& machine, const MeasureOptions& measure) {
+  double seconds = 0;
+  int64_t memory = 0;
+  size_t width = 4;
+  for (const PlannedGroup& group : plan.groups) {
+    seconds += group.estimated_s;
+    memory = std::max(memory, group.memory_bytes);
+    for (const PlannedCase& one : group.cases) width = std::max(width, display_width(one.spec->name));
+  }
+  fmt::print("| {:<{}} | memory [MiB/rank] | time [s] |\n|-{:-<{}}-|------------------:|---------:|\n",
+             "case", width, "", width);
+  for (const PlannedGroup& group : plan.groups)
+    for (const PlannedCase& one : group.cases)
+      fmt::print("| {:<{}} | {:>17.1f} | {:>8.2f} |{}\n", one.spec->name, width,
+                 static_cast<double>(one.spec->canonical_bytes + one.spec->own_bytes) / (1 << 20),
+                 estimated_sampling_s(*one.spec, measure) + one.spec->estimated_prepare_s,
+                 one.spec->skip_reason.empty() ? "" : "  skipped: " + one.spec->skip_reason);
+  fmt::print(
+      "\n{} cases in {} groups on {} ranks × {} threads; up to {:.2f} GiB a rank, {:.2f} GiB available to "
+      "each; about {:.0f} s.\n"
+      "Estimates: 10 GB/s and 30 GFLOP/s a rank; the sums count weights that cases share once.\n",
+      plan.cases, plan.groups.size(), machine.launch.ranks, machine.launch.default_threads,
+      static_cast<double>(memory) / kGiB, static_cast<double>(machine.available_bytes) / kGiB,
+      std::ceil(seconds));
+}
+
+// Finds or makes the folder on rank 0; throws std::runtime_error with what to do.
+Folder open_folder(const RunOptions& options, const Config& config) {
+  Folder folder;
+  folder.run_id = new_id();
+  if (options.out_dir.empty()) {
+    std::string stamp = utc_now();
+    std::erase_if(stamp, [](char c) { return c == '-' || c == ':'; });
+    folder.path = fs::path("runs") / (config.name + "-" + stamp);
+    for (int i = 2; fs::exists(folder.path); ++i)
+      folder.path = fs::path("runs") / fmt::format("{}-{}-{}", config.name, stamp, i);
+  } else {
+    folder.path = options.out_dir;
+  }
+  const fs::path records = folder.path / "records.jsonl", environment = folder.path / "environment.json";
+  if (options.resume) {
+    if (!fs::exists(environment))
+      throw std::runtime_error(
+          fmt::format("{}: expected the folder of an interrupted run, found no environment.json in it",
+                      folder.path.string()));
+    folder.previous_environment = read_text_file(environment.string());
+    Problems problems;
+    const auto json = parse_strict_json(folder.previous_environment, problems);
+    if (!problems.empty() || !json.is_object() || !json.contains("run_id") || !json["run_id"].is_string())
+      throw std::runtime_error(environment.string() + ": expected a run's environment, found something else");
+    const std::string digest = json.contains("config_digest") && json["config_digest"].is_string()
+                                   ? json["config_digest"].get<std::string>()
+                                   : "none";
+    if (digest != config.digest)
+      throw std::runtime_error(fmt::format(
+          "{}: expected the run of this very config (digest {}), found digest {}; resume with the same "
+          "file and --set, or start a new run with another -o",
+          folder.path.string(), config.digest, digest));
+    folder.run_id = json["run_id"].get<std::string>();
+    std::string warning;
+    if (fs::exists(records)) folder.records = read_records(records.string(), &warning);
+    if (!warning.empty()) fmt::print(stderr, "lamina: {}\n", printable(warning));
+  } else {
+    if (fs::exists(folder.path) && !fs::is_directory(folder.path))
+      throw std::runtime_error(
+          fmt::format("{}: expected a folder for the results, found a file", folder.path.string()));
+    for (const fs::path& file : {records, environment})
+      if (fs::exists(file))
+        throw std::runtime_error(fmt::format(
+            "{}: expected no earlier run there, found {}; continue it with --resume or choose another -o",
+            folder.path.string(), file.filename().string()));
+    fs::create_directories(folder.path);
+  }
+  return folder;
+}
+
+// Marks what the resumed run has, and drops groups with nothing left to do.
+void skip_recorded(Plan& plan, const std::set<std::string>& recorded) {
+  for (PlannedGroup& group : plan.groups) {
+    for (PlannedCase& one : group.cases) one.recorded = recorded.contains(one.spec->name);
+    // The dense baseline is timed again for those that are left: a speed-up is never against another launch.
+    const bool all = std::all_of(group.cases.begin(), group.cases.end(),
+                                 [](const PlannedCase& one) { return one.recorded; });
+    std::erase_if(group.cases,
+                  [&](const PlannedCase& one) { return one.recorded && (all || !one.spec->dense); });
+  }
+  // The shared weights are let go with their last group, which may just have been dropped.
+  for (size_t i = 0; i + 1 < plan.groups.size(); ++i)
+    if (plan.groups[i + 1].cases.empty() && plan.groups[i + 1].weights_group == plan.groups[i].weights_group)
+      plan.groups[i].last_of_weights = plan.groups[i].last_of_weights || plan.groups[i + 1].last_of_weights;
+  std::erase_if(plan.groups, [](const PlannedGroup& group) { return group.cases.empty(); });
+}
+
+std::string broadcast_recorded(const Folder& folder, Communicator& world, std::set<std::string>& names) {
+  std::string text;
+  for (const Record& record : folder.records) text += record.text("case") + "\n";
+  text = world.broadcast_text(text);
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = text.find('\n', begin);
+    names.insert(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return text;
+}
+
+double hang_limit_s(const MeasureOptions& measure) {
+  if (const char* text = std::getenv("LAMINA_HANG_SECONDS")) {
+    const double value = std::atof(text);
+    if (value > 0) return value;
+  }
+  return std::max(600.0, 3 * measure.timeout_seconds);
+}
+
+// Every group in turn; rank 0 ends with all records.
+void run_groups(const Plan& plan, const RunOptions& options, const Config& config, const Machine& machine,
+                const Registry& registry, Communicator& world, Folder& folder) {
+  const bool speaks = world.rank() == 0;
+  const std::string run_id = world.broadcast_text(folder.run_id), launch_id = world.broadcast_text(new_id());
+  const std::string started = utc_now();
+  double estimated_s = 0;
+  int64_t total = 0, done = 0;
+  for (const PlannedGroup& group : plan.groups) {
+    estimated_s += group.estimated_s;
+    total += static_cast<int64_t>(group.cases.size());
+  }
+  Progress progress(speaks, total, estimated_s);
+  std::vector<CeilingValues> ceilings;
+  const auto write_environment = [&] {
+    write_file_atomically((folder.path / "environment.json").string(),
+                          environment_text(config, machine, registry, world, run_id, launch_id, started,
+                                           options.command_line, ceilings, folder.previous_environment));
+  };
+  std::unique_ptr<JsonlWriter> writer;
+  if (speaks) {
+    for (const std::string& warning : machine.warnings) progress.say("warning: " + warning);
+    write_environment();
+    writer = std::make_unique<JsonlWriter>((folder.path / "records.jsonl").string());
+  }
+  Watchdog watchdog(world, hang_limit_s(config.measure));
+  WeightStore store(machine.launch.default_threads);
+  std::map<int, std::unique_ptr<Communicator>> subsets;
+  uint64_t seed = config.seed;
+  for (const PlannedGroup& group : plan.groups) {
+    const int ranks = std::min(group.ranks, world.size());
+    if (!subsets.contains(ranks)) subsets[ranks] = world.subset(ranks);
+    if (Communicator* comm = subsets[ranks].get()) {
+      GroupContext context{registry,
+                           machine,
+                           config.measure,
+                           store,
+                           run_id,
+                           launch_id,
+                           ++seed,
+                           [&](const std::string& place, int cases) {
+                             watchdog.beat(place);
+                             progress.show(place, done + cases);
+                           }};
+      const GroupResult result = run_group(group, context, *comm);
+      if (group.last_of_weights) store.clear();
+      if (speaks) {
+        progress.clear();
+        writer->append(result.records);
+        folder.records.insert(folder.records.end(), result.records.begin(), result.records.end());
+        if (result.measured) ceilings.push_back(result.ceilings);
+        write_environment();
+        for (const Record& record : result.records)
+          if (record.text("status") != "ok")
+            progress.say(fmt::format("{}: {}: {}", record.text("status"), record.text("case"),
+                                     printable(record.text("reason"))));
+      }
+    }
+    // Ranks that sit a group out wait here, as long as it takes, off the others' cores and memory.
+    watchdog.pause();
+    world.rest();
+    watchdog.beat("after " + group.cases.front().spec->name);
+    done += static_cast<int64_t>(group.cases.size());
+  }
+}
+
+}  // namespace
+
+int run(const RunOptions& options, const Registry& registry, Communicator& world) {
+  Problems problems;
+  const Config config = read_config(options.config_text, options.overrides, options.many, problems);
+  const Machine machine = inspect_machine(world, config.seed, config.measure.cache);
+  Plan plan;
+  // Cases are read even beside problems elsewhere in the file, so that every error is said at once.
+  plan = make_plan(config, machine, registry, options.filter, problems);
+  if (report_problems(options, problems, world)) return kExitUsage;
+  const bool speaks = world.rank() == 0;
+  if (options.dry_run) {
+    if (speaks) print_dry_run(plan, machine, config.measure);
+    return kExitOk;
+  }
+
+  Folder folder;
+  std::string failure;
+  if (speaks) {
+    try {
+      folder = open_folder(options, config);
+    } catch (const std::exception& e) {
+      failure = e.what();
+    }
+  }
+  const Agreement agreement = world.agree(failure);
+  if (!agreement.ok) {
+    if (speaks) fmt::print(stderr, "lamina: {}\n", printable(failure));
+    return kExitUsage;
+  }
+  std::set<std::string> recorded;
+  broadcast_recorded(folder, world, recorded);
+  if (options.resume) skip_recorded(plan, recorded);
+  if (speaks) {
+    for (const std::string& note : plan.notes) fmt::print(stderr, "lamina: {}\n", note);
+    if (options.resume)
+      fmt::print(stderr, "lamina: {} records kept, {} groups to go\n", recorded.size(), plan.groups.size());
+    fmt::print(stderr, "lamina: results go to {}\n", printable(folder.path.string()));
+  }
+  run_groups(plan, options, config, machine, registry, world, folder);
+
+  int exit_code = kExitOk;
+  if (speaks) {
+    const RunRows rows = load_run(folder.path.string(), &failure);
+    const std::string table = table_sink().render({rows});
+    write_file_atomically((folder.path / "table.md").string(), table);
+    fmt::print("{}", table);
+    std::fflush(stdout);
+    for (const Record& record : rows.records) {
+      const std::string status = record.text("status");
+      if (status != "ok" && status != "skipped") exit_code = kExitFailed;
+    }
+  }
+  world.broadcast(&exit_code, sizeof exit_code, 0);
+  return exit_code;
+}
+
+}  // namespace lamina

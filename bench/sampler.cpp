@@ -1,0 +1,114 @@
+#include "bench/sampler.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <random>
+
+namespace lamina {
+namespace {
+
+double now_s() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// One sample on this rank: seconds for `iterations` steps after a common start.
+double time_sample(const Series& series, Communicator& comm, int64_t iterations) {
+  comm.start_together();
+  const double start = now_s();
+  for (int64_t i = 0; i < iterations; ++i) series.step();
+  return now_s() - start;
+}
+
+// Warms up and finds how many steps make a sample long enough; every rank decides on the slowest rank's time.
+void calibrate(Series& series, Communicator& comm) {
+  const double first = comm.max(time_sample(series, comm, 1));
+  if (first > series.rule.timeout_seconds) {
+    series.stop_reason = "timeout";
+    return;
+  }
+  int64_t iterations = 1;
+  for (int attempt = 0; attempt < 20; ++attempt) {
+    const double seconds = comm.max(time_sample(series, comm, iterations));
+    // Twice the least, so that a faster moment later still makes samples long enough.
+    if (seconds >= 2 * kMinSampleSeconds) break;
+    const double factor = seconds > 0 ? std::ceil(2 * kMinSampleSeconds / seconds) : 16;
+    iterations *= static_cast<int64_t>(std::clamp(factor, 2.0, 16.0));
+  }
+  series.iterations_per_sample = iterations;
+}
+
+void run_block(Series& series, Communicator& comm) {
+  series.step();  // the block before left the caches and predictors to another kernel
+  std::vector<double> seconds(kBlockSamples);
+  for (double& value : seconds) value = time_sample(series, comm, series.iterations_per_sample);
+  comm.all_reduce(seconds.data(), seconds.data(), kBlockSamples, DType::f64, ReduceOp::max);
+  for (double& value : seconds) value *= 1e6 / static_cast<double>(series.iterations_per_sample);
+  series.samples_us.insert(series.samples_us.end(), seconds.begin(), seconds.end());
+  series.block_medians.push_back(median(seconds));
+}
+
+bool finished(Series& series) {
+  double timed = 0;
+  for (double us : series.samples_us) timed += us;
+  timed *= 1e-6 * static_cast<double>(series.iterations_per_sample);
+  const auto samples = static_cast<int64_t>(series.samples_us.size());
+  const bool enough = samples >= series.rule.min_samples &&
+                      static_cast<int>(series.block_medians.size()) >= kMinBlocksForInterval;
+  if (enough) {
+    const Interval interval = median_interval(series.block_medians);
+    const double half_width = (interval.high - interval.low) / 2 / median(series.samples_us);
+    if (half_width <= series.rule.precision) series.stop_reason = "precision";
+  }
+  if (series.stop_reason.empty() && timed >= series.rule.max_seconds) series.stop_reason = "max_seconds";
+  return !series.stop_reason.empty();
+}
+
+}  // namespace
+
+double quantile(std::vector<double> values, double q) {
+  if (values.empty()) return std::nan("");
+  std::sort(values.begin(), values.end());
+  const double position = q * static_cast<double>(values.size() - 1);
+  const auto below = static_cast<size_t>(position);
+  const size_t above = std::min(below + 1, values.size() - 1);
+  return values[below] + (position - static_cast<double>(below)) * (values[above] - values[below]);
+}
+
+Interval median_interval(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto n = static_cast<int64_t>(values.size());
+  // The widest symmetric rank k whose two tails hold at most 5 %: P(Binomial(n, 1/2) < k) ≤ 2.5 %.
+  double probability = std::pow(0.5, static_cast<double>(n)), tail = 0;
+  int64_t k = 0;
+  while (k < n / 2 && tail + probability <= 0.025) {
+    tail += probability;
+    probability *= static_cast<double>(n - k) / static_cast<double>(k + 1);
+    ++k;
+  }
+  const int64_t low = std::max<int64_t>(k - 1, 0);
+  return {values[static_cast<size_t>(low)], values[static_cast<size_t>(n - 1 - low)]};
+}
+
+void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
+            const std::function<void(int)>& progress) {
+  for (Series* one : series) calibrate(*one, comm);
+  std::mt19937_64 random(seed);
+  std::vector<Series*> open;
+  int done = 0;
+  for (Series* one : series) one->timed_out() ? static_cast<void>(++done) : open.push_back(one);
+  while (!open.empty()) {
+    // A hand-written Fisher-Yates: std::shuffle's order differs between standard libraries, and ranks must
+    // agree.
+    for (size_t i = open.size(); i > 1; --i) std::swap(open[i - 1], open[random() % i]);
+    std::vector<Series*> next;
+    for (Series* one : open) {
+      run_block(*one, comm);
+      finished(*one) ? static_cast<void>(++done) : next.push_back(one);
+      progress(done);
+    }
+    open = std::move(next);
+  }
+}
+
+}  // namespace lamina

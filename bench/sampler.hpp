@@ -1,0 +1,53 @@
+// Timing: interleaved blocks of samples, each the slowest rank's, until the interval is narrow enough.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+
+namespace lamina {
+
+// When a series has enough samples. Sees values that all ranks share, so all ranks stop together.
+struct StopRule {
+  double precision = 0.01;  // half-width of the 95 % interval over the median
+  int64_t min_samples = 30;
+  double max_seconds = 5;        // of timed work
+  double timeout_seconds = 120;  // one step longer than this ends the series
+};
+
+// One thing to time: `step` is called on every rank.
+struct Series {
+  std::function<void()> step;
+  StopRule rule;
+  // Filled by sample():
+  std::vector<double> samples_us;     // each: slowest rank's time a step
+  std::vector<double> block_medians;  // of kBlockSamples samples each
+  int64_t iterations_per_sample = 1;
+  std::string stop_reason;  // "precision", "max_seconds", "timeout"
+  bool timed_out() const { return stop_reason == "timeout"; }
+};
+
+inline constexpr int kBlockSamples = 5;
+inline constexpr int kMinBlocksForInterval = 6;  // below, no 95 % interval of the median exists
+inline constexpr double kMinSampleSeconds = 20e-6;
+
+struct Interval {
+  double low = 0, high = 0;
+};
+// 95 % confidence interval of the median from the order statistics of independent values (the sign test's; no
+// assumption on their distribution): at least kMinBlocksForInterval of them.
+Interval median_interval(std::vector<double> values);
+double quantile(std::vector<double> values, double q);  // linear between order statistics
+inline double median(std::vector<double> values) {
+  return quantile(std::move(values), 0.5);
+}
+
+// Times all series in blocks, in an order drawn anew each round (the same on every rank). `progress` is
+// called after every block with the number of finished series. Collective over `comm`.
+void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
+            const std::function<void(int)>& progress);
+
+}  // namespace lamina

@@ -1,0 +1,299 @@
+#include "bench/workloads/mlp.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "bench/workloads/placement.hpp"
+#include "bench/workloads/sharded_case.hpp"
+#include "distributed/partition.hpp"
+#include "kernels/cpu/silu.hpp"
+#include "kernels/reference.hpp"
+#include "kernels/weights/synthetic.hpp"
+
+namespace lamina {
+namespace {
+
+const KeySpec kHidden{
+    "hidden", "the block's input and output features, instead of model", nullptr, 1, 1 << 24, {}, true};
+const KeySpec kIntermediate{
+    "intermediate", "features between the projections, instead of model", nullptr, 1, 1 << 24, {}, true};
+const KeySpec kShard{"shard",
+                     "none: rank 0 alone; column-row: gate_up cut by columns, down by rows",
+                     std::string("none"),
+                     0,
+                     0,
+                     {"none", "column-row"}};
+
+constexpr double kActivationFactor = 32;  // float32 roundings in silu(g)·u, with margin
+
+struct MlpRefs {
+  LayerRef gate_up, down;
+};
+
+double silu_gate_reference(double gate, double up) {
+  return gate / (1 + std::exp(-gate)) * up;
+}
+
+// X·Wᵀ through the whole block with the original weights, in float64: [tokens × hidden].
+Matrix<double> original_block(const MlpRefs& refs, WeightStore& store, const Matrix<float>& x,
+                              Communicator& comm) {
+  const auto gate_up = store.product(refs.gate_up, "quality", x, comm);
+  const int64_t width = refs.down.shape.in_features;
+  Matrix<float> h(x.rows, width);
+  for (int64_t t = 0; t < x.rows; ++t)
+    for (int64_t i = 0; i < width; ++i)
+      h(t, i) = static_cast<float>(silu_gate_reference((*gate_up)(t, i), (*gate_up)(t, width + i)));
+  return *store.product(refs.down, "quality after " + refs.gate_up.key(), h, comm);
+}
+
+class MlpCase : public PreparedCase {
+ public:
+  MlpCase(const MlpRefs& refs, std::shared_ptr<const CompressedWeights> gate_up,
+          std::shared_ptr<const CompressedWeights> down, const ShardedOptions& up_options,
+          const ShardedOptions& down_options, int64_t tokens, WeightStore& store, const Registry& registry,
+          Communicator& comm)
+      : refs_(refs),
+        weights_{std::move(gate_up), std::move(down)},
+        up_(*weights_[0], up_options, registry, comm),
+        down_(*weights_[1], down_options, registry, comm),
+        store_(store),
+        tokens_(tokens) {
+    stream_.threads = up_options.threads;
+    inputs_ = refs_.gate_up.activations(std::max(tokens, kQualityTokens));
+    gate_up_out_ = Matrix<float>(tokens, up_.local_out());
+    hidden_ = Matrix<float>(tokens, down_.local_in());
+    outputs_ = Matrix<float>(tokens, down_.local_out());
+  }
+
+  void step(Part part) override {
+    forward(copy_, inputs_.data.data(), outputs_.data.data(), tokens_, part);
+    copy_ = copy_ + 1 == std::min(up_.copies(), down_.copies()) ? 0 : copy_ + 1;
+  }
+
+  CheckResult check() override {
+    Matrix<float> x(tokens_, inputs_.cols);
+    std::copy_n(inputs_.data.begin(), x.data.size(), x.data.begin());
+    CheckResult result = check_layer(up_, x, stream_, refs_.gate_up.seed);
+    // The block as it is timed, with every buffer poisoned; then each part held against what the one before
+    // it gave.
+    constexpr float poison = std::numeric_limits<float>::quiet_NaN();
+    for (Matrix<float>* buffer : {&gate_up_out_, &hidden_, &outputs_})
+      std::fill(buffer->data.begin(), buffer->data.end(), poison);
+    forward(0, inputs_.data.data(), outputs_.data.data(), tokens_, Part::all);
+    const Matrix<float> gates = gather_output(up_, gate_up_out_.data.data(), tokens_);
+    const Range own = down_.local_cols();
+    const int64_t width = refs_.down.shape.in_features;
+    Matrix<float> h(tokens_, width);
+    silu_gate(gates.data.data(), h.data.data(), tokens_, width, stream_.threads);
+    CheckResult activation;
+    for (int64_t t = 0; t < tokens_; ++t)
+      for (int64_t i = own.begin; i < own.end; ++i) {
+        const double gate = gates(t, i), up = gates(t, width + i);
+        CheckResult one;
+        one.error = std::abs(hidden_(t, i - own.begin) - silu_gate_reference(gate, up));
+        one.tolerance = kActivationFactor * kFloat32Epsilon * std::abs(gate * up) + 1e-30;
+        one.passed = one.error <= one.tolerance;
+        if (!one.passed)
+          one.where = fmt::format("activation, token {}, feature {}, rank {}", t, i, down_.comm().rank());
+        activation.merge(one);
+      }
+    agree_on(activation);
+    result.merge(activation);
+    result.merge(check_layer(down_, h, stream_, refs_.down.seed));
+    // And the timed output itself is the down projection of those very activations.
+    Matrix<float> again(tokens_, down_.local_out());
+    down_.forward(0, hidden_.data.data(), again.data.data(), tokens_, stream_);
+    double largest = 0, difference = 0;
+    for (size_t i = 0; i < again.data.size(); ++i) {
+      largest = std::max(largest, std::abs(static_cast<double>(again.data[i])));
+      const double d = std::abs(static_cast<double>(again.data[i]) - static_cast<double>(outputs_.data[i]));
+      difference =
+          d >= 0 ? std::max(difference, d) : std::numeric_limits<double>::max();  // NaN is as wrong as can be
+    }
+    CheckResult block;
+    block.error = difference;
+    block.tolerance = 1e-5 * largest + 1e-30;
+    block.passed = difference <= block.tolerance;
+    if (!block.passed)
+      block.where =
+          fmt::format("block output against its down projection run alone, rank {}", down_.comm().rank());
+    agree_on(block);
+    result.merge(block);
+    return result;
+  }
+
+  Quality quality() override {
+    const int64_t out = down_.local_out();
+    Matrix<float> y(kQualityTokens, out);
+    for (int64_t t = 0; t < kQualityTokens; t += tokens_)
+      forward(0, inputs_.row(t), y.data.data() + t * out, std::min(tokens_, kQualityTokens - t), Part::all);
+    const Matrix<float> whole = gather_output(down_, y.data.data(), kQualityTokens);
+    return compare_quality(
+        whole, original_block(refs_, store_, refs_.gate_up.activations(kQualityTokens), down_.comm()));
+  }
+
+  Cost cost() const override { return add(up_.cost(tokens_), down_.cost(tokens_)); }
+  double network_bytes() const override {
+    return static_cast<double>(up_.comm_bytes(tokens_) + down_.comm_bytes(tokens_));
+  }
+  int collectives() const override { return up_.collectives() + down_.collectives(); }
+  void describe(Record& record) override {
+    describe_layers(record, {&up_, &down_}, {weights_[0], weights_[1]}, tokens_);
+  }
+
+ private:
+  void forward(int copy, const float* x, float* y, int64_t tokens, Part part) {
+    up_.forward(copy, x, gate_up_out_.data.data(), tokens, stream_, part);
+    if (part != Part::communicate)
+      silu_gate(gate_up_out_.data.data(), hidden_.data.data(), tokens, hidden_.cols, stream_.threads);
+    down_.forward(copy, hidden_.data.data(), y, tokens, stream_, part);
+  }
+
+  // The worst result over ranks, the same on every rank.
+  void agree_on(CheckResult& result) {
+    Communicator& comm = down_.comm();
+    const double ratio = comm.max(result.passed ? 0 : 1);
+    const Agreement agreement = comm.agree(result.passed ? "" : result.where);
+    if (!agreement.ok) result.where = agreement.message;
+    result.passed = ratio == 0;
+    result.error = comm.max(result.error);
+    result.tolerance = comm.max(result.tolerance);
+  }
+
+  MlpRefs refs_;
+  std::vector<std::shared_ptr<const CompressedWeights>> weights_;
+  ShardedLayer up_, down_;
+  WeightStore& store_;
+  int64_t tokens_;
+  Stream stream_;
+  Matrix<float> inputs_, gate_up_out_, hidden_, outputs_;
+  int copy_ = 0;
+};
+
+class MlpSpec : public CaseSpec {
+ public:
+  std::unique_ptr<PreparedCase> prepare(WeightStore& store, const Registry& registry,
+                                        Communicator& comm) const override {
+    return std::make_unique<MlpCase>(refs, store.compressed(refs.gate_up, *up_scheme, comm),
+                                     store.compressed(refs.down, *down_scheme, comm), up_options,
+                                     down_options, tokens, store, registry, comm);
+  }
+  MlpRefs refs;
+  std::unique_ptr<Scheme> up_scheme, down_scheme;
+  ShardedOptions up_options, down_options;
+};
+
+bool read_sizes(const Params& params, Model& model) {
+  if (params.has("hidden") || params.has("intermediate")) {
+    if (params.has("model"))
+      params.problem("model", "expected either model, or hidden and intermediate; found both");
+    params.mark_read("model");
+    params.mark_read("layer_index");
+    model.hidden_size = params.integer(kHidden);
+    model.intermediate_size = params.integer(kIntermediate);
+    for (const KeySpec* key : {&kHidden, &kIntermediate})
+      if (!params.has(key->name))
+        params.problem(key->name, fmt::format("expected \"{}\" beside its pair, found none", key->name));
+    model.num_attention_heads = model.num_key_value_heads = 1;
+    model.head_dim = model.hidden_size;
+    return true;
+  }
+  KeySpec model_key = source_keys()[0];
+  model_key.optional = false;
+  const std::string name = params.string(model_key);
+  if (name.empty()) return false;
+  try {
+    model = load_model(name);
+    return true;
+  } catch (const std::exception& e) {
+    params.problem("model", e.what());
+    return false;
+  }
+}
+
+std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launch, const Registry& registry) {
+  const size_t before = params.problems()->items().size();
+  const std::string shard = params.string(kShard);
+  const int64_t tokens = params.integer(tokens_key());
+  const Placement placement = read_placement(params, launch, shard == "none");
+  const int64_t index = params.integer(source_keys()[1]);
+  Model model;
+  const bool sized = read_sizes(params, model);
+  auto spec = std::make_unique<MlpSpec>();
+  if (!sized) {
+    params.mark_read("scheme");
+    read_synthetic(params);
+    params.mark_read("weights");
+    return nullptr;
+  }
+  const ModelLayer up = model_layer(model, "gate_up_proj", index),
+                   down = model_layer(model, "down_proj", index);
+  spec->refs = {read_layer_ref(params, up.name, up, launch), read_layer_ref(params, down.name, down, launch)};
+  if (params.has("weights") && model.name.empty())
+    params.problem("weights", "expected \"model\" beside \"weights\", found sizes");
+  if (params.has("weights") && params.problems()->items().size() == before) {
+    try {
+      spec->refs.gate_up.open();
+      spec->refs.down.open();
+    } catch (const std::exception& e) {
+      params.problem("weights", e.what());
+    }
+  }
+  spec->up_scheme = read_scheme(params, up.shape, registry);
+  spec->down_scheme = read_scheme(params, down.shape, registry);
+  if (!spec->up_scheme || !spec->down_scheme || params.problems()->items().size() != before) return nullptr;
+
+  SpecParts parts;
+  parts.workload = "mlp";
+  parts.model = model.name;
+  parts.what =
+      model.name.empty() ? fmt::format("{}x{}", model.hidden_size, model.intermediate_size) : model.name;
+  parts.layer_name = "mlp";
+  parts.shard = shard;
+  parts.layers = {spec->refs.gate_up, spec->refs.down};
+  parts.schemes = {spec->up_scheme.get(), spec->down_scheme.get()};
+  parts.in_features = model.hidden_size;
+  parts.out_features = model.hidden_size;
+  fill_spec(*spec, parts, placement, params, launch, tokens);
+
+  // Each rank must hold the ups and gates of the very columns of down that it holds.
+  const int64_t unit = std::lcm(spec->up_scheme->units().rows, spec->down_scheme->units().cols);
+  const std::vector<Range> cut = partition(model.intermediate_size, placement.ranks, unit);
+  ShardedOptions options;
+  options.kernel = placement.kernel;
+  options.device = placement.device;
+  options.max_tokens = tokens;
+  options.threads = placement.threads;
+  const auto packed = (spec->up_scheme->estimated_weight_bytes(up.shape) +
+                       spec->down_scheme->estimated_weight_bytes(down.shape)) /
+                      placement.ranks;
+  options.copies = cold_copies(placement, launch, packed);
+  spec->up_options = spec->down_options = options;
+  spec->up_options.halves = 2;
+  if (shard != "none") {
+    spec->up_options.shard = Shard::column;
+    spec->up_options.column_cut = cut;
+    spec->down_options.shard = Shard::row;
+    spec->down_options.row_cut = cut;
+  }
+  return spec;
+}
+
+}  // namespace
+
+WorkloadType mlp_workload() {
+  WorkloadType type;
+  type.name = "mlp";
+  type.help = "gate_up (column), SiLU-gated activation, down (row), with one all-reduce";
+  type.keys = {kHidden, kIntermediate, kShard, tokens_key(), scheme_key()};
+  type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
+  type.keys.insert(type.keys.end(), placement_keys().begin(), placement_keys().end());
+  type.read = read_mlp;
+  return type;
+}
+
+}  // namespace lamina

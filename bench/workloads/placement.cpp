@@ -1,0 +1,202 @@
+#include "bench/workloads/placement.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/weights/synthetic.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr double kNominalBandwidth = 10e9;  // bytes/s of a rank: for estimates only
+constexpr double kNominalFlops = 30e9;
+constexpr int kMaxCopies = 256;
+
+const KeySpec kDevice{"device", "where layers run", std::string("cpu"), 0, 0, {"cpu", "cuda"}};
+const KeySpec kKernel{"kernel", "who computes; auto takes the preferred one for the scheme and device",
+                      std::string("auto")};
+const KeySpec kRanks{"ranks", "ranks of the launch that take part (default: all)", nullptr, 1, 1 << 20, {},
+                     true};
+const KeySpec kThreads{
+    "threads", "OpenMP threads a rank (default: the node's cores over its ranks)", nullptr, 1, 4096, {},
+    true};
+const KeySpec kCommunicator{"communicator", "who moves data between ranks", std::string("auto"), 0, 0,
+                            {"auto", "mpi"}};
+const KeySpec kCache{
+    "cache", "cold: rotate copies of the weights past the caches; hot: one copy (default: measure's)",
+    nullptr, 0,
+    0,       {"cold", "hot"},
+    true};
+const KeySpec kModel{
+    "model", "a shipped model's name, or the path of a Hugging Face config.json", nullptr, 0, 0, {}, true};
+const KeySpec kLayerIndex{"layer_index", "which decoder layer's tensors to read", int64_t{0}, 0, 100000};
+const KeySpec kWeights{
+    "weights", "a .safetensors file, its index or folder (default: synthetic weights)", nullptr, 0, 0, {},
+    true};
+
+}  // namespace
+
+const std::vector<KeySpec>& placement_keys() {
+  static const std::vector<KeySpec> keys = {kDevice, kKernel, kRanks, kThreads, kCommunicator, kCache};
+  return keys;
+}
+
+const std::vector<KeySpec>& source_keys() {
+  static const std::vector<KeySpec> keys = [] {
+    std::vector<KeySpec> all = {kModel, kLayerIndex, kWeights};
+    all.insert(all.end(), synthetic_keys().begin(), synthetic_keys().end());
+    return all;
+  }();
+  return keys;
+}
+
+const KeySpec& tokens_key() {
+  static const KeySpec key{"tokens", "tokens a forward, M", nullptr, 1, 1 << 20};
+  return key;
+}
+
+const KeySpec& scheme_key() {
+  static const KeySpec key{
+      "scheme", "how the weights are stored: an object with \"type\" and that scheme's keys", nullptr};
+  return key;
+}
+
+Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone) {
+  Placement placement;
+  placement.device = params.string(kDevice);
+  placement.kernel = params.string(kKernel);
+  placement.communicator = params.string(kCommunicator);
+  placement.cache = params.has("cache") ? params.string(kCache) : launch.default_cache;
+  placement.ranks = params.has("ranks") ? static_cast<int>(params.integer(kRanks)) : launch.ranks;
+  placement.threads =
+      params.has("threads") ? static_cast<int>(params.integer(kThreads)) : launch.default_threads;
+  if (alone) placement.ranks = 1;
+  if (placement.communicator == "auto" || placement.ranks == 1)
+    placement.communicator = placement.ranks == 1 ? "self" : "mpi";
+  return placement;
+}
+
+std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry) {
+  const std::shared_ptr<Params> object = params.object(scheme_key());
+  if (!object) return nullptr;
+  static const KeySpec type_key{"type", "which scheme"};
+  const size_t before = params.problems()->items().size();
+  const std::string type = object->string(type_key);
+  if (params.problems()->items().size() != before) return nullptr;
+  const SchemeType* scheme = registry.find_scheme(type);
+  if (scheme == nullptr) {
+    std::vector<std::string> known;
+    for (const SchemeType& candidate : registry.schemes()) known.push_back(candidate.type);
+    const std::string near = nearest_name(type, known);
+    object->problem("type",
+                    fmt::format("expected a scheme ({}), found \"{}\"{}", fmt::join(known, ", "), type,
+                                near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
+    return nullptr;
+  }
+  std::unique_ptr<Scheme> made = scheme->make(*object, shape, registry);
+  std::vector<KeySpec> keys = scheme->keys;
+  keys.push_back(type_key);
+  object->report_unread(keys);
+  return made;
+}
+
+LayerRef read_layer_ref(const Params& params, const std::string& label, const ModelLayer& layer,
+                        const LaunchInfo& launch) {
+  LayerRef ref;
+  ref.label = label;
+  ref.shape = layer.shape;
+  ref.halves = layer.halves;
+  ref.synthetic = read_synthetic(params);
+  ref.seed = launch.seed;
+  if (params.has("weights")) {
+    ref.weights = params.string(kWeights);
+    ref.tensors = layer.tensors;
+  }
+  return ref;
+}
+
+int cold_copies(const Placement& placement, const LaunchInfo& launch, int64_t packed_bytes) {
+  if (placement.cache != "cold") return 1;
+  const int local_ranks = std::min(placement.ranks, launch.local_ranks);
+  const double wanted = 4.0 * static_cast<double>(launch.cache_bytes) / local_ranks;
+  const double copies = std::ceil(wanted / static_cast<double>(std::max<int64_t>(packed_bytes, 1)));
+  return static_cast<int>(std::clamp(copies, 1.0, static_cast<double>(kMaxCopies)));
+}
+
+void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
+               const LaunchInfo& launch, int64_t tokens) {
+  const Scheme& scheme = *parts.schemes.front();
+  spec.pointer = params.pointer();
+  spec.ranks = placement.ranks;
+  spec.threads = placement.threads;
+  spec.tokens = tokens;
+  spec.dense = scheme.name() == "dense-f32" && placement.kernel == "auto";
+  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}/{}", parts.workload, parts.what, tokens,
+                          scheme.name(), placement.device, placement.kernel, parts.shard, placement.ranks,
+                          placement.threads, placement.cache);
+  if (placement.ranks > launch.ranks)
+    spec.skip_reason = fmt::format("needs {} ranks, launched with {}: mpirun -n {}", placement.ranks,
+                                   launch.ranks, placement.ranks);
+
+  std::string weights;
+  for (const LayerRef& layer : parts.layers) weights += layer.key() + "; ";
+  spec.weights_group = fmt::format("{}p{}", weights, placement.ranks);
+  spec.group =
+      fmt::format("{} {} {} m{} {} {} t{} {} {}", parts.workload, spec.weights_group, parts.what, tokens,
+                  placement.device, parts.shard, placement.threads, placement.cache, placement.communicator);
+
+  const double ranks = placement.ranks;
+  double packed = 0, macs = 0, prepare = 0;
+  for (size_t i = 0; i < parts.layers.size(); ++i) {
+    const Shape shape = parts.layers[i].shape;
+    const double elements = static_cast<double>(shape.in_features) * static_cast<double>(shape.out_features);
+    spec.dense_operations += 2.0 * elements * static_cast<double>(tokens);
+    spec.shared_bytes += static_cast<int64_t>(4 * elements / ranks);
+    spec.canonical_bytes +=
+        static_cast<int64_t>(static_cast<double>(parts.schemes[i]->estimated_canonical_bytes(shape)) / ranks);
+    packed += static_cast<double>(parts.schemes[i]->estimated_weight_bytes(shape)) / ranks;
+    macs += parts.schemes[i]->estimated_macs(shape) / ranks;
+    spec.own_bytes += static_cast<int64_t>(2 * 4 * static_cast<double>(std::max(tokens, kQualityTokens)) *
+                                           static_cast<double>(shape.in_features + shape.out_features));
+    // Packing needs the shard's leaf beside the packed copies.
+    spec.own_bytes +=
+        static_cast<int64_t>(static_cast<double>(parts.schemes[i]->estimated_canonical_bytes(shape)) / ranks);
+    prepare += elements / ranks * 30e-9;
+  }
+  const int copies = cold_copies(placement, launch, static_cast<int64_t>(packed));
+  spec.own_bytes += static_cast<int64_t>(packed) * copies;
+  spec.estimated_step_s =
+      std::max(packed / kNominalBandwidth, 2 * macs * static_cast<double>(tokens) / kNominalFlops);
+  spec.estimated_prepare_s = prepare + packed * copies * 1e-9;
+
+  Record& id = spec.identity;
+  id = Record(parts.workload);
+  id.set("case", spec.name);
+  id.set("workload", parts.workload);
+  if (!parts.model.empty()) id.set("model", parts.model);
+  id.set("layer", parts.layer_name);
+  id.set("tokens", tokens);
+  id.set("in_features", parts.in_features);
+  id.set("out_features", parts.out_features);
+  id.set("scheme", scheme.name());
+  for (const auto& [key, value] : scheme.describe()) {
+    RecordValue shown = nullptr;
+    if (const auto* integer = std::get_if<int64_t>(&value)) shown = *integer;
+    if (const auto* number = std::get_if<double>(&value)) shown = *number;
+    if (const auto* flag = std::get_if<bool>(&value)) shown = *flag;
+    if (const auto* text = std::get_if<std::string>(&value)) shown = *text;
+    id.set("scheme_" + key, shown);
+  }
+  id.set("weights_source", parts.layers.front().weights.empty() ? "synthetic" : parts.layers.front().weights);
+  id.set("device", placement.device);
+  id.set("kernel", placement.kernel);
+  id.set("shard", parts.shard);
+  id.set("communicator", placement.communicator);
+  id.set("ranks", int64_t{placement.ranks});
+  id.set("threads", int64_t{placement.threads});
+  id.set("cache", placement.cache);
+}
+
+}  // namespace lamina

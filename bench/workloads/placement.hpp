@@ -1,0 +1,48 @@
+// The keys that say where and how a case runs, shared by the workloads that run layers.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bench/weight_store.hpp"
+#include "bench/workload.hpp"
+#include "kernels/weights/model.hpp"
+
+namespace lamina {
+
+struct Placement {
+  std::string device, kernel, communicator, cache;
+  int ranks = 1, threads = 1;
+};
+
+// device, kernel, ranks, threads, communicator, cache.
+const std::vector<KeySpec>& placement_keys();
+// model, layer_index, weights and the synthetic generator's.
+const std::vector<KeySpec>& source_keys();
+const KeySpec& tokens_key();
+const KeySpec& scheme_key();
+
+// `alone`: the case runs on rank 0 by itself, whatever `ranks` says.
+Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone);
+std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry);
+
+// A LayerRef of a model's layer, with weights, tensors and statistics from the keys.
+LayerRef read_layer_ref(const Params& params, const std::string& label, const ModelLayer& layer,
+                        const LaunchInfo& launch);
+
+// Fills what every layer case's spec has: identity, name, groups, memory and time estimates. The name is
+// WORKLOAD/WHAT/mTOKENS/SCHEME/DEVICE-KERNEL/SHARD/pRANKStTHREADS/CACHE.
+struct SpecParts {
+  std::string workload, what, model, layer_name, shard;
+  std::vector<LayerRef> layers;
+  std::vector<const Scheme*> schemes;  // one a layer
+  int64_t in_features = 0, out_features = 0;
+};
+void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
+               const LaunchInfo& launch, int64_t tokens);
+
+// Copies of the packed weights that a rank keeps so that a node's together exceed four times its last-level
+// caches.
+int cold_copies(const Placement& placement, const LaunchInfo& launch, int64_t packed_bytes);
+
+}  // namespace lamina
