@@ -1,0 +1,118 @@
+#include "bench/sampler.hpp"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <cmath>
+#include <random>
+#include <thread>
+
+#include "distributed/communicator.hpp"
+
+namespace lamina {
+namespace {
+
+TEST(Quantile, InterpolatesBetweenOrderStatistics) {
+  EXPECT_DOUBLE_EQ(quantile({3, 1, 2}, 0.5), 2);
+  EXPECT_DOUBLE_EQ(quantile({1, 2, 3, 4}, 0.5), 2.5);
+  EXPECT_DOUBLE_EQ(quantile({1, 2, 3, 4, 5}, 0.9), 4.6);
+  EXPECT_DOUBLE_EQ(quantile({7}, 0.99), 7);
+  EXPECT_TRUE(std::isnan(quantile({}, 0.5)));
+}
+
+TEST(MedianInterval, SixValuesSpanTheirRange) {
+  // P(all six on one side of the median) = 2/64 = 3.1 %: the range is a 96.9 % interval.
+  const Interval interval = median_interval({5, 1, 4, 2, 6, 3});
+  EXPECT_EQ(interval.low, 1);
+  EXPECT_EQ(interval.high, 6);
+}
+
+TEST(MedianInterval, NineValuesDropOneOnEachSide) {
+  // P(Binomial(9, 1/2) ≤ 1) = 10/512 = 1.95 % a side.
+  const Interval interval = median_interval({1, 2, 3, 4, 5, 6, 7, 8, 9});
+  EXPECT_EQ(interval.low, 2);
+  EXPECT_EQ(interval.high, 8);
+}
+
+TEST(MedianInterval, CoversTheMedianAtLeastAsOftenAsItSays) {
+  std::mt19937_64 random(7);
+  std::exponential_distribution<double> skewed(1.0);
+  const double truth = std::log(2.0);
+  for (int n : {6, 10, 25}) {
+    int covered = 0;
+    const int trials = 4000;
+    for (int t = 0; t < trials; ++t) {
+      std::vector<double> values(static_cast<size_t>(n));
+      for (double& value : values) value = skewed(random);
+      const Interval interval = median_interval(values);
+      covered += interval.low <= truth && truth <= interval.high ? 1 : 0;
+    }
+    EXPECT_GE(covered, trials * 0.94) << n;
+    EXPECT_LT(covered, trials) << n;  // an interval that always covers says nothing
+  }
+}
+
+void spin_us(double us) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double, std::micro>(us);
+  while (std::chrono::steady_clock::now() < end) {
+  }
+}
+
+TEST(Sample, TimesEachSeriesAndKeepsItsSamples) {
+  auto comm = make_self_communicator();
+  Series fast, slow;
+  fast.step = [] { spin_us(5); };
+  slow.step = [] { spin_us(200); };
+  for (Series* one : {&fast, &slow}) one->rule = {0.05, 30, 0.2, 10};
+  std::vector<Series*> all = {&fast, &slow};
+  int last = 0;
+  sample(all, *comm, 1, [&](int done) { last = done; });
+  EXPECT_EQ(last, 2);
+  for (Series* one : all) {
+    EXPECT_GE(one->samples_us.size(), 30u);
+    EXPECT_EQ(one->samples_us.size(), one->block_medians.size() * kBlockSamples);
+    EXPECT_TRUE(one->stop_reason == "precision" || one->stop_reason == "max_seconds") << one->stop_reason;
+  }
+  EXPECT_GE(quantile(fast.samples_us, 0), 5 * 0.99);
+  EXPECT_GE(quantile(slow.samples_us, 0), 200 * 0.99);
+  // Several short steps make one sample that the clock can time.
+  EXPECT_GT(fast.iterations_per_sample, 1);
+  EXPECT_EQ(slow.iterations_per_sample, 1);
+}
+
+TEST(Sample, AStepPastItsTimeoutEndsTheSeriesOnly) {
+  auto comm = make_self_communicator();
+  Series stuck, fine;
+  stuck.step = [] { std::this_thread::sleep_for(std::chrono::milliseconds(30)); };
+  fine.step = [] { spin_us(50); };
+  stuck.rule = {0.05, 30, 0.1, 0.01};
+  fine.rule = {0.05, 30, 0.1, 10};
+  std::vector<Series*> all = {&stuck, &fine};
+  sample(all, *comm, 1, [](int) {});
+  EXPECT_TRUE(stuck.timed_out());
+  EXPECT_TRUE(stuck.samples_us.empty());
+  EXPECT_FALSE(fine.timed_out());
+  EXPECT_FALSE(fine.samples_us.empty());
+}
+
+TEST(Sample, InterleavesSoThatDriftFallsOnAll) {
+  auto comm = make_self_communicator();
+  std::vector<int> order;
+  std::vector<Series> series(3);
+  std::vector<Series*> all;
+  for (int i = 0; i < 3; ++i) {
+    series[static_cast<size_t>(i)].step = [&order, i] {
+      order.push_back(i);
+      spin_us(50);
+    };
+    series[static_cast<size_t>(i)].rule = {0, 30, 0.01, 10};
+    all.push_back(&series[static_cast<size_t>(i)]);
+  }
+  sample(all, *comm, 3, [](int) {});
+  int changes = 0;
+  for (size_t i = 1; i < order.size(); ++i) changes += order[i] != order[i - 1] ? 1 : 0;
+  EXPECT_GE(changes, 10);  // one long stretch each would be 2
+}
+
+}  // namespace
+}  // namespace lamina
