@@ -10,30 +10,34 @@ struct CheckResult {
   bool passed = true;
   double error = 0;      // of the element with the largest error / tolerance
   double tolerance = 0;  // that element's
-  std::string where;     // "stage 1, token 3, feature 17, copy 0, rank 1": the worst element, for the reason of an invalid row
+  std::string where;  // "stage 1, token 3, feature 17, copy 0, rank 1": the worst element, for the reason of
+                      // an invalid row
   void merge(const CheckResult& other);  // keeps the worse
 };
 
-// Runs the layer on x [tokens × K] (the whole input, the same on every rank), each copy once with poisoned (NaN)
-// outputs, and holds every stage's output against the float64 product of the compressed weights by global position
-// and the same quantized activations. Up to 8 tokens are compared element by element (all of them when tokens ≤ 8; first, last and seeded
-// others beyond), and every further token through one random ±1 combination of all tokens, whose tolerance is the
-// sum of the elements'. Collective; the result is the same on every rank.
+// Runs the layer on x [tokens × K] (the whole input, the same on every rank), each copy once with poisoned
+// (NaN) outputs, and holds every stage's output against the float64 product of the compressed weights by
+// global position and the same quantized activations. Up to 8 tokens are compared element by element (all of
+// them when tokens ≤ 8; first, last and seeded others beyond), and every further token through one random ±1
+// combination of all tokens, whose tolerance is the sum of the elements'. Collective; the result is the same
+// on every rank.
 CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& stream, uint64_t seed);
 
-// Gathers what each rank computed, y_local [tokens × layer.local_out()], into the whole [tokens × N], on every rank.
+// Gathers what each rank computed, y_local [tokens × layer.local_out()], into the whole [tokens × N], on
+// every rank.
 Matrix<float> gather_output(ShardedLayer& layer, const float* y_local, int64_t tokens);
 
 struct Quality {
-  double nmse = 0;      // Σ(y − y₀)² / Σy₀²
-  double cosine = 0;    // over all elements
-  double max_abs = 0;   // largest |y − y₀|
+  double nmse = 0;     // Σ(y − y₀)² / Σy₀²
+  double cosine = 0;   // over all elements
+  double max_abs = 0;  // largest |y − y₀|
 };
 // y: the kernel's output; y0: original weights and activations in float64. Same shape.
 Quality compare_quality(const Matrix<float>& y, const Matrix<double>& y0);
 
-// X·W₀ᵀ in float64 from the original weights, each rank computing its slab's features, gathered: [tokens × N] on
-// every rank.
-Matrix<double> original_product(const OriginalWeights& weights, const Matrix<float>& x, Communicator& comm, int threads);
+// X·W₀ᵀ in float64 from the original weights, each rank computing its slab's features, gathered: [tokens × N]
+// on every rank.
+Matrix<double> original_product(const OriginalWeights& weights, const Matrix<float>& x, Communicator& comm,
+                                int threads);
 
 }  // namespace lamina

@@ -1,4 +1,5 @@
-// Processes that work together, and the collectives they share. Byte-level, with a data type where arithmetic needs it.
+// Processes that work together, and the collectives they share. Byte-level, with a data type where arithmetic
+// needs it.
 #pragma once
 
 #include <cstddef>
@@ -35,8 +36,8 @@ class Communicator {
   virtual std::string name() const = 0;  // "self", "mpi", …
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  virtual int nodes() const = 0;         // distinct hosts
-  virtual int local_size() const = 0;    // ranks on this host
+  virtual int nodes() const = 0;       // distinct hosts
+  virtual int local_size() const = 0;  // ranks on this host
   virtual int local_rank() const = 0;
 
   // `in` may equal `out`. Element order within the reduction is the transport's.
@@ -47,8 +48,8 @@ class Communicator {
   // send[r] goes to rank r; the result's [r] came from rank r. Any sizes, over 2 GiB included.
   virtual std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) = 0;
   virtual void barrier() = 0;
-  // Returns on all ranks as near the same instant as the transport can: through shared memory within a node, at a
-  // synchronised clock time across nodes. Timed regions start here.
+  // Returns on all ranks as near the same instant as the transport can: through shared memory within a node,
+  // at a synchronised clock time across nodes. Timed regions start here.
   virtual void start_together() = 0;
   // For ranks that sit a case out: until every rank has called it, waits without spinning on a core.
   virtual void rest() = 0;
@@ -80,7 +81,7 @@ class Launch {
   Launch& operator=(const Launch&) = delete;
   Communicator& world();
   void finalize();
-  static std::string library();   // "Open MPI v4.1.4", or why MPI is absent
+  static std::string library();      // "Open MPI v4.1.4", or why MPI is absent
   static void abort(int exit_code);  // MPI_Abort, or _exit
 
  private:

@@ -10,8 +10,8 @@
 
 namespace lamina {
 
-// Rows are handed to ranks in whole blocks of this many, so that what is computed block by block (and summed exactly)
-// does not depend on the rank count.
+// Rows are handed to ranks in whole blocks of this many, so that what is computed block by block (and summed
+// exactly) does not depend on the rank count.
 inline constexpr int64_t kRowBlock = 128;
 
 // The rows of W that this rank reads and compresses: partition(N, size, kRowBlock)[rank].
@@ -24,21 +24,28 @@ struct OriginalWeights {
   Matrix<float> slab;  // [rows.size() × K]
   std::string source;
 };
-OriginalWeights load_weights(const WeightSource& source, const Communicator& comm, int threads);
+// Collective. Throws AgreedError (a std::runtime_error) on every rank when one cannot read its slab or finds
+// a weight that is not finite.
+OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int threads);
 
-// One layer's canonical weights as compression leaves them: leaf 0 (or U of a chain) holds this rank's slab of
-// rows; V of a chain is whole on every rank.
+// One layer's canonical weights as compression leaves them: leaf 0 (or U of a chain) holds this rank's slab
+// of rows; V of a chain is whole on every rank.
 struct CompressedWeights {
   Shape shape;
   Range rows;  // this rank's rows of leaf 0
   Canonical canonical;
-  double seconds = 0;       // slowest rank's
-  int64_t peak_bytes = 0;   // largest rank's, canonical weights included
+  double seconds = 0;      // slowest rank's
+  int64_t peak_bytes = 0;  // largest rank's, canonical weights included
 };
-CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm, uint64_t seed);
+// Collective; a failure on one rank is the same AgreedError on all.
+CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
+                           uint64_t seed);
 
 // A leaf spread by rows over `comm` (this rank holds `leaf`), cut anew: every rank r gets the rows in its own
-// `wanted_rows` (ranges of the whole matrix, stacked in the order given) and columns `wanted_cols`. Each rank passes its own wish.
-Leaf redistribute(const Leaf& leaf, const std::vector<Range>& wanted_rows, Range wanted_cols, Communicator& comm);
+// `wanted_rows` (ranges of the whole matrix, stacked in the order given) and columns `wanted_cols`. Each rank
+// passes its own wish. Collective; a wish that cannot be met (a cut off the leaf's units, rows that nobody
+// holds) is an AgreedError on all.
+Leaf redistribute(const Leaf& leaf, const std::vector<Range>& wanted_rows, Range wanted_cols,
+                  Communicator& comm);
 
 }  // namespace lamina

@@ -21,29 +21,32 @@ class NoKernelError : public AgreedError {
   using AgreedError::AgreedError;
 };
 
-// Which part of a step to run. `compute` and `communicate` exist to be timed apart: their results are meaningless.
+// Which part of a step to run. `compute` and `communicate` exist to be timed apart: their results are
+// meaningless.
 enum class Part { all, compute, communicate };
 
-// How one matrix lies over ranks. Outputs: this rank computes the features in `rows`, in that order. Inputs: it reads
-// the features in `cols` of x.
+// How one matrix lies over ranks. Outputs: this rank computes the features in `rows`, in that order. Inputs:
+// it reads the features in `cols` of x.
 struct Cut {
   std::vector<std::vector<Range>> rows;  // [rank]
   std::vector<Range> cols;               // [rank]
   bool reduce = false;                   // partial sums: all-reduced after the product
 };
 
-// The cut of an N×K matrix: column cuts rows of W (each of `halves` alike, at multiples of unit.rows), row cuts K at multiples of unit.cols.
+// The cut of an N×K matrix: column cuts rows of W (each of `halves` alike, at multiples of unit.rows), row
+// cuts K at multiples of unit.cols.
 Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves = 1);
 
-// One matrix product of a sharded layer: a leaf, or one factor of a chain. What the check needs to see stays visible.
+// One matrix product of a sharded layer: a leaf, or one factor of a chain. What the check needs to see stays
+// visible.
 struct Stage {
-  const Leaf* truth = nullptr;   // compressed weights as compression left them: a slab of rows, or whole
-  bool truth_whole = false;      // every rank holds all of truth (V of a chain)
+  const Leaf* truth = nullptr;  // compressed weights as compression left them: a slab of rows, or whole
+  bool truth_whole = false;     // every rank holds all of truth (V of a chain)
   Cut cut;
   std::vector<std::unique_ptr<Layer>> copies;  // packed local part; copies differ in address only
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
-  Buffer output;                 // [max_tokens × local_out] float32; unused in the last stage, which writes y
+  Buffer output;  // [max_tokens × local_out] float32; unused in the last stage, which writes y
 };
 
 struct ShardedOptions {
@@ -62,9 +65,10 @@ struct ShardedOptions {
 
 class ShardedLayer {
  public:
-  // Collective: redistributes the canonical weights to the shard and packs them `copies` times. `weights` must
-  // outlive the layer. Throws NoKernelError.
-  ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options, const Registry& registry, Communicator& comm);
+  // Collective: redistributes the canonical weights to the shard and packs them `copies` times. `weights`
+  // must outlive the layer. Throws NoKernelError.
+  ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options, const Registry& registry,
+               Communicator& comm);
 
   // x: [tokens × local_in()] float32, y: [tokens × local_out()]. In a row shard y is whole on every rank.
   void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
@@ -72,16 +76,17 @@ class ShardedLayer {
   int copies() const;
   int64_t local_in() const;
   int64_t local_out() const;
-  Range local_cols() const;                     // the features of x this rank reads
-  const std::vector<Range>& local_rows() const; // the features of y this rank computes, in order
+  Range local_cols() const;                      // the features of x this rank reads
+  const std::vector<Range>& local_rows() const;  // the features of y this rank computes, in order
 
-  Cost cost(int64_t tokens) const;              // this rank's, all stages
-  int64_t weight_bytes() const;                 // this rank's, one copy
-  int64_t comm_bytes(int64_t tokens) const;     // payload of all collectives of one forward (the reduced vectors' bytes)
-  int collectives() const;                      // how many a forward runs
+  Cost cost(int64_t tokens) const;  // this rank's, all stages
+  int64_t weight_bytes() const;     // this rank's, one copy
+  int64_t comm_bytes(
+      int64_t tokens) const;  // payload of all collectives of one forward (the reduced vectors' bytes)
+  int collectives() const;    // how many a forward runs
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
-  std::string kernel_name() const;              // of the first stage ("native"), or "native+openblas" where they differ
+  std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
   std::string isa() const;
   Communicator& comm() { return comm_; }
 

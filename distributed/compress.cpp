@@ -1,0 +1,262 @@
+#include "distributed/compress.hpp"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <limits>
+#include <stdexcept>
+
+#include "distributed/agree.hpp"
+#include "distributed/partition.hpp"
+#include "distributed/svd.hpp"
+
+namespace lamina {
+namespace {
+
+template <class T>
+int64_t bytes_of(const std::vector<T>& values) {
+  return static_cast<int64_t>(values.size() * sizeof(T));
+}
+
+int64_t leaf_bytes(const Leaf& leaf) {
+  return bytes_of(leaf.values) + bytes_of(leaf.codes) + bytes_of(leaf.scales) + bytes_of(leaf.zero_points) +
+         bytes_of(leaf.input_scales) + bytes_of(leaf.mask);
+}
+
+// A "VmHWM: 123 kB" line of the process's status; -1 where there is none.
+int64_t status_bytes(const std::string& key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(key + ":", 0) == 0) return std::strtoll(line.c_str() + key.size() + 1, nullptr, 10) * 1024;
+  }
+  return -1;
+}
+
+// The process's resident peak above what it held at construction.
+class PeakMemory {
+ public:
+  PeakMemory() {
+    std::ofstream("/proc/self/clear_refs") << "5";  // Linux: start the high-water mark anew
+    before_ = status_bytes("VmRSS");
+  }
+  int64_t bytes() const { return before_ < 0 ? 0 : std::max<int64_t>(0, status_bytes("VmHWM") - before_); }
+
+ private:
+  int64_t before_ = -1;
+};
+
+// Names the first weight that is not finite, by its place in the whole matrix.
+void expect_finite(const Matrix<float>& slab, int64_t row_begin, const std::string& source) {
+  for (int64_t i = 0; i < slab.rows; ++i) {
+    const float* row = slab.row(i);
+    bool finite = true;
+    for (int64_t j = 0; j < slab.cols; ++j) finite &= std::abs(row[j]) <= std::numeric_limits<float>::max();
+    if (finite) continue;
+    const int64_t j = std::find_if(row, row + slab.cols, [](float w) { return !std::isfinite(w); }) - row;
+    throw std::runtime_error(fmt::format("{}: expected finite weights, found {} at row {}, column {}", source,
+                                         row[j], row_begin + i, j));
+  }
+}
+
+// A leaf like this one, with no rows or no columns.
+Leaf empty_like(const Leaf& leaf, Range cols) {
+  Leaf empty = leaf;
+  for (auto* floats : {&empty.values, &empty.scales, &empty.input_scales}) floats->clear();
+  for (auto* bytes : {&empty.codes, &empty.zero_points}) bytes->clear();
+  empty.mask.clear();
+  empty.rows = 0;
+  empty.cols = cols.size();
+  empty.col_begin = leaf.col_begin + cols.begin;
+  if (empty.group > 0 && (empty.per_channel || empty.cols == 0)) empty.group = empty.cols;
+  if (!leaf.input_scales.empty()) {
+    empty.input_scales.assign(leaf.input_scales.begin() + cols.begin, leaf.input_scales.begin() + cols.end);
+  }
+  return empty;
+}
+
+Range intersect(Range a, Range b) {
+  const int64_t begin = std::max(a.begin, b.begin);
+  return {begin, std::max(begin, std::min(a.end, b.end))};
+}
+
+// Every rank's list of numbers.
+std::vector<std::vector<int64_t>> gather_lists(const std::vector<int64_t>& own, Communicator& comm) {
+  const size_t ranks = static_cast<size_t>(comm.size());
+  int64_t count = static_cast<int64_t>(own.size());
+  std::vector<int64_t> counts(ranks), bytes(ranks, sizeof(int64_t));
+  comm.all_gather(&count, counts.data(), bytes);
+  int64_t total = 0;
+  for (size_t r = 0; r < ranks; ++r) {
+    bytes[r] = counts[r] * static_cast<int64_t>(sizeof(int64_t));
+    total += counts[r];
+  }
+  std::vector<int64_t> all(static_cast<size_t>(total));
+  comm.all_gather(own.data(), all.data(), bytes);
+  std::vector<std::vector<int64_t>> lists;
+  auto from = all.begin();
+  for (size_t r = 0; r < ranks; ++r) {
+    lists.emplace_back(from, from + counts[r]);
+    from += counts[r];
+  }
+  return lists;
+}
+
+// What one rank holds and wants, as it travels.
+struct Wish {
+  Range held;
+  Range cols;
+  std::vector<Range> rows;
+};
+
+std::vector<int64_t> encode(const Wish& wish) {
+  std::vector<int64_t> list = {wish.held.begin, wish.held.end, wish.cols.begin, wish.cols.end};
+  for (const Range& rows : wish.rows) list.insert(list.end(), {rows.begin, rows.end});
+  return list;
+}
+
+Wish decode(const std::vector<int64_t>& list) {
+  Wish wish{{list[0], list[1]}, {list[2], list[3]}, {}};
+  for (size_t i = 4; i + 1 < list.size(); i += 2) wish.rows.push_back({list[i], list[i + 1]});
+  return wish;
+}
+
+// The parts of `leaf` that `wish` asks for, in the order of its ranges.
+std::vector<Leaf> parts_for(const Leaf& leaf, const Wish& wish) {
+  std::vector<Leaf> parts;
+  if (wish.cols.size() == 0) return parts;
+  for (const Range& wanted : wish.rows) {
+    const Range rows = intersect(wanted, {leaf.row_begin, leaf.row_begin + leaf.rows});
+    if (rows.size() > 0)
+      parts.push_back(slice(leaf, {rows.begin - leaf.row_begin, rows.end - leaf.row_begin}, wish.cols));
+  }
+  return parts;
+}
+
+}  // namespace
+
+Range slab_rows(int64_t out_features, const Communicator& comm) {
+  return partition(out_features, comm.size(), kRowBlock)[static_cast<size_t>(comm.rank())];
+}
+
+OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int threads) {
+  OriginalWeights weights;
+  together(comm, [&] {
+    weights.shape = source.shape();
+    weights.source = source.describe();
+    weights.rows = slab_rows(weights.shape.out_features, comm);
+    weights.slab = Matrix<float>(weights.rows.size(), weights.shape.in_features);
+    if (weights.rows.size() == 0) return;
+    source.read_rows(weights.rows, weights.slab.data.data(), threads);
+    expect_finite(weights.slab, weights.rows.begin, weights.source);
+  });
+  return weights;
+}
+
+CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
+                           uint64_t seed) {
+  CompressedWeights result;
+  result.shape = weights.shape;
+  result.rows = weights.rows;
+  const PeakMemory peak;
+  const auto begin = std::chrono::steady_clock::now();
+  together(comm, [&] {
+    const int64_t unit = scheme.units().rows;
+    if (comm.size() > 1 && (unit < 1 || kRowBlock % unit != 0)) {
+      throw std::runtime_error(fmt::format(
+          "{}: expected blocks of rows that divide {}, so that ranks can compress whole ones, found {}",
+          scheme.name(), kRowBlock, unit));
+    }
+    const auto factorizer = make_randomized_factorizer(comm, omp_get_max_threads());
+    CompressContext context{*factorizer, seed};
+    const RowSlab slab{weights.slab, weights.rows.begin, weights.shape};
+    result.canonical = scheme.compress(slab, context);
+    if (result.canonical.leaves.empty() || result.canonical.leaves.size() > 2) {
+      throw std::runtime_error(fmt::format("{}: expected one leaf, or two of a chain, found {}",
+                                           scheme.name(), result.canonical.leaves.size()));
+    }
+    if (result.canonical.leaves[0].rows != weights.rows.size()) {
+      throw std::runtime_error(fmt::format("{}: expected {} compressed rows, found {}", scheme.name(),
+                                           weights.rows.size(), result.canonical.leaves[0].rows));
+    }
+  });
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  int64_t own_bytes = 0;
+  for (const Leaf& leaf : result.canonical.leaves) own_bytes += leaf_bytes(leaf);
+  own_bytes = std::max(own_bytes, peak.bytes());
+  comm.all_reduce(&own_bytes, &result.peak_bytes, 1, DType::i64, ReduceOp::max);
+  result.seconds = comm.max(elapsed.count());
+  return result;
+}
+
+Leaf redistribute(const Leaf& leaf, const std::vector<Range>& wanted_rows, Range wanted_cols,
+                  Communicator& comm) {
+  const size_t own = static_cast<size_t>(comm.rank());
+  const Wish wish{{leaf.row_begin, leaf.row_begin + leaf.rows}, wanted_cols, wanted_rows};
+  std::vector<Wish> wishes;
+  for (const auto& list : gather_lists(encode(wish), comm)) wishes.push_back(decode(list));
+
+  std::vector<std::vector<std::byte>> send(wishes.size());
+  std::vector<Leaf> kept;
+  together(comm, [&] {
+    if (wanted_cols.begin < 0 || wanted_cols.end < wanted_cols.begin || wanted_cols.end > leaf.cols) {
+      throw std::invalid_argument(fmt::format("redistribute: expected columns within [0, {}), found [{}, {})",
+                                              leaf.cols, wanted_cols.begin, wanted_cols.end));
+    }
+    for (size_t r = 0; r < wishes.size(); ++r) {
+      std::vector<Leaf> parts = parts_for(leaf, wishes[r]);
+      if (r == own) {
+        kept = std::move(parts);  // no copy of what stays
+        continue;
+      }
+      for (const Leaf& part : parts) {
+        const std::vector<std::byte> image = serialize(part);
+        const int64_t bytes = static_cast<int64_t>(image.size());
+        const auto* prefix = reinterpret_cast<const std::byte*>(&bytes);
+        send[r].insert(send[r].end(), prefix, prefix + sizeof(bytes));
+        send[r].insert(send[r].end(), image.begin(), image.end());
+      }
+    }
+  });
+  const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+  send.clear();
+
+  Leaf result;
+  together(comm, [&] {
+    std::vector<size_t> place(received.size(), 0);  // read so far of each rank's message (or of `kept`)
+    std::vector<Leaf> parts;
+    for (const Range& wanted : wanted_rows) {
+      int64_t next = wanted.begin;
+      // Slabs lie in rank order, so ranks in order give the rows in order.
+      for (size_t r = 0; r < wishes.size() && wanted_cols.size() > 0; ++r) {
+        const Range rows = intersect(wanted, wishes[r].held);
+        if (rows.size() == 0) continue;
+        if (rows.begin != next) break;
+        next = rows.end;
+        if (r == own) {
+          parts.push_back(std::move(kept[place[r]++]));
+          continue;
+        }
+        int64_t bytes = 0;
+        std::memcpy(&bytes, received[r].data() + place[r], sizeof(bytes));
+        parts.push_back(deserialize(received[r].data() + place[r] + sizeof(bytes), bytes));
+        place[r] += sizeof(bytes) + static_cast<size_t>(bytes);
+      }
+      if (wanted_cols.size() > 0 && wanted.size() > 0 && next != wanted.end) {
+        throw std::invalid_argument(
+            fmt::format("redistribute: expected rows [{}, {}) spread over ranks in order, found none at {}",
+                        wanted.begin, wanted.end, next));
+      }
+    }
+    result = parts.empty()       ? empty_like(leaf, wanted_cols)
+             : parts.size() == 1 ? std::move(parts[0])
+                                 : stack_rows(parts);
+  });
+  return result;
+}
+
+}  // namespace lamina

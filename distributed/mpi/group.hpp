@@ -1,0 +1,51 @@
+// The MPI resources behind a communicator: the communicator itself, its node's part, and what start_together
+// needs.
+//
+// Freeing them is collective, and destructors must not communicate: so the launch owns every group, subsets
+// are kept for the next caller, and Launch::finalize() frees them all in one order.
+#pragma once
+
+#include <mpi.h>
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "distributed/mpi/start.hpp"
+
+namespace lamina {
+
+// Throws std::runtime_error with MPI's own text when `code` is not MPI_SUCCESS.
+void check_mpi(int code, const char* call);
+
+class MpiGroup {
+ public:
+  // Takes over `comm`, which must not be MPI_COMM_WORLD. Collective over it.
+  explicit MpiGroup(MPI_Comm comm);
+  MpiGroup(const MpiGroup&) = delete;
+  MpiGroup& operator=(const MpiGroup&) = delete;
+  ~MpiGroup() = default;
+
+  // Ranks [0, ranks), made at the first call and kept; null on the others. Collective.
+  MpiGroup* subset(int ranks);
+  // Collective; the group is unusable afterwards.
+  void free();
+
+  MPI_Comm comm() const { return comm_; }
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  int nodes() const { return nodes_; }
+  int local_size() const { return local_size_; }
+  int local_rank() const { return local_rank_; }
+  void start_together();
+
+ private:
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  MPI_Comm local_ = MPI_COMM_NULL;
+  int rank_ = 0, size_ = 1, nodes_ = 1, local_size_ = 1, local_rank_ = 0;
+  std::unique_ptr<SharedBarrier> barrier_;
+  std::unique_ptr<ClockStart> clock_;
+  std::map<int, std::unique_ptr<MpiGroup>> subsets_;
+};
+
+}  // namespace lamina

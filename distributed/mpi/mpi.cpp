@@ -1,0 +1,228 @@
+// The communicator over MPI, and the launch.
+#include <fmt/format.h>
+#include <mpi.h>
+#include <time.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#include "distributed/communicator.hpp"
+#include "distributed/launcher.hpp"
+#include "distributed/mpi/chunks.hpp"
+#include "distributed/mpi/group.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int kAllToAllTag = 2;
+constexpr long kRestNanoseconds = 1'000'000;
+
+MPI_Datatype mpi_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return MPI_FLOAT;
+    case DType::f64:
+      return MPI_DOUBLE;
+    case DType::i32:
+      return MPI_INT32_T;
+    case DType::i64:
+      return MPI_INT64_T;
+    case DType::u8:
+      return MPI_UINT8_T;
+  }
+  throw std::logic_error("mpi_type: unknown data type");
+}
+
+MPI_Op mpi_op(ReduceOp op) {
+  return op == ReduceOp::sum ? MPI_SUM : op == ReduceOp::max ? MPI_MAX : MPI_MIN;
+}
+
+// A thin handle: the group's resources belong to the launch.
+class MpiCommunicator final : public Communicator {
+ public:
+  explicit MpiCommunicator(MpiGroup& group) : group_(group) {}
+
+  std::string name() const override { return "mpi"; }
+  int rank() const override { return group_.rank(); }
+  int size() const override { return group_.size(); }
+  int nodes() const override { return group_.nodes(); }
+  int local_size() const override { return group_.local_size(); }
+  int local_rank() const override { return group_.local_rank(); }
+
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
+    const int64_t bytes = dtype_bytes(dtype);
+    for_each_chunk(count, [&](int64_t begin, int length) {
+      auto* to = static_cast<std::byte*>(out) + begin * bytes;
+      const void* from = in == out ? MPI_IN_PLACE : static_cast<const std::byte*>(in) + begin * bytes;
+      check_mpi(MPI_Allreduce(from, to, length, mpi_type(dtype), mpi_op(op), group_.comm()), "MPI_Allreduce");
+    });
+  }
+
+  void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) override {
+    if (static_cast<int>(bytes.size()) != size()) {
+      throw std::invalid_argument(
+          fmt::format("all_gather: expected {} sizes, found {}", size(), bytes.size()));
+    }
+    int64_t total = 0;
+    std::vector<int> counts, places;
+    for (const int64_t part : bytes) {
+      counts.push_back(static_cast<int>(std::min(part, kMaxMpiCount)));
+      places.push_back(static_cast<int>(std::min(total, kMaxMpiCount)));
+      total += part;
+    }
+    if (total <= kMaxMpiCount) {
+      const size_t own = static_cast<size_t>(rank());
+      const bool in_place = in == static_cast<std::byte*>(out) + places[own];
+      check_mpi(MPI_Allgatherv(in_place ? MPI_IN_PLACE : in, counts[own], MPI_BYTE, out, counts.data(),
+                               places.data(), MPI_BYTE, group_.comm()),
+                "MPI_Allgatherv");
+      return;
+    }
+    // Places no longer fit an int.
+    int64_t begin = 0;
+    for (int root = 0; root < size(); ++root) {
+      const int64_t part = bytes[static_cast<size_t>(root)];
+      auto* to = static_cast<std::byte*>(out) + begin;
+      if (root == rank() && in != to) std::memcpy(to, in, static_cast<size_t>(part));
+      broadcast(to, part, root);
+      begin += part;
+    }
+  }
+
+  void broadcast(void* data, int64_t bytes, int root) override {
+    for_each_chunk(bytes, [&](int64_t begin, int length) {
+      check_mpi(MPI_Bcast(static_cast<std::byte*>(data) + begin, length, MPI_BYTE, root, group_.comm()),
+                "MPI_Bcast");
+    });
+  }
+
+  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
+    const size_t ranks = static_cast<size_t>(size());
+    if (send.size() != ranks) {
+      throw std::invalid_argument(
+          fmt::format("all_to_all: expected {} messages, found {}", ranks, send.size()));
+    }
+    std::vector<int64_t> out_bytes(ranks), in_bytes(ranks);
+    for (size_t peer = 0; peer < ranks; ++peer) out_bytes[peer] = static_cast<int64_t>(send[peer].size());
+    check_mpi(MPI_Alltoall(out_bytes.data(), 1, MPI_INT64_T, in_bytes.data(), 1, MPI_INT64_T, group_.comm()),
+              "MPI_Alltoall");
+    std::vector<std::vector<std::byte>> received(ranks);
+    std::vector<MPI_Request> requests;
+    for (size_t peer = 0; peer < ranks; ++peer) {
+      if (static_cast<int>(peer) == rank()) {
+        received[peer] = send[peer];
+        continue;
+      }
+      received[peer].resize(static_cast<size_t>(in_bytes[peer]));
+      for_each_chunk(in_bytes[peer], [&](int64_t begin, int length) {
+        check_mpi(MPI_Irecv(received[peer].data() + begin, length, MPI_BYTE, static_cast<int>(peer),
+                            kAllToAllTag, group_.comm(), &requests.emplace_back()),
+                  "MPI_Irecv");
+      });
+    }
+    for (size_t peer = 0; peer < ranks; ++peer) {
+      if (static_cast<int>(peer) == rank()) continue;
+      for_each_chunk(out_bytes[peer], [&](int64_t begin, int length) {
+        check_mpi(MPI_Isend(send[peer].data() + begin, length, MPI_BYTE, static_cast<int>(peer), kAllToAllTag,
+                            group_.comm(), &requests.emplace_back()),
+                  "MPI_Isend");
+      });
+    }
+    check_mpi(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
+              "MPI_Waitall");
+    return received;
+  }
+
+  void barrier() override { check_mpi(MPI_Barrier(group_.comm()), "MPI_Barrier"); }
+  void start_together() override { group_.start_together(); }
+
+  void rest() override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Ibarrier(group_.comm(), &request), "MPI_Ibarrier");
+    for (int done = 0;;) {
+      check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done) return;
+      const timespec pause{0, kRestNanoseconds};
+      nanosleep(&pause, nullptr);
+    }
+  }
+
+  std::unique_ptr<Communicator> subset(int ranks) override {
+    MpiGroup* part = group_.subset(ranks);
+    return part ? std::make_unique<MpiCommunicator>(*part) : nullptr;
+  }
+
+ private:
+  MpiGroup& group_;
+};
+
+}  // namespace
+
+struct Launch::State {
+  std::unique_ptr<MpiGroup> group;
+  std::unique_ptr<MpiCommunicator> world;
+};
+
+Launch::Launch(int* argc, char*** argv) {
+  int provided = MPI_THREAD_SINGLE;
+  check_mpi(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+  int size = 1;
+  check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size");
+  std::string problem = launch_mismatch(launcher_claim(), size, library());
+  if (problem.empty() && provided < MPI_THREAD_FUNNELED) {
+    problem = fmt::format("expected an MPI that allows threads beside it (MPI_THREAD_FUNNELED), found {}",
+                          library());
+  }
+  if (!problem.empty()) {
+    MPI_Finalize();  // every process of the launch comes here, for the same reason
+    throw std::runtime_error(problem);
+  }
+  MPI_Comm comm = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup");
+  state_ = std::make_unique<State>();
+  state_->group = std::make_unique<MpiGroup>(comm);
+  state_->world = std::make_unique<MpiCommunicator>(*state_->group);
+}
+
+Launch::~Launch() = default;
+
+Communicator& Launch::world() {
+  return *state_->world;
+}
+
+void Launch::finalize() {
+  if (!state_->group) return;
+  state_->group->free();
+  state_->world.reset();
+  state_->group.reset();
+  check_mpi(MPI_Finalize(), "MPI_Finalize");
+}
+
+std::string Launch::library() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) return "MPI of unknown version";
+  // The first line's first clause: "Open MPI v4.1.4, package: …", "MPICH Version:      4.0.2\n…".
+  std::string name(text, static_cast<size_t>(length));
+  name.resize(std::min(name.find_first_of(",\n"), name.size()));
+  std::string tidy;
+  for (const char c : name) {
+    const bool blank = c == ' ' || c == '\t' || c == '\r';
+    if (!blank) tidy += c;
+    if (blank && !tidy.empty() && tidy.back() != ' ') tidy += ' ';
+  }
+  return tidy;
+}
+
+void Launch::abort(int exit_code) {
+  std::fflush(nullptr);
+  int begun = 0, ended = 0;
+  MPI_Initialized(&begun);
+  MPI_Finalized(&ended);
+  if (begun && !ended) MPI_Abort(MPI_COMM_WORLD, exit_code);
+  std::_Exit(exit_code);
+}
+
+}  // namespace lamina

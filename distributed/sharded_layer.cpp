@@ -1,0 +1,294 @@
+#include "distributed/sharded_layer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <stdexcept>
+
+#include "distributed/agree.hpp"
+#include "distributed/partition.hpp"
+
+namespace lamina {
+namespace {
+
+// Where a leaf may be cut.
+CutUnits leaf_units(const Leaf& leaf) {
+  CutUnits units;
+  if (leaf.group > 0 && !leaf.per_channel) units.cols = leaf.group;
+  if (leaf.pattern.kind == PatternKind::n_of_m) units.cols = std::lcm(units.cols, leaf.pattern.m);
+  if (leaf.pattern.kind == PatternKind::block) {
+    units.cols = std::lcm(units.cols, leaf.pattern.block_cols);
+    units.rows = leaf.pattern.block_rows;
+  }
+  return units;
+}
+
+// A cut given from outside must be one that partition() could have made.
+void expect_cover(const char* what, const std::vector<Range>& cut, int64_t size, int ranks, int64_t unit) {
+  int64_t next = 0;
+  bool good = static_cast<int>(cut.size()) == ranks;
+  for (const Range& range : cut) {
+    good = good && range.begin == next && range.end >= range.begin &&
+           (range.begin % unit == 0 || range.begin == size);
+    next = range.end;
+  }
+  if (good && next == size) return;
+  std::string found;
+  for (const Range& range : cut) found += fmt::format(" [{}, {})", range.begin, range.end);
+  throw std::invalid_argument(
+      fmt::format("{}: expected {} ranges that cover [0, {}) in order, cut at multiples of {}, found{}", what,
+                  ranks, size, unit, found));
+}
+
+// The same features of each half for every rank.
+std::vector<std::vector<Range>> repeat_halves(const std::vector<Range>& half, int64_t half_rows,
+                                              int64_t halves) {
+  std::vector<std::vector<Range>> rows;
+  for (const Range& range : half) {
+    auto& own = rows.emplace_back();
+    for (int64_t h = 0; h < halves; ++h)
+      own.push_back({h * half_rows + range.begin, h * half_rows + range.end});
+  }
+  return rows;
+}
+
+int64_t total(const std::vector<Range>& ranges) {
+  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0},
+                         [](int64_t sum, const Range& range) { return sum + range.size(); });
+}
+
+Cut options_cut(Shape shape, const ShardedOptions& options, int ranks, CutUnits unit) {
+  Cut cut = make_cut(shape, options.shard, ranks, unit, options.halves);
+  if (options.shard == Shard::row && !options.row_cut.empty()) {
+    expect_cover("row_cut", options.row_cut, shape.in_features, ranks, unit.cols);
+    cut.cols = options.row_cut;
+  }
+  if (options.shard == Shard::column && !options.column_cut.empty()) {
+    const int64_t half = shape.out_features / options.halves;
+    expect_cover("column_cut", options.column_cut, half, ranks, unit.rows);
+    cut.rows = repeat_halves(options.column_cut, half, options.halves);
+  }
+  return cut;
+}
+
+// The best kernel that takes every rank's part: one row of the table is one kernel. Ranks with an empty part
+// take any.
+const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& options, const Leaf& part,
+                              Communicator& comm) {
+  const bool empty = part.rows == 0 || part.cols == 0;
+  const std::vector<const Kernel*> kernels = registry.kernels(options.device);
+  std::vector<int32_t> takes;
+  std::string why;
+  together(comm, [&] {
+    for (const Kernel* kernel : kernels) {
+      const bool named = options.kernel == "auto" || kernel->name == options.kernel;
+      takes.push_back(named && kernel->absent.empty() && (empty || kernel->refuses(part).empty()) ? 1 : 0);
+    }
+    if (!empty) registry.choose(options.kernel, options.device, part, &why);
+  });
+  comm.all_reduce(takes.data(), takes.data(), static_cast<int64_t>(takes.size()), DType::i32, ReduceOp::min);
+  for (size_t i = 0; i < takes.size(); ++i) {
+    if (takes[i]) return kernels[i];
+  }
+  comm.require(why);  // a rank that none takes says why
+  throw AgreedError(
+      fmt::format("expected one kernel for all {} ranks' parts, found none that takes every one of them; "
+                  "use another rank count or shard",
+                  comm.size()));
+}
+
+// Makes one stage's local copies from this rank's part of the leaf.
+void pack(Stage& stage, const Leaf& part, const ShardedOptions& options, const Registry& registry,
+          Communicator& comm) {
+  stage.kernel = agree_on_kernel(registry, options, part, comm);
+  together(comm, [&] {
+    if (part.rows == 0 || part.cols == 0) return;
+    for (int copy = 0; copy < options.copies; ++copy) {
+      stage.copies.push_back(stage.kernel->make(part, {options.max_tokens, options.threads}));
+    }
+  });
+}
+
+}  // namespace
+
+std::string to_string(Shard shard) {
+  return shard == Shard::none ? "none" : shard == Shard::column ? "column" : "row";
+}
+
+Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves) {
+  const auto [n, k] = shape;
+  if (halves < 1 || n % halves != 0) {
+    throw std::invalid_argument(
+        fmt::format("make_cut: expected {} rows to fall into {} halves alike", n, halves));
+  }
+  Cut cut;
+  const size_t count = static_cast<size_t>(ranks);
+  if (shard == Shard::column) {
+    const int64_t half = n / halves;
+    if (halves > 1 && half % unit.rows != 0) {
+      throw std::invalid_argument(
+          fmt::format("a column shard cuts each half of {} rows alike: expected a multiple of the block's {} "
+                      "rows; use another block",
+                      half, unit.rows));
+    }
+    cut.rows = repeat_halves(partition(half, ranks, unit.rows), half, halves);
+    cut.cols.assign(count, {0, k});
+    return cut;
+  }
+  cut.rows.assign(count, {{0, n}});
+  cut.reduce = shard == Shard::row;
+  cut.cols = cut.reduce ? partition(k, ranks, unit.cols) : std::vector<Range>(count, {0, k});
+  return cut;
+}
+
+ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options,
+                           const Registry& registry, Communicator& comm)
+    : comm_(comm), max_tokens_(options.max_tokens), copies_(options.copies) {
+  const std::vector<Leaf>& leaves = weights.canonical.leaves;
+  const size_t rank = static_cast<size_t>(comm.rank());
+  const int ranks = comm.size();
+  together(comm, [&] {
+    if (options.shard == Shard::none && ranks != 1) {
+      throw std::invalid_argument(fmt::format("shard none: expected one rank, found {}", ranks));
+    }
+    if (options.max_tokens < 1 || options.copies < 1 || options.threads < 1) {
+      throw std::invalid_argument(
+          fmt::format("expected at least 1 token, copy and thread, found {}, {} and {}", options.max_tokens,
+                      options.copies, options.threads));
+    }
+    const bool chain = weights.canonical.is_chain();
+    if (chain) {
+      // V's outputs are the rank: whole on every rank, so that U can be cut by rows, or summed over the cuts
+      // of K.
+      const Leaf& v = leaves[1];
+      ShardedOptions v_options = options;
+      v_options.halves = 1;
+      if (options.shard == Shard::column) v_options.shard = Shard::none;
+      Stage& stage = stages_.emplace_back();
+      stage.truth = &v;
+      stage.truth_whole = true;
+      stage.cut = options_cut({v.rows, v.cols}, v_options, ranks, leaf_units(v));
+    }
+    const Leaf& leaf = leaves[0];
+    ShardedOptions leaf_options = options;
+    if (chain && options.shard == Shard::row) leaf_options.shard = Shard::none;
+    Stage& stage = stages_.emplace_back();
+    stage.truth = &leaf;
+    stage.cut = options_cut({weights.shape.out_features, leaf.cols}, leaf_options, ranks, leaf_units(leaf));
+    for (Stage& each : stages_) {
+      each.local_in = each.cut.cols[rank].size();
+      each.local_out = total(each.cut.rows[rank]);
+    }
+  });
+  for (Stage& stage : stages_) {
+    Leaf part;
+    if (stage.truth_whole) {
+      together(comm, [&] { part = slice(*stage.truth, {0, stage.truth->rows}, stage.cut.cols[rank]); });
+    } else {
+      part = redistribute(*stage.truth, stage.cut.rows[rank], stage.cut.cols[rank], comm);
+    }
+    pack(stage, part, options, registry, comm);
+  }
+  together(comm, [&] {
+    for (size_t s = 0; s + 1 < stages_.size(); ++s) {
+      stages_[s].output = Buffer(
+          options.max_tokens * stages_[s].local_out * static_cast<int64_t>(sizeof(float)), options.threads);
+    }
+  });
+}
+
+void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part) {
+  if (copy < 0 || copy >= copies_ || tokens < 1 || tokens > max_tokens_) {
+    throw std::invalid_argument(
+        fmt::format("forward: expected copy 0 to {} and 1 to {} tokens, found {} and {}", copies_ - 1,
+                    max_tokens_, copy, tokens));
+  }
+  const float* in = x;
+  for (size_t s = 0; s < stages_.size(); ++s) {
+    Stage& stage = stages_[s];
+    float* out = s + 1 == stages_.size() ? y : stage.output.as<float>();
+    const int64_t count = tokens * stage.local_out;
+    if (part != Part::communicate && count > 0) {
+      if (stage.copies.empty()) {
+        std::memset(out, 0, static_cast<size_t>(count) * sizeof(float));  // no share of K: adds nothing
+      } else {
+        stage.copies[static_cast<size_t>(copy)]->forward(in, out, tokens, stream);
+      }
+    }
+    if (part != Part::compute && stage.cut.reduce && comm_.size() > 1) {
+      comm_.all_reduce(out, out, count, DType::f32, ReduceOp::sum);
+    }
+    in = out;
+  }
+}
+
+int ShardedLayer::copies() const {
+  return copies_;
+}
+int64_t ShardedLayer::local_in() const {
+  return stages_.front().local_in;
+}
+int64_t ShardedLayer::local_out() const {
+  return stages_.back().local_out;
+}
+
+Range ShardedLayer::local_cols() const {
+  return stages_.front().cut.cols[static_cast<size_t>(comm_.rank())];
+}
+
+const std::vector<Range>& ShardedLayer::local_rows() const {
+  return stages_.back().cut.rows[static_cast<size_t>(comm_.rank())];
+}
+
+Cost ShardedLayer::cost(int64_t tokens) const {
+  Cost sum;
+  for (const Stage& stage : stages_) {
+    if (stage.copies.empty()) continue;
+    const Cost one = stage.copies.front()->cost(tokens);
+    sum.operations += one.operations;
+    sum.integer = sum.integer || one.integer;
+    sum.read_bytes += one.read_bytes;
+    sum.write_bytes += one.write_bytes;
+  }
+  return sum;
+}
+
+int64_t ShardedLayer::weight_bytes() const {
+  int64_t sum = 0;
+  for (const Stage& stage : stages_) sum += stage.copies.empty() ? 0 : stage.copies.front()->weight_bytes();
+  return sum;
+}
+
+int64_t ShardedLayer::comm_bytes(int64_t tokens) const {
+  int64_t sum = 0;
+  for (const Stage& stage : stages_) {
+    if (stage.cut.reduce && comm_.size() > 1)
+      sum += tokens * stage.local_out * static_cast<int64_t>(sizeof(float));
+  }
+  return sum;
+}
+
+int ShardedLayer::collectives() const {
+  return static_cast<int>(std::count_if(stages_.begin(), stages_.end(), [&](const Stage& stage) {
+    return stage.cut.reduce && comm_.size() > 1;
+  }));
+}
+
+std::string ShardedLayer::kernel_name() const {
+  std::string name;
+  std::vector<std::string> seen;
+  for (const Stage& stage : stages_) {
+    if (std::find(seen.begin(), seen.end(), stage.kernel->name) != seen.end()) continue;
+    name += (seen.empty() ? "" : "+") + stage.kernel->name;
+    seen.push_back(stage.kernel->name);
+  }
+  return name;
+}
+
+std::string ShardedLayer::isa() const {
+  return stages_.front().kernel->isa;
+}
+
+}  // namespace lamina
