@@ -1,7 +1,8 @@
 // A case's ordered, typed values, and the keys that declare how to read them.
 //
-// A parameter is declared once, as a KeySpec with its name, help, range and fallback; reading it through Params
-// checks it, records any problem with its JSON pointer, and marks the key as read. A key nobody read is an error.
+// A parameter is declared once, as a KeySpec with its name, help, range and fallback; reading it through
+// Params checks it, records any problem with its JSON pointer, and marks the key as read. A key nobody read
+// is an error.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <variant>
 #include <vector>
 
@@ -25,8 +27,8 @@ struct Problem {
   bool operator==(const Problem&) const = default;
 };
 
-// Collects every problem instead of stopping at the first. The same problem (pointer and message) is kept once,
-// because a sweep meets it in every case.
+// Collects every problem instead of stopping at the first. The same problem (pointer and message) is kept
+// once, because a sweep meets it in every case.
 class Problems {
  public:
   void add(std::string pointer, std::string message);
@@ -35,6 +37,7 @@ class Problems {
 
  private:
   std::vector<Problem> items_;
+  std::unordered_set<std::string> seen_;
 };
 
 // Declares one key: read with the Params function of the same type.
@@ -43,7 +46,7 @@ struct KeySpec {
   std::string help;                  // one line, units included
   Value fallback = nullptr;          // nullptr: the key is required (or optional, see `optional`)
   double min = 0, max = 0;           // inclusive range of numbers; min == max means unbounded
-  std::vector<std::string> choices;  // of strings; empty means any
+  std::vector<std::string> choices = {};  // of strings; empty means any
   bool optional = false;             // absent and no fallback is fine (has() tells)
 };
 
@@ -62,8 +65,8 @@ class Params {
   void set(std::string key, Value value, std::string pointer = {});
   bool has(std::string_view key) const;
 
-  // Each reads one declared key. On a wrong type, a value out of range or a missing required key it records the
-  // problem ("expected …, found …") and returns the fallback (or zero, or the range's minimum).
+  // Each reads one declared key. On a wrong type, a value out of range or a missing required key it records
+  // the problem ("expected …, found …") and returns the fallback (or zero, or the range's minimum).
   int64_t integer(const KeySpec& spec) const;
   double number(const KeySpec& spec) const;  // integers are numbers too
   bool boolean(const KeySpec& spec) const;
@@ -90,6 +93,8 @@ class Params {
   std::vector<Entry> entries_;
 };
 
+// RFC 6901 escaping of one reference token.
+std::string pointer_token(std::string_view key);
 // "expected X, found Y" needs Y as text: `12`, `"int5"`, `true`, `an object`.
 std::string describe_value(const Value& value);
 // The nearest of `known` within an edit distance that looks like a slip, or empty.
