@@ -10,7 +10,7 @@ struct CheckResult {
   bool passed = true;
   double error = 0;      // of the element with the largest error / tolerance
   double tolerance = 0;  // that element's
-  std::string where;  // "stage 1, token 3, feature 17, copy 0, rank 1": the worst element, for the reason of
+  std::string where;  // "copy 0, rank 1, stage 1, token 3, feature 17": the worst element, for the reason of
                       // an invalid row
   void merge(const CheckResult& other);  // keeps the worse
 };
