@@ -92,8 +92,9 @@ const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& op
   for (size_t i = 0; i < takes.size(); ++i) {
     if (takes[i]) return kernels[i];
   }
-  comm.require(why);  // a rank that none takes says why
-  throw AgreedError(
+  const Agreement agreement = comm.agree(why);  // a rank that none takes says why
+  if (!agreement.ok) throw NoKernelError(agreement.message);
+  throw NoKernelError(
       fmt::format("expected one kernel for all {} ranks' parts, found none that takes every one of them; "
                   "use another rank count or shard",
                   comm.size()));
