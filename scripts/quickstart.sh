@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# From nothing to a first table: installs what is missing, builds, and runs configs/quickstart.json on two ranks.
+# Needs Debian 12, Ubuntu 24.04 or a machine that brings the dependencies itself (see lib.sh for the knobs). Running it
+# again builds only what changed. Arguments go to `lamina run`: scripts/quickstart.sh --filter int8
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+
+install_packages "${build_packages[@]}"
+
+preset=$(choose_preset)
+folder=build
+[ "$preset" = cpu ] || folder=build-$preset
+# The first build makes the program alone; test.sh adds the tests to the same folder.
+first=()
+[ -f "$folder/CMakeCache.txt" ] || first=(-DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF)
+configure "$preset" "$folder" "${first[@]}"
+build "$folder" lamina
+
+mpi_launcher "$folder" 2
+out=runs/quickstart-$(date -u +%Y%m%dT%H%M%SZ)
+command=("${launcher[@]}" "$folder/lamina" run configs/quickstart.json -o "$out" "$@")
+say "running: ${command[*]}"
+status=0
+"${command[@]}" || status=$?
+
+if [ -n "${OMPI_ALLOW_RUN_AS_ROOT:-}" ]; then
+  root_note='
+  export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1    as root, before mpirun'
+fi
+cat <<END
+
+Records, environment and table: $out/
+Next:${root_note:-}
+  $folder/lamina list                                        what can be named in a config
+  $folder/lamina run configs/quickstart.json --dry-run       the cases, without running them
+  $folder/lamina export $out --format csv
+  ${launcher[*]} $folder/lamina run configs/mlp.json
+  less docs/config.md                                        to write a config of your own
+END
+exit "$status"
