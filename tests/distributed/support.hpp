@@ -1,0 +1,49 @@
+// What the distributed tests share.
+#pragma once
+
+#include <cmath>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+#include "kernels/compress/canonical.hpp"
+#include "kernels/matrix.hpp"
+#include "kernels/weights/source.hpp"
+
+namespace lamina::test {
+
+// All ranks of this launch.
+Communicator& world();
+
+// Numbers that depend on their place alone, about uniform in ±1.
+inline float number(uint64_t seed, int64_t i, int64_t j) {
+  uint64_t z = seed * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(i) * 0xD1B54A32D192ED03ull +
+               static_cast<uint64_t>(j) * 0x8CB92BA72F3D8DD7ull;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+  z ^= z >> 31;
+  return static_cast<float>(static_cast<int64_t>(z >> 40)) / 8388608.0f - 1.0f;
+}
+
+inline Matrix<float> random_matrix(int64_t rows, int64_t cols, uint64_t seed, int64_t row_begin = 0) {
+  Matrix<float> matrix(rows, cols);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) matrix(i, j) = number(seed, row_begin + i, j);
+  }
+  return matrix;
+}
+
+// Weights given as a whole matrix.
+class MatrixSource final : public WeightSource {
+ public:
+  explicit MatrixSource(Matrix<float> matrix) : matrix_(std::move(matrix)) {}
+  Shape shape() const override { return {matrix_.rows, matrix_.cols}; }
+  void read_rows(Range rows, float* out, int) const override {
+    std::copy(matrix_.row(rows.begin), matrix_.row(rows.end), out);
+  }
+  std::string describe() const override { return "matrix"; }
+
+ private:
+  Matrix<float> matrix_;
+};
+
+}  // namespace lamina::test
