@@ -32,6 +32,8 @@ if [ "${#headers[@]}" -eq 0 ]; then
   exit 1
 fi
 # xargs passes the first failure on as 123.
+# $0 is for the inner shell.
+# shellcheck disable=SC2016
 if ! printf '%s\0' "${headers[@]}" | xargs -0 -n 1 -P "$(nproc)" bash -c 'check_header "$0"'; then
   exit 1
 fi

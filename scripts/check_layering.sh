@@ -43,20 +43,20 @@ done
 
 include='^[[:space:]]*#[[:space:]]*include[[:space:]]*'
 breach 'kernels/ must include nothing of distributed/ or bench/' \
-  < <(search "$include[\"<](\.\./)*(distributed|bench)/" kernels)
-breach 'distributed/ must include nothing of bench/' < <(search "$include[\"<](\.\./)*bench/" distributed)
-breach 'the program must include nothing of tests/' < <(search "$include[\"<](\.\./)*tests/" kernels distributed bench)
+  < <(search "${include}[\"<](\.\./)*(distributed|bench)/" kernels)
+breach 'distributed/ must include nothing of bench/' < <(search "${include}[\"<](\.\./)*bench/" distributed)
+breach 'the program must include nothing of tests/' < <(search "${include}[\"<](\.\./)*tests/" kernels distributed bench)
 breach 'project headers are included relative to the root: "kernels/layer.hpp"' \
-  < <(search "$include\"" "${all[@]}" | grep -vE 'include *"((kernels|distributed|bench|tests)/[^"]+|commit\.inc)"' || true)
+  < <(search "${include}\"" "${all[@]}" | grep -vE 'include *"((kernels|distributed|bench|tests)/[^"]+|commit\.inc)"' || true)
 breach 'mpi.h belongs under distributed/{mpi,scalapack,nccl}/' \
-  < <(search "$include[\"<]mpi\.h" "${all[@]}" | except distributed/mpi/ distributed/scalapack/ distributed/nccl/)
+  < <(search "${include}[\"<]mpi\.h" "${all[@]}" | except distributed/mpi/ distributed/scalapack/ distributed/nccl/)
 breach 'nccl.h belongs under distributed/nccl/' \
-  < <(search "$include[\"<]nccl\.h" "${all[@]}" | except distributed/nccl/)
+  < <(search "${include}[\"<]nccl\.h" "${all[@]}" | except distributed/nccl/)
 breach 'CUDA headers belong under kernels/cuda/ and distributed/nccl/' \
-  < <(search "$include[\"<](cuda|cublas|cusparse|cusolver|curand)[A-Za-z0-9_]*\.h" "${all[@]}" |
+  < <(search "${include}[\"<](cuda|cublas|cusparse|cusolver|curand)[A-Za-z0-9_]*\.h" "${all[@]}" |
     except kernels/cuda/ distributed/nccl/)
 breach 'JSON is read and written in kernels/json.*, kernels/weights/*.cpp and bench/: no nlohmann elsewhere' \
-  < <(search "$include[\"<](nlohmann/|kernels/json\.hpp)" "${all[@]}" |
+  < <(search "${include}[\"<](nlohmann/|kernels/json\.hpp)" "${all[@]}" |
     except 'kernels/json\.' 'kernels/weights/[^:]*\.cpp' bench/ tests/)
 breach 'what is not built is a stub in absent/ chosen by CMake, not an #if' \
   < <(search '^[[:space:]]*#[[:space:]]*(if|ifdef|ifndef|elif)\b.*(LAMINA_|HAVE_|WITH_|USE_|__CUDACC__|_OPENMP|OMPI_|MPI_)' \

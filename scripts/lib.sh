@@ -1,3 +1,4 @@
+# shellcheck shell=bash disable=SC2034  # the arrays are for those who source this
 # Shared by the other scripts: what the machine offers, missing packages, configure and build. Sourced, not run.
 #
 # Environment:
