@@ -1,4 +1,5 @@
-// Runs every test on every rank; rank 0 prints, the others speak only of their failures. Works without mpirun too.
+// Runs every test on every rank; rank 0 prints, the others speak only of their failures. Works without mpirun
+// too.
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -15,14 +16,16 @@ class FailuresOnly final : public testing::EmptyTestEventListener {
  public:
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    std::fprintf(stderr, "rank %d: %s:%d: %s\n", world().rank(), result.file_name() ? result.file_name() : "?",
-                 result.line_number(), result.message());
+    std::fprintf(stderr, "rank %d: %s:%d: %s\n", world().rank(),
+                 result.file_name() ? result.file_name() : "?", result.line_number(), result.message());
   }
 };
 
 }  // namespace
 
-Communicator& world() { return the_launch->world(); }
+Communicator& world() {
+  return the_launch->world();
+}
 
 }  // namespace lamina::test
 

@@ -9,8 +9,8 @@
 #include "distributed/compress.hpp"
 #include "tests/distributed/support.hpp"
 
-extern "C" void dgesdd_(const char*, const int*, const int*, double*, const int*, double*, double*, const int*, double*,
-                        const int*, double*, const int*, int*, int*);
+extern "C" void dgesdd_(const char*, const int*, const int*, double*, const int*, double*, double*,
+                        const int*, double*, const int*, double*, const int*, int*, int*);
 
 namespace lamina {
 namespace {
@@ -28,8 +28,8 @@ std::vector<double> exact_singular_values(const Matrix<float>& a) {
   int info = 0;
   const int one = 1;
   double none = 0;
-  dgesdd_("N", &m, &n, copy.data(), &m, values.data(), &none, &one, &none, &one, work.data(), &size, integers.data(),
-          &info);
+  dgesdd_("N", &m, &n, copy.data(), &m, values.data(), &none, &one, &none, &one, work.data(), &size,
+          integers.data(), &info);
   EXPECT_EQ(info, 0);
   return values;
 }
@@ -50,7 +50,8 @@ double error_of(const Matrix<float>& a, const Matrix<float>& u, const Matrix<flo
     std::vector<double> row(a.row(i), a.row(i) + a.cols);
     for (double w : row) all += w * w;
     for (int64_t r = 0; r < u.cols; ++r) {
-      for (int64_t j = 0; j < a.cols; ++j) row[static_cast<size_t>(j)] -= static_cast<double>(u(i, r)) * v(r, j);
+      for (int64_t j = 0; j < a.cols; ++j)
+        row[static_cast<size_t>(j)] -= static_cast<double>(u(i, r)) * v(r, j);
     }
     for (double w : row) rest += w * w;
   }
@@ -86,8 +87,7 @@ Factors factorize_and_compare(const Matrix<float>& a, const RankRule& rule) {
   EXPECT_EQ(spread.v.data, alone.v.data);
   EXPECT_EQ(spread.singular_values, alone.singular_values);
   EXPECT_EQ(spread.error, alone.error);
-  EXPECT_EQ(spread.u.data,
-            std::vector<float>(alone.u.row(rows.begin), alone.u.row(rows.end)));
+  EXPECT_EQ(spread.u.data, std::vector<float>(alone.u.row(rows.begin), alone.u.row(rows.end)));
   return alone;
 }
 
@@ -95,7 +95,9 @@ struct Case {
   int64_t n, k, rank;
   double decay;
 };
-void PrintTo(const Case& c, std::ostream* os) { *os << c.n << "x" << c.k << " r" << c.rank << " decay " << c.decay; }
+void PrintTo(const Case& c, std::ostream* os) {
+  *os << c.n << "x" << c.k << " r" << c.rank << " decay " << c.decay;
+}
 
 class SvdByRank : public testing::TestWithParam<Case> {};
 
@@ -110,7 +112,8 @@ TEST_P(SvdByRank, IsNearTheOptimumAndTheSameOnAnyRankCount) {
   EXPECT_LE(factors.error, 1.02 * optimum + 2e-6);
   EXPECT_NEAR(factors.error, error_of(a, factors.u, factors.v), 1e-6 + 1e-5 * factors.error);
   for (int64_t i = 0; i < std::min<int64_t>(rank, 4); ++i) {
-    EXPECT_NEAR(factors.singular_values[static_cast<size_t>(i)], sigma[static_cast<size_t>(i)], 0.02 * sigma[0]);
+    EXPECT_NEAR(factors.singular_values[static_cast<size_t>(i)], sigma[static_cast<size_t>(i)],
+                0.02 * sigma[0]);
   }
   // √σ in each factor: U's columns are orthogonal, and σ_i is the square of their length.
   for (int64_t i = 0; i < std::min<int64_t>(rank, 6); ++i) {
@@ -124,9 +127,10 @@ TEST_P(SvdByRank, IsNearTheOptimumAndTheSameOnAnyRankCount) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, SvdByRank,
-                         testing::Values(Case{300, 420, 24, 0.5}, Case{420, 300, 24, 0.5}, Case{515, 390, 40, 1.0},
-                                         Case{400, 400, 8, 0.2}, Case{131, 192, 16, 0.5}, Case{131, 192, 131, 0.5},
-                                         Case{1, 50, 1, 0}, Case{50, 1, 1, 0}, Case{300, 300, 290, 0.3},
+                         testing::Values(Case{300, 420, 24, 0.5}, Case{420, 300, 24, 0.5},
+                                         Case{515, 390, 40, 1.0}, Case{400, 400, 8, 0.2},
+                                         Case{131, 192, 16, 0.5}, Case{131, 192, 131, 0.5}, Case{1, 50, 1, 0},
+                                         Case{50, 1, 1, 0}, Case{300, 300, 290, 0.3},
                                          Case{280, 700, 32, 3.0}));
 
 TEST(Svd, RatioGivesTheLargestRankWithin) {
