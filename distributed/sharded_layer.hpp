@@ -58,9 +58,9 @@ struct ShardedOptions {
   int copies = 1;
   int64_t halves = 1;
   // Cuts K here instead of evenly (`mlp`: the down projection follows the gate_up's cut). Empty: make_cut's.
-  std::vector<Range> row_cut;
+  std::vector<Range> row_cut = {};
   // Likewise cuts N, within each half, in a column shard.
-  std::vector<Range> column_cut;
+  std::vector<Range> column_cut = {};
 };
 
 class ShardedLayer {

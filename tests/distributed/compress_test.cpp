@@ -153,36 +153,15 @@ TEST(Redistribute, RefusesWhatNobodyHolds) {
                AgreedError);
 }
 
-// Every registered scheme that needs no more than its type and these keys.
-struct SchemeCase {
-  std::string type;
-  std::vector<std::pair<std::string, Value>> keys;
-};
-
-std::vector<SchemeCase> scheme_cases() {
-  return {{"dense", {}},
-          {"int8", {}},
-          {"int4", {{"group", int64_t{32}}}},
-          {"pruned", {{"pattern", std::string("2:4")}}},
-          {"pruned", {{"pattern", std::string("unstructured")}, {"sparsity", 0.5}}},
-          {"lowrank", {{"rank", int64_t{9}}}}};
-}
-
 TEST(Compress, CodesAreIdenticalForAnyRankCount) {
   Registry registry;
   register_kernels(registry);
-  const Matrix<float> whole = test::random_matrix(515, 288, 5);
+  const Matrix<float> whole = test::random_matrix(515, 320, 5);
   const test::MatrixSource source(whole);
   const auto self = make_self_communicator();
-  for (const SchemeCase& each : scheme_cases()) {
-    const SchemeType* type = registry.find_scheme(each.type);
-    if (!type) continue;
-    Problems problems;
-    Params params("", &problems);
-    params.set("type", each.type);
-    for (const auto& [key, value] : each.keys) params.set(key, value);
-    const auto scheme = type->make(params, source.shape(), registry);
-    ASSERT_TRUE(problems.empty()) << each.type << ": " << problems.items()[0].message;
+  for (const test::SchemeCase& each : test::scheme_cases()) {
+    const auto scheme = test::make_scheme(each, source.shape(), registry);
+    if (!scheme) continue;
     const Canonical alone = compress(*scheme, load_weights(source, *self, 1), *self, 3).canonical;
     const CompressedWeights spread = compress(*scheme, load_weights(source, world(), 1), world(), 3);
     ASSERT_EQ(spread.canonical.leaves.size(), alone.leaves.size());

@@ -1,12 +1,18 @@
 // What the distributed tests share.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "distributed/communicator.hpp"
-#include "kernels/compress/canonical.hpp"
+#include "kernels/compress/scheme.hpp"
 #include "kernels/matrix.hpp"
+#include "kernels/registry.hpp"
 #include "kernels/weights/source.hpp"
 
 namespace lamina::test {
@@ -45,5 +51,39 @@ class MatrixSource final : public WeightSource {
  private:
   Matrix<float> matrix_;
 };
+
+// A registered scheme by its type and keys; null when it is not registered. Throws on a problem with the
+// keys.
+struct SchemeCase {
+  std::string type;
+  std::vector<std::pair<std::string, Value>> keys;
+};
+inline std::unique_ptr<Scheme> make_scheme(const SchemeCase& from, Shape shape, const Registry& registry) {
+  const SchemeType* type = registry.find_scheme(from.type);
+  if (!type) return nullptr;
+  Problems problems;
+  Params params("", &problems);
+  params.set("type", from.type);
+  for (const auto& [key, value] : from.keys) params.set(key, value);
+  auto scheme = type->make(params, shape, registry);
+  if (!problems.empty()) throw std::runtime_error(from.type + ": " + problems.items()[0].message);
+  return scheme;
+}
+
+// One of each kind of leaf and chain.
+inline std::vector<SchemeCase> scheme_cases() {
+  const auto factors = [](const char* type) {
+    auto params = std::make_shared<Params>("/factors", nullptr);
+    params->set("type", std::string(type));
+    return params;
+  };
+  return {{"dense", {}},
+          {"int8", {}},
+          {"int4", {{"group", int64_t{64}}}},
+          {"pruned", {{"pattern", std::string("2:4")}}},
+          {"pruned", {{"pattern", std::string("unstructured")}, {"sparsity", 0.5}}},
+          {"lowrank", {{"rank", int64_t{9}}}},
+          {"lowrank", {{"rank", int64_t{9}}, {"factors", factors("int8")}}}};
+}
 
 }  // namespace lamina::test
