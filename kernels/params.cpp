@@ -30,7 +30,19 @@ std::string quoted(std::string_view text) {
 
 std::string quoted_list(const std::vector<std::string>& names, std::string_view separator) {
   std::string out;
-  for (const std::string& name : names) out += (out.empty() ? "" : std::string(separator)) + quoted(name);
+  for (const std::string& name : names) {
+    if (!out.empty()) out += separator;
+    out += quoted(name);
+  }
+  return out;
+}
+
+std::string joined(const std::vector<std::string>& names) {
+  std::string out;
+  for (const std::string& name : names) {
+    if (!out.empty()) out += ", ";
+    out += name;
+  }
   return out;
 }
 
@@ -238,7 +250,7 @@ void Params::report_unread(const std::vector<KeySpec>& known) const {
     else if (names.empty())
       problems_->add(entry.pointer, "unknown key; no keys are known here");
     else
-      problems_->add(entry.pointer, fmt::format("unknown key; known keys: {}", fmt::join(names, ", ")));
+      problems_->add(entry.pointer, "unknown key; known keys: " + joined(names));
   }
 }
 
@@ -272,7 +284,7 @@ std::string describe_value(const Value& value) {
     std::string operator()(const std::vector<std::string>& v) const {
       constexpr size_t kShown = 4;
       if (v.size() > kShown) return fmt::format("a list of {} strings", v.size());
-      return "[" + quoted_list(v, ", ") + "]";
+      return fmt::format("[{}]", quoted_list(v, ", "));
     }
     std::string operator()(const std::shared_ptr<Params>&) const { return "an object"; }
   };

@@ -21,14 +21,14 @@ struct Model {
 };
 
 struct ModelLayer {
-  std::string name;                       // "gate_up_proj"
+  std::string name;  // "gate_up_proj"
   Shape shape;
-  int64_t halves = 1;                     // 2 for gate_up_proj: a column shard cuts each half alike
-  std::vector<std::string> tensors;       // Hugging Face tensor names of layer `index`, top to bottom
+  int64_t halves = 1;                // 2 for gate_up_proj: a column shard cuts each half alike
+  std::vector<std::string> tensors;  // Hugging Face tensor names of layer `index`, top to bottom
 };
 
-// `name` is a shipped model's, a path to a config.json, or a folder with one. Throws std::runtime_error with what was expected, what was
-// found, and for an unknown name the nearest known one.
+// `name` is a shipped model's, a path to a config.json, or a folder with one. Throws std::runtime_error with
+// what was expected, what was found, and for an unknown name the nearest known one.
 Model load_model(const std::string& name);
 std::vector<std::string> shipped_models();
 // Layer names: qkv_proj, o_proj, gate_up_proj, down_proj, and q_proj, k_proj, v_proj, gate_proj, up_proj.

@@ -23,8 +23,8 @@ class WeightSource {
   virtual std::string describe() const = 0;
 };
 
-// Statistics of synthetic weights and activations. docs/synthetic.md states the generator; the defaults mimic an LLM's
-// projections.
+// Statistics of synthetic weights and activations. docs/synthetic.md states the generator; the defaults mimic
+// an LLM's projections.
 struct SyntheticOptions {
   double spectrum_decay = 0.5;   // weights: σ_r of the structured part falls as r^−decay
   double correlation = 0.5;      // activations: share of variance in a few common factors, 0..1
@@ -32,19 +32,21 @@ struct SyntheticOptions {
   double outlier_gain = 20.0;    // and how much larger they are
 };
 
-// Element (i, j) depends on (seed, name, shape, i, j) alone: bitwise the same for any slab, rank count and thread count.
+// Element (i, j) depends on (seed, name, shape, i, j) alone: bitwise the same for any slab, rank count and
+// thread count.
 std::unique_ptr<WeightSource> make_synthetic_weights(Shape shape, uint64_t seed, const std::string& name,
                                                      const SyntheticOptions& options);
 
-// Stacks the named tensors' rows, top to bottom. Opens and validates the header now; a file that breaks a rule throws
-// std::runtime_error saying which. `path` is a .safetensors file, a *.safetensors.index.json, or a folder that
-// holds either.
-std::unique_ptr<WeightSource> open_safetensors(const std::string& path, const std::vector<std::string>& tensors);
+// Stacks the named tensors' rows, top to bottom. Opens and validates the header now; a file that breaks a
+// rule throws std::runtime_error saying which. `path` is a .safetensors file, a *.safetensors.index.json, or
+// a folder that holds either.
+std::unique_ptr<WeightSource> open_safetensors(const std::string& path,
+                                               const std::vector<std::string>& tensors);
 
 enum class ActivationPurpose { calibration, evaluation };
 
-// Tokens [begin, begin + out.rows) of the layer's synthetic input stream, K = out.cols. The two purposes share channel statistics
-// (the same outlier channels and factors) and no token.
+// Tokens [begin, begin + out.rows) of the layer's synthetic input stream, K = out.cols. The two purposes
+// share channel statistics (the same outlier channels and factors) and no token.
 void fill_activations(Matrix<float>& out, int64_t first_token, ActivationPurpose purpose, uint64_t seed,
                       const std::string& name, const SyntheticOptions& options);
 
