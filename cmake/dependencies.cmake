@@ -14,8 +14,9 @@ if(NOT BLA_VENDOR AND NOT BLAS_LIBRARIES)
     PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/openblas-openmp /usr/lib/x86_64-linux-gnu/openblas-openmp
           /usr/lib/aarch64-linux-gnu/openblas-openmp NO_DEFAULT_PATH)
   if(LAMINA_OPENBLAS_OPENMP)
-    set(BLAS_LIBRARIES ${LAMINA_OPENBLAS_OPENMP})
-    set(LAPACK_LIBRARIES ${LAMINA_OPENBLAS_OPENMP})
+    # In the cache: FindBLAS clears ordinary variables of these names.
+    set(BLAS_LIBRARIES ${LAMINA_OPENBLAS_OPENMP} CACHE STRING "BLAS to link, in place of what BLA_VENDOR finds")
+    set(LAPACK_LIBRARIES ${LAMINA_OPENBLAS_OPENMP} CACHE STRING "LAPACK to link")
   endif()
 endif()
 find_package(BLAS REQUIRED)
