@@ -4,26 +4,26 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/activations.hpp"
 #include "kernels/compress/canonical.hpp"
 #include "kernels/matrix.hpp"
 
 namespace lamina {
 
-// A token (or its part in a row shard) whose largest magnitude is below this quantizes to zeros: 127/amax would
-// overflow float32.
-inline constexpr float kSmallestActivation = 1e-30f;
+// The activations a kernel multiplies, as float64: x itself, or the dequantized int8 codes, each row
+// quantized in the segments of K given by `cuts` (a row shard quantizes its own part of K; {0, K} when K is
+// whole). Uses the same float32 arithmetic as the rule states, so that codes agree exactly.
+Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule,
+                                     const std::vector<int64_t>& cuts);
 
-// The activations a kernel multiplies, as float64: x itself, or the dequantized int8 codes, each row quantized in
-// the segments of K given by `cuts` (a row shard quantizes its own part of K; {0, K} when K is whole). Uses the same
-// float32 arithmetic as the rule states, so that codes agree exactly.
-Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule, const std::vector<int64_t>& cuts);
-
-// y[s][i] = Σ_k x[s][k]·w[i][k] and bound[s][i] = Σ_k xabs[s][k]·|w[i][k]| for the leaf's own rows and all its columns.
+// y[s][i] = Σ_k x[s][k]·w[i][k] and bound[s][i] = Σ_k xabs[s][k]·|w[i][k]| for the leaf's own rows and all
+// its columns.
 struct ReferenceProduct {
   Matrix<double> y;      // [S × leaf.rows]
   Matrix<double> bound;  // [S × leaf.rows]
 };
-ReferenceProduct reference_product(const Leaf& leaf, const Matrix<double>& x, const Matrix<double>& xabs, int threads);
+ReferenceProduct reference_product(const Leaf& leaf, const Matrix<double>& x, const Matrix<double>& xabs,
+                                   int threads);
 
 // The same with original weights: rows [n × K] of float32.
 Matrix<double> reference_product(const Matrix<float>& rows, const Matrix<double>& x, int threads);

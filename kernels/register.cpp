@@ -9,8 +9,18 @@ namespace lamina {
 
 void register_kernels(Registry& registry) {
   registry.add(dense_scheme());
+  registry.add(int8_scheme());
+  registry.add(int4_scheme());
+  registry.add(pruned_scheme());
+  registry.add(lowrank_scheme());
 
   registry.add(openblas_kernel());
+  registry.add(native_dense_kernel());
+  registry.add(native_int8_kernel());
+  registry.add(native_int4_kernel());
+  registry.add(native_int4_a8_kernel());
+  registry.add(native_bitmap_kernel());
+  registry.add(native_block_kernel());
   registry.add(reference_kernel());
 
   registry.add(cpu_device_info());

@@ -8,7 +8,7 @@ namespace lamina {
 namespace {
 
 const KeySpec kDtype{
-    .name = "dtype", .help = "how weights are stored", .fallback = "f32", .choices = {"f32"}};
+    .name = "dtype", .help = "how weights are stored", .fallback = std::string("f32"), .choices = {"f32"}};
 
 class Dense final : public Scheme {
  public:

@@ -9,6 +9,17 @@
 #include <stdexcept>
 
 namespace lamina {
+namespace {
+
+// Magnitudes of floats are ordered as their bits are, and integer maxima vectorise where float ones may not.
+uint32_t largest_bits(const float* w, int64_t count) {
+  uint32_t largest = 0;
+  for (int64_t j = 0; j < count; ++j)
+    largest = std::max(largest, std::bit_cast<uint32_t>(w[j]) & 0x7fffffffu);
+  return largest;
+}
+
+}  // namespace
 
 void check_rows(const RowSlab& slab) {
   const Matrix<float>& rows = slab.rows;
@@ -20,11 +31,8 @@ void check_rows(const RowSlab& slab) {
   int64_t bad = -1;  // the first row with such a weight, whatever the thread that finds it
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < rows.rows; ++i) {
-    // Exponent bits all set: one pass without branches, which vectorises.
-    uint32_t largest = 0;
-    for (int64_t j = 0; j < rows.cols; ++j)
-      largest = std::max(largest, std::bit_cast<uint32_t>(rows(i, j)) & 0x7fffffffu);
-    if (largest >= 0x7f800000u) {
+    // Exponent bits all set: an infinity or a NaN.
+    if (largest_bits(rows.row(i), rows.cols) >= 0x7f800000u) {
 #pragma omp critical
       if (bad < 0 || i < bad) bad = i;
     }
@@ -35,6 +43,10 @@ void check_rows(const RowSlab& slab) {
       throw std::invalid_argument(fmt::format("expected finite weights, found {} at row {}, column {}",
                                               rows(bad, j), slab.row_begin + bad, j));
   }
+}
+
+float largest_magnitude(const float* w, int64_t count) {
+  return std::bit_cast<float>(largest_bits(w, count));
 }
 
 Leaf leaf_of(const RowSlab& slab) {

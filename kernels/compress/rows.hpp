@@ -12,4 +12,13 @@ void check_rows(const RowSlab& slab);
 // A leaf that covers the slab, with nothing in it yet.
 Leaf leaf_of(const RowSlab& slab);
 
+// The largest |w| of `count` finite weights.
+float largest_magnitude(const float* w, int64_t count);
+
+// Round to nearest, ties to even, for |value| under 2²²: adding 1.5·2²³ leaves no fraction bits. Unlike
+// std::nearbyint it vectorises everywhere.
+inline float round_even(float value) {
+  return (value + 12582912.0f) - 12582912.0f;
+}
+
 }  // namespace lamina

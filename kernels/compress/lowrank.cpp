@@ -1,0 +1,198 @@
+// lowrank: W ≈ U·V with U [N×r] and V [r×K], each factor stored by a scheme of its own kind.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+#include "kernels/compress/rows.hpp"
+#include "kernels/compress/schemes.hpp"
+#include "kernels/registry.hpp"
+
+namespace lamina {
+namespace {
+
+const KeySpec kRank{.name = "rank",
+                    .help = "columns of U and rows of V; up to min(in_features, out_features)",
+                    .min = 1,
+                    .max = 1e9,
+                    .optional = true};
+const KeySpec kRatio{.name = "ratio",
+                     .help = "share of the dense parameters that U and V may take together",
+                     .min = 1e-6,
+                     .max = 1,
+                     .optional = true};
+const KeySpec kError{.name = "error",
+                     .help = "relative Frobenius error to stay under",
+                     .min = 1e-6,
+                     .max = 1,
+                     .optional = true};
+const KeySpec kFactors{.name = "factors",
+                       .help = "how U and V are stored: a scheme of one matrix (default: dense)",
+                       .optional = true};
+const KeySpec kType{.name = "type", .help = "which scheme"};
+
+class LowRank final : public Scheme {
+ public:
+  // `rank` is the rule's, or the largest possible one where only the error is given.
+  LowRank(RankRule rule, int64_t rank, std::unique_ptr<Scheme> u, std::unique_ptr<Scheme> v)
+      : rule_(rule), rank_(rank), u_(std::move(u)), v_(std::move(v)) {}
+
+  std::string name() const override {
+    std::string text = rule_.rank > 0    ? fmt::format("lowrank-r{}", rule_.rank)
+                       : rule_.ratio > 0 ? fmt::format("lowrank-p{:.6g}", rule_.ratio)
+                                         : fmt::format("lowrank-e{:.6g}", rule_.error);
+    if (v_->name() != "dense-f32") text += "-" + v_->name();
+    return text;
+  }
+
+  std::vector<std::pair<std::string, Value>> describe() const override {
+    std::vector<std::pair<std::string, Value>> keys;
+    if (rule_.error == 0) keys.emplace_back("rank", rank_);
+    if (rule_.ratio > 0) keys.emplace_back("ratio", rule_.ratio);
+    if (rule_.error > 0) keys.emplace_back("error", rule_.error);
+    keys.emplace_back("factors", v_->name());
+    for (auto& [key, value] : v_->describe()) {
+      if (key != "dtype") keys.emplace_back(key, value);
+    }
+    return keys;
+  }
+
+  CutUnits units() const override { return {.rows = u_->units().rows, .cols = v_->units().cols}; }
+  int64_t estimated_weight_bytes(Shape shape) const override {
+    return u_->estimated_weight_bytes(u_shape(shape)) + v_->estimated_weight_bytes(v_shape(shape));
+  }
+  int64_t estimated_canonical_bytes(Shape shape) const override {
+    return u_->estimated_canonical_bytes(u_shape(shape)) + v_->estimated_canonical_bytes(v_shape(shape));
+  }
+  double estimated_macs(Shape shape) const override {
+    return u_->estimated_macs(u_shape(shape)) + v_->estimated_macs(v_shape(shape));
+  }
+
+  Canonical compress(const RowSlab& slab, CompressContext& context) const override {
+    check_rows(slab);
+    const Factors factors = context.factorizer.factorize(slab, rule_, context.seed);
+    const int64_t rank = factors.v.rows;
+    if (rank < 1 || factors.u.cols != rank || factors.u.rows != slab.rows.rows ||
+        factors.v.cols != slab.shape.in_features)
+      throw std::runtime_error(fmt::format(
+          "lowrank: expected factors of {}×r and r×{}, found {}×{} and {}×{}", slab.rows.rows,
+          slab.shape.in_features, factors.u.rows, factors.u.cols, factors.v.rows, factors.v.cols));
+    const Shape shape = slab.shape;
+    Canonical u = u_->compress({factors.u, slab.row_begin, {shape.out_features, rank}}, context);
+    Canonical v = v_->compress({factors.v, 0, {rank, shape.in_features}}, context);
+    Canonical chain;
+    chain.leaves.push_back(std::move(u.leaves.front()));
+    chain.leaves.push_back(std::move(v.leaves.front()));
+    return chain;
+  }
+
+ private:
+  Shape u_shape(Shape shape) const { return {shape.out_features, rank_}; }
+  Shape v_shape(Shape shape) const { return {rank_, shape.in_features}; }
+
+  RankRule rule_;
+  int64_t rank_;
+  std::unique_ptr<Scheme> u_, v_;
+};
+
+// Exactly one of rank, ratio and error; false after a problem.
+bool read_rule(const Params& params, Shape shape, RankRule* rule, int64_t* rank) {
+  const int64_t largest = std::min(shape.out_features, shape.in_features);
+  const int given = int{params.has(kRank.name)} + int{params.has(kRatio.name)} + int{params.has(kError.name)};
+  const size_t before = params.problems()->items().size();
+  if (params.has(kRank.name)) rule->rank = params.integer(kRank);
+  if (params.has(kRatio.name)) rule->ratio = params.number(kRatio);
+  if (params.has(kError.name)) rule->error = params.number(kError);
+  if (given != 1) {
+    params.problem("", fmt::format("expected exactly one of rank, ratio and error, found {}",
+                                   given == 0 ? "none" : std::to_string(given)));
+    return false;
+  }
+  if (params.problems()->items().size() != before) return false;
+  if (rule->rank > largest) {
+    params.problem(kRank.name, fmt::format("expected at most min(out_features, in_features) = {}, found {}",
+                                           largest, rule->rank));
+    return false;
+  }
+  *rank = rule->rank;
+  if (rule->ratio > 0) {
+    const auto n = static_cast<double>(shape.out_features), k = static_cast<double>(shape.in_features);
+    *rank = std::min(static_cast<int64_t>(std::floor(rule->ratio * n * k / (n + k))), largest);
+    if (*rank < 1) {
+      params.problem(kRatio.name,
+                     fmt::format("expected at least {:.3g} (rank 1 of {} × {}), found {:.6g}",
+                                 (n + k) / (n * k), shape.out_features, shape.in_features, rule->ratio));
+      return false;
+    }
+  }
+  if (rule->error > 0) *rank = largest;
+  return true;
+}
+
+std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Registry& registry) {
+  const std::shared_ptr<Params> nested = params.object(kFactors);
+  if (nested == nullptr && params.has(kFactors.name)) return nullptr;  // not an object: reported already
+  RankRule rule;
+  int64_t rank = 0;
+  const bool ruled = read_rule(params, shape, &rule, &rank);
+
+  const Params dense(params.pointer(), params.problems());
+  const Params& factor = nested != nullptr ? *nested : dense;
+  const std::string type = nested != nullptr ? nested->string(kType) : "dense";
+  const SchemeType* scheme = registry.find_scheme(type);
+  if (scheme == nullptr || type == "lowrank") {
+    std::vector<std::string> known;
+    for (const SchemeType& candidate : registry.schemes()) {
+      if (candidate.type != "lowrank") known.push_back(candidate.type);
+    }
+    std::string list;
+    for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
+    const std::string near = nearest_name(type, known);
+    // A missing type is reported already.
+    if (factor.has(kType.name))
+      factor.problem(kType.name,
+                     fmt::format("expected a scheme of one matrix ({}), found \"{}\"{}", list, type,
+                                 near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
+    return nullptr;
+  }
+  if (!ruled) rank = std::min(shape.out_features, shape.in_features);
+  const size_t before = params.problems()->items().size();
+  std::unique_ptr<Scheme> v = scheme->make(factor, {rank, shape.in_features}, registry);
+  std::unique_ptr<Scheme> u;
+  if (v != nullptr && ruled) {
+    if (rule.error > 0 && v->units().cols > 1) {
+      params.problem(
+          kFactors.name,
+          fmt::format("expected a scheme without groups along K, because the rank that meets an error is "
+                      "not known before; found {}",
+                      v->name()));
+    } else {
+      u = scheme->make(factor, {shape.out_features, rank}, registry);
+      if (u == nullptr)
+        params.problem(kFactors.name,
+                       fmt::format("does not fit the factor U, whose in_features is the rank {}", rank));
+    }
+  }
+  if (nested != nullptr) {
+    std::vector<KeySpec> keys = scheme->keys;
+    keys.push_back(kType);
+    nested->report_unread(keys);
+  }
+  if (u == nullptr || v == nullptr || params.problems()->items().size() != before) return nullptr;
+  return std::make_unique<LowRank>(rule, rank, std::move(u), std::move(v));
+}
+
+}  // namespace
+
+SchemeType lowrank_scheme() {
+  SchemeType type;
+  type.type = "lowrank";
+  type.help = "W ≈ U·V by rank, parameter ratio or error; each factor dense, quantized or pruned";
+  type.keys = {kRank, kRatio, kError, kFactors};
+  type.make = make_lowrank;
+  return type;
+}
+
+}  // namespace lamina

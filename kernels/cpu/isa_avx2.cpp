@@ -1,0 +1,156 @@
+// AVX2 and FMA: 8 floats or 16 int16 at a time, 16 registers.
+#include <immintrin.h>
+
+#include <cstring>
+#include <utility>
+
+#include "kernels/activations.hpp"
+#include "kernels/cpu/ops.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int64_t kF = 8;
+constexpr int kTokensF32 = 3, kTokensI8 = 3, kTokensGrouped = 1;
+constexpr int kChains = 12;
+#define LAMINA_VECTOR_OPERAND(v) "+x"(v)
+
+using F = __m256;
+using I16 = __m256i;
+using I32 = __m256i;
+
+[[gnu::always_inline]] inline F f_zero() {
+  return _mm256_setzero_ps();
+}
+[[gnu::always_inline]] inline F f_load(const float* p) {
+  return _mm256_loadu_ps(p);
+}
+[[gnu::always_inline]] inline void f_store(float* p, F v) {
+  _mm256_storeu_ps(p, v);
+}
+[[gnu::always_inline]] inline F f_set(float v) {
+  return _mm256_set1_ps(v);
+}
+[[gnu::always_inline]] inline F f_fma(F a, F b, F c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+[[gnu::always_inline]] inline F f_mul(F a, F b) {
+  return _mm256_mul_ps(a, b);
+}
+[[gnu::always_inline]] inline F f_add(F a, F b) {
+  return _mm256_add_ps(a, b);
+}
+[[gnu::always_inline]] inline F f_max(F a, F b) {
+  return _mm256_max_ps(a, b);
+}
+[[gnu::always_inline]] inline F f_abs(F a) {
+  return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
+}
+
+[[gnu::always_inline]] inline void f_sum4(F a, F b, F c, F d, float* out) {
+  const F abcd = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+  _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+}
+[[gnu::always_inline]] inline float f_sum(F a) {
+  __m128 v = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)));
+}
+[[gnu::always_inline]] inline float f_largest(F a) {
+  __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
+}
+
+[[gnu::always_inline]] inline I16 i16_load(const void* p) {
+  return _mm256_loadu_si256(static_cast<const I16*>(p));
+}
+[[gnu::always_inline]] inline I32 i32_load(const void* p) {
+  return _mm256_loadu_si256(static_cast<const I32*>(p));
+}
+[[gnu::always_inline]] inline void i16_store(int16_t* p, I16 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+}
+[[gnu::always_inline]] inline I16 i16_widen(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+[[gnu::always_inline]] inline I32 i32_zero() {
+  return _mm256_setzero_si256();
+}
+[[gnu::always_inline]] inline I32 i32_madd(I16 a, I16 b) {
+  return _mm256_madd_epi16(a, b);
+}
+[[gnu::always_inline]] inline I32 i32_add(I32 a, I32 b) {
+  return _mm256_add_epi32(a, b);
+}
+[[gnu::always_inline]] inline F i32_to_f(I32 a) {
+  return _mm256_cvtepi32_ps(a);
+}
+[[gnu::always_inline]] inline void i32_sum4(I32 a, I32 b, I32 c, I32 d, int32_t* out) {
+  const I32 abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
+                   _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1)));
+}
+[[gnu::always_inline]] inline int32_t i32_sum(I32 a) {
+  int32_t out[4];
+  i32_sum4(a, i32_zero(), i32_zero(), i32_zero(), out);
+  return out[0];
+}
+
+// A nibble at the top of its word is a signed number times 2²⁸, which converts exactly: no sign extension is
+// needed.
+constexpr float kNibbleUnit = 268435456.0f;
+template <int S>
+[[gnu::always_inline]] inline F nibble_f(I32 word) {
+  if constexpr (S < 7) word = _mm256_slli_epi32(word, 28 - 4 * S);
+  return _mm256_cvtepi32_ps(_mm256_and_si256(word, _mm256_set1_epi32(static_cast<int>(0xf0000000u))));
+}
+template <int S>
+[[gnu::always_inline]] inline I16 nibble_i16(I16 word) {
+  if constexpr (S < 3) word = _mm256_slli_epi16(word, 12 - 4 * S);
+  return _mm256_srai_epi16(word, 12);
+}
+
+// For each mask of 8 bits, the place among the kept values that each lane takes, or −1.
+struct ExpandTable {
+  int8_t place[256][8];
+  constexpr ExpandTable() : place() {
+    for (int mask = 0; mask < 256; ++mask) {
+      int8_t next = 0;
+      for (int lane = 0; lane < 8; ++lane) {
+        if ((mask >> lane & 1) != 0) {
+          place[mask][lane] = next;
+          ++next;
+        } else {
+          place[mask][lane] = -1;
+        }
+      }
+    }
+  }
+};
+constexpr ExpandTable kExpand;
+
+[[gnu::always_inline]] inline F f_expand(const float* values, uint32_t mask) {
+  int64_t places;
+  std::memcpy(&places, kExpand.place[mask], sizeof places);
+  const __m256i index = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(places));
+  const F spread = _mm256_permutevar8x32_ps(f_load(values), index);
+  return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(index, 31)), spread);
+}
+
+[[gnu::always_inline]] inline void store_codes(int16_t* codes, F scaled) {
+  const __m256i rounded = _mm256_cvtps_epi32(scaled);  // to nearest, ties to even
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
+                   _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
+}
+
+#include "kernels/cpu/ops_body.inc"
+
+}  // namespace
+
+const CpuOps& avx2_ops() {
+  static const CpuOps ops = make_table("avx2");
+  return ops;
+}
+
+}  // namespace lamina

@@ -1,0 +1,150 @@
+// Any processor: 4 floats or 8 int16 at a time by the compiler's vector types, which it lowers to SSE2, NEON
+// or scalars.
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "kernels/activations.hpp"
+#include "kernels/cpu/ops.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int64_t kF = 4;
+constexpr int kTokensF32 = 2, kTokensI8 = 2, kTokensGrouped = 1;
+constexpr int kChains = 8;
+#if defined(__SSE2__)
+#define LAMINA_VECTOR_OPERAND(v) "+x"(v)
+#elif defined(__aarch64__)
+#define LAMINA_VECTOR_OPERAND(v) "+w"(v)
+#else
+#define LAMINA_VECTOR_OPERAND(v) "+m"(v)
+#endif
+
+typedef float F __attribute__((vector_size(16)));
+typedef int16_t I16 __attribute__((vector_size(16)));
+typedef int32_t I32 __attribute__((vector_size(16)));
+typedef int8_t I8 __attribute__((vector_size(8)));
+
+template <class Vector>
+inline Vector load(const void* p) {
+  Vector v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline F f_zero() {
+  return F{};
+}
+inline F f_load(const float* p) {
+  return load<F>(p);
+}
+inline void f_store(float* p, F v) {
+  std::memcpy(p, &v, sizeof v);
+}
+inline F f_set(float v) {
+  return F{v, v, v, v};
+}
+inline F f_fma(F a, F b, F c) {
+  return a * b + c;
+}
+inline F f_mul(F a, F b) {
+  return a * b;
+}
+inline F f_add(F a, F b) {
+  return a + b;
+}
+inline F f_max(F a, F b) {
+  return a > b ? a : b;
+}
+inline F f_abs(F a) {
+  return (F)((I32)a & 0x7fffffff);
+}
+inline float f_sum(F a) {
+  return (a[0] + a[1]) + (a[2] + a[3]);
+}
+inline float f_largest(F a) {
+  return std::fmax(std::fmax(a[0], a[1]), std::fmax(a[2], a[3]));
+}
+inline void f_sum4(F a, F b, F c, F d, float* out) {
+  out[0] = f_sum(a);
+  out[1] = f_sum(b);
+  out[2] = f_sum(c);
+  out[3] = f_sum(d);
+}
+
+inline I16 i16_load(const void* p) {
+  return load<I16>(p);
+}
+inline I32 i32_load(const void* p) {
+  return load<I32>(p);
+}
+inline void i16_store(int16_t* p, I16 v) {
+  std::memcpy(p, &v, sizeof v);
+}
+inline I16 i16_widen(const int8_t* p) {
+  return __builtin_convertvector(load<I8>(p), I16);
+}
+inline I32 i32_zero() {
+  return I32{};
+}
+inline I32 i32_madd(I16 a, I16 b) {
+#if defined(__SSE2__)
+  return (I32)__builtin_ia32_pmaddwd128((__attribute__((vector_size(16))) short)a,
+                                        (__attribute__((vector_size(16))) short)b);
+#else
+  // Even and odd int16 sign-extended in place.
+  const I32 even = (((I32)a << 16) >> 16) * (((I32)b << 16) >> 16);
+  return even + ((I32)a >> 16) * ((I32)b >> 16);
+#endif
+}
+inline I32 i32_add(I32 a, I32 b) {
+  return a + b;
+}
+inline int32_t i32_sum(I32 a) {
+  return (a[0] + a[1]) + (a[2] + a[3]);
+}
+inline void i32_sum4(I32 a, I32 b, I32 c, I32 d, int32_t* out) {
+  out[0] = i32_sum(a);
+  out[1] = i32_sum(b);
+  out[2] = i32_sum(c);
+  out[3] = i32_sum(d);
+}
+inline F i32_to_f(I32 a) {
+  return __builtin_convertvector(a, F);
+}
+
+constexpr float kNibbleUnit = 1.0f;
+template <int S>
+inline F nibble_f(I32 word) {
+  return __builtin_convertvector((word << (28 - 4 * S)) >> 28, F);
+}
+template <int S>
+inline I16 nibble_i16(I16 word) {
+  return (word << (12 - 4 * S)) >> 12;
+}
+
+inline F f_expand(const float* values, uint32_t mask) {
+  F out;
+  for (int lane = 0; lane < kF; ++lane) {
+    const bool kept = (mask >> lane & 1) != 0;
+    out[lane] = kept ? *values : 0.0f;
+    values += kept ? 1 : 0;
+  }
+  return out;
+}
+
+inline void store_codes(int16_t* codes, F scaled) {
+  for (int lane = 0; lane < kF; ++lane) codes[lane] = static_cast<int16_t>(std::nearbyint(scaled[lane]));
+}
+
+#include "kernels/cpu/ops_body.inc"
+
+}  // namespace
+
+const CpuOps& portable_ops() {
+  static const CpuOps ops = make_table("portable");
+  return ops;
+}
+
+}  // namespace lamina

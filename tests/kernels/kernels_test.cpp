@@ -1,0 +1,332 @@
+// Every registered kernel, on every kind of leaf it takes, against the float64 reference. A new kernel is
+// covered without a line of its own; a new scheme wants a line in cases().
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "kernels/cpu/ops.hpp"
+#include "kernels/reference.hpp"
+#include "tests/kernels/kernel_cases.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr float kGuard = 123456.0f;
+constexpr int64_t kGuardFloats = 64;
+constexpr int64_t kMaxTokens = 130;  // more than the kernels take at a time
+
+struct SchemeCase {
+  std::string name;
+  std::string type;
+  Keys keys;
+  std::vector<Shape> shapes;
+  int64_t max_tokens = kMaxTokens;
+};
+
+std::vector<SchemeCase> cases() {
+  const Value text_2_4 = std::string("2:4"), block = std::string("block"), int8 = std::string("int8");
+  Problems* none = nullptr;
+  auto factors = std::make_shared<Params>("/scheme/factors", none);
+  factors->set("type", int8);
+  const std::vector<Shape> any = {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}};
+  const std::vector<Shape> groups = {{131, 256}, {33, 1152}, {7, 128}};
+  return {
+      {"dense", "dense", {}, any},
+      {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
+      {"int8_long", "int8", {}, {{3, 66001}, {2, 131073}}, 5},
+      {"int4_g32", "int4", {{"group", int64_t{32}}}, {{131, 96}, {9, 608}, {7, 32}}},
+      {"int4_g64", "int4", {{"group", int64_t{64}}}, {{67, 192}, {5, 64}, {9, 1088}}},
+      {"int4_g128", "int4", {{"group", int64_t{128}}}, groups},
+      {"int4_g32_a8",
+       "int4",
+       {{"group", int64_t{32}}, {"activations", int8}},
+       {{131, 96}, {9, 608}, {7, 32}}},
+      {"int4_g64_a8",
+       "int4",
+       {{"group", int64_t{64}}, {"activations", int8}},
+       {{67, 192}, {5, 64}, {9, 1088}}},
+      {"int4_g128_a8", "int4", {{"group", int64_t{128}}, {"activations", int8}}, groups},
+      {"unstructured", "pruned", {{"sparsity", 0.5}}, any},
+      {"unstructured_0", "pruned", {{"sparsity", 0.0}}, {{37, 77}}},
+      {"unstructured_95", "pruned", {{"sparsity", 0.95}}, any},
+      {"pruned_2_4", "pruned", {{"pattern", text_2_4}}, {{131, 256}, {37, 76}, {9, 1156}}},
+      {"pruned_3_7", "pruned", {{"pattern", std::string("3:7")}}, {{37, 77}}},
+      {"block_16", "pruned", {{"pattern", block}}, {{131, 256}, {40, 1040}}},
+      {"block_4x8",
+       "pruned",
+       {{"pattern", block}, {"block", std::string("4x8")}, {"sparsity", 0.75}},
+       {{37, 72}}},
+      {"block_1x7", "pruned", {{"pattern", block}, {"block", std::string("1x7")}}, {{13, 77}}},
+      {"block_128x1", "pruned", {{"pattern", block}, {"block", std::string("128x1")}}, {{131, 77}}},
+      {"lowrank", "lowrank", {{"rank", int64_t{13}}}, {{131, 77}}},
+      {"lowrank_int8", "lowrank", {{"rank", int64_t{13}}, {"factors", factors}}, {{131, 77}}},
+  };
+}
+
+// y as a kernel must leave it: NaN before, and nothing but y written.
+class GuardedOutput {
+ public:
+  explicit GuardedOutput(int64_t size)
+      : size_(size), data_(static_cast<size_t>(size + 2 * kGuardFloats), kGuard) {
+    std::fill(y(), y() + size_, std::numeric_limits<float>::quiet_NaN());
+  }
+  float* y() { return data_.data() + kGuardFloats; }
+  bool intact() const {
+    return std::all_of(data_.begin(), data_.begin() + kGuardFloats, [](float v) { return v == kGuard; }) &&
+           std::all_of(data_.end() - kGuardFloats, data_.end(), [](float v) { return v == kGuard; });
+  }
+
+ private:
+  int64_t size_;
+  std::vector<float> data_;
+};
+
+// The worst |y − reference| over its tolerance; infinite for what is not finite.
+double worst_error(const float* y, int64_t tokens, const ReferenceProduct& reference) {
+  double worst = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < reference.y.cols; ++i) {
+      const double error = std::fabs(y[t * reference.y.cols + i] - reference.y(t, i));
+      const double tolerance = kCheckFactor * kFloat32Epsilon * reference.bound(t, i);
+      if (!(error <= tolerance)) worst = std::max(worst, tolerance > 0 ? error / tolerance : 1e300);
+      if (std::isnan(error)) return 1e300;
+      if (tolerance > 0) worst = std::max(worst, error / tolerance);
+    }
+  }
+  return worst;
+}
+
+struct Problem64 {
+  Matrix<float> x;
+  ReferenceProduct reference;
+};
+
+Problem64 make_problem(const Leaf& leaf, uint64_t seed, int64_t max_tokens = 8) {
+  Problem64 problem;
+  problem.x = random_matrix(max_tokens, leaf.cols, seed);
+  // An outlier channel, as LLMs have, and a token of zeros.
+  for (int64_t t = 0; t < max_tokens; ++t) problem.x(t, leaf.cols / 2) *= 30;
+  std::fill(problem.x.row(1), problem.x.row(1) + leaf.cols, 0.0f);
+  const Matrix<double> x = reference_activations(problem.x, leaf.activation, {0, leaf.cols});
+  Matrix<double> magnitude = x;
+  for (double& value : magnitude.data) value = std::fabs(value);
+  problem.reference = reference_product(leaf, x, magnitude, 1);
+  return problem;
+}
+
+void check_kernel(const Kernel& kernel, const Leaf& leaf, const Problem64& problem) {
+  for (int threads : {1, 2}) {
+    LayerOptions options;
+    options.max_tokens = problem.x.rows;
+    options.threads = threads;
+    const std::unique_ptr<Layer> layer = kernel.make(leaf, options);
+    EXPECT_GT(layer->weight_bytes(), 0);
+    EXPECT_GT(layer->cost(1).operations, -1.0);
+    EXPECT_EQ(layer->cost(2).operations, 2 * layer->cost(1).operations);
+    EXPECT_EQ(layer->cost(3).write_bytes, 12.0 * static_cast<double>(leaf.rows));
+    Stream stream{threads};
+    for (int64_t tokens : {1, 2, 3, 5, 8, 17, 64, 130}) {
+      if (tokens > problem.x.rows) continue;
+      if (kernel.name == "reference" && tokens > 8) continue;  // slow, and all tokens alike
+      GuardedOutput output(tokens * leaf.rows);
+      layer->forward(problem.x.data.data(), output.y(), tokens, stream);
+      EXPECT_TRUE(output.intact()) << "wrote beside y, " << tokens << " tokens, " << threads << " threads";
+      EXPECT_LE(worst_error(output.y(), tokens, problem.reference), 1.0)
+          << kernel.name << ", " << tokens << " tokens, " << threads << " threads";
+    }
+  }
+}
+
+class EveryKernel : public testing::TestWithParam<SchemeCase> {
+ protected:
+  void TearDown() override { set_cpu_ops(nullptr); }
+};
+
+TEST_P(EveryKernel, MatchesReference) {
+  int kernels = 0;
+  for (const Shape& shape : GetParam().shapes) {
+    Problems problems;
+    const std::unique_ptr<Scheme> scheme = make_scheme(GetParam().type, GetParam().keys, shape, problems);
+    ASSERT_NE(scheme, nullptr) << (problems.empty() ? "" : problems.items().front().message);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 7, 0.05f));
+    for (const Leaf& leaf : weights.leaves) {
+      const Problem64 problem = make_problem(leaf, 11, GetParam().max_tokens);
+      for (const CpuOps* ops : cpu_ops_available()) {
+        set_cpu_ops(ops);
+        for (const Kernel* kernel : test_registry().kernels("cpu")) {
+          if (!kernel->absent.empty() || !kernel->refuses(leaf).empty()) continue;
+          // Those that do not use the table need no second round.
+          if (kernel->name != "native" && ops != cpu_ops_available().front()) continue;
+          SCOPED_TRACE(scheme->name() + " " + std::to_string(shape.out_features) + "×" +
+                       std::to_string(shape.in_features) + " by " + kernel->name + " on " + ops->name);
+          check_kernel(*kernel, leaf, problem);
+          ++kernels;
+        }
+      }
+      std::string why;
+      const Kernel* chosen = test_registry().choose("auto", "cpu", leaf, &why);
+      ASSERT_NE(chosen, nullptr) << why;
+      EXPECT_NE(chosen->name, "reference") << "no fast kernel takes " << scheme->name();
+    }
+  }
+  EXPECT_GT(kernels, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, EveryKernel, testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(KernelCases, CoverEveryScheme) {
+  std::set<std::string> covered;
+  for (const SchemeCase& scheme : cases()) covered.insert(scheme.type);
+  for (const SchemeType& scheme : test_registry().schemes())
+    EXPECT_TRUE(covered.count(scheme.type) == 1) << "add a line for " << scheme.type << " to cases()";
+}
+
+// The comparison itself must be able to fail.
+TEST(KernelCheck, CatchesWrongKernels) {
+  const Shape shape{64, 256};
+  Problems problems;
+  const auto scheme = make_scheme("dense", {}, shape, problems);
+  const Canonical weights = compress_whole(*scheme, random_matrix(64, 256, 3));
+  const Problem64 problem = make_problem(weights.leaves[0], 5);
+  const Kernel* kernel = test_registry().choose("native", "cpu", weights.leaves[0], nullptr);
+  ASSERT_NE(kernel, nullptr);
+  const auto layer = kernel->make(weights.leaves[0], {.max_tokens = 4, .threads = 1});
+  Stream stream{1};
+  std::vector<float> y(4 * 64);
+  layer->forward(problem.x.data.data(), y.data(), 4, stream);
+  ASSERT_LE(worst_error(y.data(), 4, problem.reference), 1.0);
+
+  auto scaled = y;
+  for (float& value : scaled) value *= 1.01f;
+  EXPECT_GT(worst_error(scaled.data(), 4, problem.reference), 1.0);
+  auto stale = y;
+  stale[3 * 64 + 63] = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_GT(worst_error(stale.data(), 4, problem.reference), 1.0);
+  auto swapped = y;
+  std::swap(swapped[0], swapped[1]);
+  EXPECT_GT(worst_error(swapped.data(), 4, problem.reference), 1.0);
+  // One weight of 16384 off by 1 %.
+  Leaf wrong = weights.leaves[0];
+  *std::max_element(wrong.values.begin(), wrong.values.end()) *= 1.01f;
+  const auto wrong_layer = kernel->make(wrong, {.max_tokens = 4, .threads = 1});
+  wrong_layer->forward(problem.x.data.data(), y.data(), 4, stream);
+  EXPECT_GT(worst_error(y.data(), 4, problem.reference), 1.0);
+}
+
+// More threads than rows, and more than the layer was made for.
+TEST(KernelThreads, MayExceedRowsAndOptions) {
+  for (const char* type : {"dense", "int8", "pruned"}) {
+    Problems problems;
+    const auto scheme = make_scheme(type, {}, {3, 64}, problems);
+    const Canonical weights = compress_whole(*scheme, random_matrix(3, 64, 3));
+    const Problem64 problem = make_problem(weights.leaves[0], 5);
+    const Kernel* kernel = test_registry().choose("native", "cpu", weights.leaves[0], nullptr);
+    ASSERT_NE(kernel, nullptr);
+    const auto layer = kernel->make(weights.leaves[0], {.max_tokens = 7, .threads = 2});
+    Stream stream{4};
+    GuardedOutput output(7 * 3);
+    layer->forward(problem.x.data.data(), output.y(), 7, stream);
+    EXPECT_TRUE(output.intact());
+    EXPECT_LE(worst_error(output.y(), 7, problem.reference), 1.0) << type;
+  }
+}
+
+// The same result whatever the thread count: rows do not depend on who computes them.
+TEST(KernelThreads, DoNotChangeTheResult) {
+  for (const char* type : {"int8", "int4", "pruned"}) {
+    Problems problems;
+    const auto scheme = make_scheme(type, {}, {70, 256}, problems);
+    const Canonical weights = compress_whole(*scheme, random_matrix(70, 256, 3));
+    const Matrix<float> x = random_matrix(6, 256, 9);
+    const Kernel* kernel = test_registry().choose("native", "cpu", weights.leaves[0], nullptr);
+    ASSERT_NE(kernel, nullptr);
+    std::vector<std::vector<float>> outputs;
+    for (int threads : {1, 3}) {
+      const auto layer = kernel->make(weights.leaves[0], {.max_tokens = 6, .threads = threads});
+      Stream stream{threads};
+      outputs.emplace_back(6 * 70);
+      layer->forward(x.data.data(), outputs.back().data(), 6, stream);
+    }
+    EXPECT_EQ(outputs[0], outputs[1]) << type;
+  }
+}
+
+// Work and size are what is kept, not what was there.
+TEST(KernelCost, CountsWhatIsKept) {
+  const Shape shape{128, 256};
+  const Matrix<float> w = random_matrix(128, 256, 3);
+  auto layer_of = [&](const std::string& type, const Keys& keys) {
+    Problems problems;
+    const auto scheme = make_scheme(type, keys, shape, problems);
+    const Canonical weights = compress_whole(*scheme, w);
+    const Kernel* kernel = test_registry().choose("native", "cpu", weights.leaves[0], nullptr);
+    auto layer = kernel->make(weights.leaves[0], {.max_tokens = 1, .threads = 1});
+    EXPECT_NEAR(static_cast<double>(layer->weight_bytes()),
+                static_cast<double>(scheme->estimated_weight_bytes(shape)),
+                0.05 * static_cast<double>(layer->weight_bytes()))
+        << scheme->name();
+    EXPECT_NEAR(layer->cost(1).operations, 2 * scheme->estimated_macs(shape), 1) << scheme->name();
+    return layer;
+  };
+  EXPECT_EQ(layer_of("dense", {})->weight_bytes(), 128 * 256 * 4);
+  const auto int8 = layer_of("int8", {});
+  EXPECT_EQ(int8->weight_bytes(), 128 * (256 + 4));
+  EXPECT_TRUE(int8->cost(1).integer);
+  EXPECT_EQ(layer_of("int4", {})->weight_bytes(), 128 * (128 + 2 * 4));
+  EXPECT_FALSE(layer_of("int4", {})->cost(1).integer);
+  EXPECT_TRUE(layer_of("int4", {{"activations", std::string("int8")}})->cost(1).integer);
+  EXPECT_EQ(layer_of("pruned", {{"sparsity", 0.75}})->cost(2).operations, 2 * 2 * 128 * 64);
+  EXPECT_EQ(layer_of("pruned", {{"pattern", std::string("2:4")}})->cost(1).operations, 2 * 128 * 128);
+  EXPECT_EQ(layer_of("pruned", {{"pattern", std::string("block")}})->cost(1).operations, 2 * 128 * 128);
+}
+
+TEST(CpuOpsTable, PortableIsAlwaysThere) {
+  const auto available = cpu_ops_available();
+  ASSERT_FALSE(available.empty());
+  EXPECT_STREQ(available.front()->name, "portable");
+}
+
+TEST(CpuOpsTable, CeilingsRun) {
+  std::vector<float> data(4096, 0.5f);
+  for (const CpuOps* ops : cpu_ops_available()) {
+    EXPECT_EQ(ops->read_sum(data.data(), 4096), 2048.0f) << ops->name;
+    EXPECT_TRUE(std::isfinite(ops->fma_f32(1000))) << ops->name;
+    EXPECT_TRUE(std::isfinite(ops->int8_mac(1000))) << ops->name;
+    EXPECT_GT(ops->fma_f32_flops_per_iteration, 0);
+    EXPECT_GT(ops->int8_macs_per_iteration, 0);
+  }
+}
+
+// Codes are those of the rule on every instruction set, ties and tails included.
+TEST(CpuOpsTable, QuantizeFollowsTheRule) {
+  for (int64_t count : {1, 5, 16, 31, 77}) {
+    Matrix<float> x = random_matrix(1, count, static_cast<uint64_t>(count));
+    x(0, count / 2) = 127.0f;  // the scale becomes 1: halves are ties
+    if (count > 2) x(0, 0) = 2.5f, x(0, 1) = -3.5f;
+    const Matrix<double> expected = reference_activations(x, ActivationRule::int8_per_token, {0, count});
+    for (const CpuOps* ops : cpu_ops_available()) {
+      std::vector<int16_t> codes(static_cast<size_t>(count) + 8, 99);
+      float scale = 0;
+      ops->quantize(x.data.data(), count, codes.data(), &scale);
+      for (int64_t k = 0; k < count; ++k)
+        EXPECT_EQ(static_cast<double>(codes[static_cast<size_t>(k)]) * scale, expected(0, k))
+            << ops->name << " " << k;
+      EXPECT_EQ(codes[static_cast<size_t>(count)], 99) << "wrote past the end";
+      if (count > 2) {
+        EXPECT_EQ(codes[0], 2) << ops->name;
+        EXPECT_EQ(codes[1], -4) << ops->name;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lamina
