@@ -69,6 +69,7 @@ std::unique_ptr<CaseSpec> dense_twin(const Candidate& candidate, const LaunchInf
   auto scheme = std::make_shared<Params>(candidate.params->pointer() + "/scheme", &ignored);
   scheme->set("type", std::string("dense"));
   params.set("scheme", scheme);
+  params.mark_read("workload");
   auto spec = read_case(params, *candidate.type, launch, registry);
   if (!spec || !ignored.empty())
     throw std::logic_error("no dense baseline for " + candidate.spec->name + ": " +
