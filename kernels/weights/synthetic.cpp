@@ -29,7 +29,7 @@ constexpr int64_t kSmallestWithOutlier = 64;
 constexpr int64_t kMaxColumns = int64_t{1} << 32;
 
 // Streams of one key's random numbers.
-enum Stream : uint32_t {
+enum StreamId : uint32_t {
   kBulk,
   kLeft,
   kRight,
@@ -261,6 +261,7 @@ void fill_activations(Matrix<float>& out, int64_t first_token, ActivationPurpose
         "synthetic activations: expected 1 to 2^32 channels and a first token of at least 0, found {} "
         "channels and token {}",
         out.cols, first_token));
+  if (out.rows == 0) return;
   // Not the weights' hash: equal names must not make weights and activations depend on each other.
   const uint64_t hash =
       mix64(hash_name(seed, name) ^ 0x61637469766174u ^ (static_cast<uint64_t>(out.cols) << 20));
