@@ -14,6 +14,8 @@
 namespace lamina {
 namespace {
 
+constexpr size_t kLineWidth = 110;
+
 std::string line(const std::string& name, size_t width, const std::string& text) {
   const std::string padding(width - std::min(width, display_width(name)), ' ');
   return fmt::format("  {}{}  {}\n", name, padding, text);
@@ -29,11 +31,34 @@ std::string rule(const KeySpec& key) {
   }
   if (!std::holds_alternative<std::nullptr_t>(key.fallback)) {
     const auto* text = std::get_if<std::string>(&key.fallback);
-    parts.push_back("default " + (text != nullptr ? *text : describe_value(key.fallback)));
+    const auto* number = std::get_if<double>(&key.fallback);
+    parts.push_back("default " + (text != nullptr     ? *text
+                                  : number != nullptr ? fmt::format("{}", *number)
+                                                      : describe_value(key.fallback)));
   } else {
     parts.push_back(key.optional ? "optional" : "required");
   }
   return fmt::format("{}", fmt::join(parts, "; "));
+}
+
+// `text` broken between words, every line but the first behind `indent` spaces.
+std::string wrapped(const std::string& text, size_t indent) {
+  std::string out;
+  size_t column = indent;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find(' ', begin), text.size());
+    const std::string word = text.substr(begin, end - begin);
+    const size_t width = display_width(word);
+    if (column > indent && column + 1 + width > kLineWidth) {
+      out += "\n" + std::string(indent, ' ') + word;
+      column = indent + width;
+    } else {
+      out += (column > indent ? " " : "") + word;
+      column += width + (column > indent ? 1 : 0);
+    }
+    begin = end + 1;
+  }
+  return out;
 }
 
 std::string keys_text(const std::vector<KeySpec>& keys) {
@@ -41,9 +66,35 @@ std::string keys_text(const std::vector<KeySpec>& keys) {
   for (const KeySpec& key : keys) width = std::max(width, key.name.size());
   std::string out;
   for (const KeySpec& key : keys) {
-    out += fmt::format("      {:<{}}  {} ({})\n", key.name, width, key.help, rule(key));
+    const std::string text = fmt::format("{} [{}]", key.help, rule(key));
+    out += fmt::format("    {:<{}}  {}\n", key.name, width, wrapped(text, width + 6));
   }
   return out;
+}
+
+// What every workload has is said once, beneath what each has alone.
+std::string workloads_text() {
+  std::vector<KeySpec> common;
+  const auto in = [](const std::vector<KeySpec>& keys, const KeySpec& key) {
+    return std::any_of(keys.begin(), keys.end(), [&](const KeySpec& other) {
+      return other.name == key.name && other.help == key.help && rule(other) == rule(key);
+    });
+  };
+  for (const KeySpec& key : workloads().front().keys) {
+    if (std::all_of(workloads().begin(), workloads().end(),
+                    [&](const WorkloadType& workload) { return in(workload.keys, key); })) {
+      common.push_back(key);
+    }
+  }
+  std::string out;
+  for (const WorkloadType& workload : workloads()) {
+    std::vector<KeySpec> own;
+    for (const KeySpec& key : workload.keys) {
+      if (!in(common, key)) own.push_back(key);
+    }
+    out += fmt::format("  {}: {}\n", workload.name, workload.help) + keys_text(own);
+  }
+  return out + "  every workload:\n" + keys_text(common);
 }
 
 std::string kernels_text(const Registry& registry) {
@@ -85,12 +136,10 @@ std::string models_text() {
 
 std::string list_text(const Registry& registry, Communicator& world) {
   std::string out = "Workloads, as `workload` of an experiment, and their keys:\n\n";
-  for (const WorkloadType& workload : workloads()) {
-    out += line(workload.name, 0, workload.help) + keys_text(workload.keys);
-  }
+  out += workloads_text();
   out += "\nSchemes, as `type` of `scheme`, and their keys:\n\n";
   for (const SchemeType& scheme : registry.schemes()) {
-    out += line(scheme.type, 8, scheme.help) + keys_text(scheme.keys);
+    out += fmt::format("  {}: {}\n", scheme.type, scheme.help) + keys_text(scheme.keys);
   }
   out += "\nKeys of `measure`:\n\n" + keys_text(measure_keys());
   out += "\nKernels, as `kernel` (`auto` takes the fastest that fits):\n\n" + kernels_text(registry);

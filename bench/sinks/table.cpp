@@ -14,6 +14,8 @@
 namespace lamina {
 namespace {
 
+constexpr const char* kCommunication = "comm KB";
+
 struct Row {
   const RunRows* run;
   const Record* record;
@@ -116,7 +118,7 @@ const std::vector<Column>& columns() {
        [](const Row& row) { return with_unit(number(*row.record, "speedup_vs_dense", 3), "×"); }},
       {"limit", true, [](const Row& row) { return limit(*row.record); }},
       number_column("weight MB", "weight_bytes", 3, 1e-6),
-      number_column("comm KB", "comm_bytes", 3, 1e-3),
+      number_column(kCommunication, "comm_bytes", 3, 1e-3),
       {"NMSE", true,
        [](const Row& row) {
          const double nmse = row.record->number("quality_nmse");
@@ -211,15 +213,22 @@ std::string padded(const std::string& text, size_t width, bool right) {
   return right ? space + text : text + space;
 }
 
-std::string render(const std::vector<RunRows>& runs) {
-  std::vector<std::string> warnings;
-  const std::vector<Group> groups = group_rows(runs, warnings);
-  if (groups.empty()) return "No rows.\n";
+// Whether a column has nothing to say. Without a collective no row moves a byte.
+bool is_empty(const Column& column, std::set<std::string> values) {
+  if (column.header == kCommunication) values.erase("0");
+  values.erase("");
+  return values.empty();
+}
 
-  // Which columns to show is decided over all tables, so that they line up.
-  std::vector<const Column*> shown;
+// Which columns to show, decided over all tables so that they line up.
+struct Layout {
+  std::vector<const Column*> columns;
   std::vector<size_t> widths;
-  std::string common;
+  std::string common;  // what all rows share, as text
+};
+
+Layout lay_out(const std::vector<Group>& groups, const std::vector<RunRows>& runs) {
+  Layout layout;
   for (const Column& column : columns()) {
     std::set<std::string> values;
     size_t width = display_width(column.header);
@@ -230,43 +239,48 @@ std::string render(const std::vector<RunRows>& runs) {
         values.insert(cell);
       }
     }
-    if (values == std::set<std::string>{""}) continue;
+    if (is_empty(column, values)) continue;
     if (is_common_fact(column.header)) {
-      const bool told_apart = column.header == "run" ? runs_collide(runs) : values.size() > 1;
-      if (!told_apart) {
-        if (column.header != "run")
-          common += (common.empty() ? "" : ", ") + column.header + " " + *values.begin();
-        continue;
+      const bool is_run = column.header == "run";
+      if (!is_run && values.size() == 1) {
+        layout.common += (layout.common.empty() ? "" : ", ") + column.header + " " + *values.begin();
       }
+      if (is_run ? !runs_collide(runs) : values.size() == 1) continue;
     }
-    shown.push_back(&column);
-    widths.push_back(width);
+    layout.columns.push_back(&column);
+    layout.widths.push_back(width);
   }
+  return layout;
+}
 
-  std::string out = common.empty() ? "" : "All rows: " + common + ".\n\n";
-  for (const Group& group : groups) {
-    out += "### " + group.heading + "\n\n";
-    std::string header = "|", rule = "|";
-    for (size_t i = 0; i < shown.size(); ++i) {
-      header += " " + padded(shown[i]->header, widths[i], shown[i]->right) + " |";
-      rule += (shown[i]->right ? "-" : ":") + std::string(widths[i], '-') + (shown[i]->right ? ":|" : "-|");
-    }
-    out += header + "\n" + rule + "\n";
-    for (const Row& row : group.rows) {
-      out += "|";
-      for (size_t i = 0; i < shown.size(); ++i) {
-        out += " " + padded(shown[i]->cell(row), widths[i], shown[i]->right) + " |";
-      }
-      out += "\n";
-    }
-    out += "\n";
+std::string group_text(const Group& group, const Layout& layout) {
+  std::string header = "|", rule = "|", rows;
+  for (size_t i = 0; i < layout.columns.size(); ++i) {
+    const Column& column = *layout.columns[i];
+    header += " " + padded(column.header, layout.widths[i], column.right) + " |";
+    rule += (column.right ? "-" : ":") + std::string(layout.widths[i], '-') + (column.right ? ":|" : "-|");
   }
-  if (!warnings.empty()) {
-    out += "Notes:\n\n";
-    for (size_t i = 0; i < warnings.size(); ++i) out += fmt::format("{}. {}\n", i + 1, escaped(warnings[i]));
-    out += "\n";
+  for (const Row& row : group.rows) {
+    rows += "|";
+    for (size_t i = 0; i < layout.columns.size(); ++i) {
+      const Column& column = *layout.columns[i];
+      rows += " " + padded(column.cell(row), layout.widths[i], column.right) + " |";
+    }
+    rows += "\n";
   }
-  out.pop_back();
+  return "### " + group.heading + "\n\n" + header + "\n" + rule + "\n" + rows;
+}
+
+std::string render(const std::vector<RunRows>& runs) {
+  std::vector<std::string> warnings;
+  const std::vector<Group> groups = group_rows(runs, warnings);
+  if (groups.empty()) return "No rows.\n";
+  const Layout layout = lay_out(groups, runs);
+  std::string out = layout.common.empty() ? "" : "All rows: " + layout.common + ".\n\n";
+  for (const Group& group : groups)
+    out += (&group == &groups.front() ? "" : "\n") + group_text(group, layout);
+  if (!warnings.empty()) out += "\nNotes:\n\n";
+  for (size_t i = 0; i < warnings.size(); ++i) out += fmt::format("{}. {}\n", i + 1, escaped(warnings[i]));
   return out;
 }
 

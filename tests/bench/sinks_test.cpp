@@ -119,6 +119,12 @@ TEST(Table, DropsEmptyColumnsAndShowsWhatDiffers) {
   const std::string plain = table_sink().render({run_of({row("int8", "row", 1, 10)})});
   EXPECT_THAT(plain, Not(HasSubstr("comm KB")));
   EXPECT_THAT(plain, Not(HasSubstr("| cache")));
+  Record silent = row("int8", "none", 1, 10), loud = row("int8", "row", 1, 10);
+  silent.set("comm_bytes", int64_t{0});
+  loud.set("comm_bytes", int64_t{16384});
+  EXPECT_THAT(table_sink().render({run_of({silent})}), Not(HasSubstr("comm KB")));
+  EXPECT_THAT(body(table_sink().render({run_of({silent, loud})})),
+              ElementsAre(HasSubstr(" 0 |"), HasSubstr(" 16.4 |")));
   Record hot = row("int8", "row", 1, 5);
   hot.set("cache", std::string("hot"));
   EXPECT_THAT(table_sink().render({run_of({row("int8", "row", 1, 10), hot})}), HasSubstr("| cache"));
