@@ -204,6 +204,7 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
   uint64_t seed = config.seed;
   for (const PlannedGroup& group : plan.groups) {
     const int ranks = std::min(group.ranks, world.size());
+    ++seed;  // on ranks that sit the group out too: the order of blocks must be the same on all
     if (!subsets.contains(ranks)) subsets[ranks] = world.subset(ranks);
     if (Communicator* comm = subsets[ranks].get()) {
       GroupContext context{registry,
