@@ -213,7 +213,7 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
                            store,
                            run_id,
                            launch_id,
-                           ++seed,
+                           seed,
                            [&](const std::string& place, int cases) {
                              watchdog.beat(place);
                              progress.show(place, done + cases);
