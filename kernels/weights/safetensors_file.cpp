@@ -161,9 +161,9 @@ void SafetensorsFile::check_header(std::string_view header, int64_t data_begin, 
   for (const auto& [name, entry] : json.items()) {
     const std::string place = fmt::format("{}: tensor {}", path_, shown_name(name));
     if (name == "__metadata__") {
-      bool strings = entry.is_object();
-      for (size_t i = 0; strings && i < entry.size(); ++i)
-        strings = (entry.begin() + static_cast<int64_t>(i))->is_string();
+      const bool strings =
+          entry.is_object() &&
+          std::all_of(entry.begin(), entry.end(), [](const Json& value) { return value.is_string(); });
       if (!strings) fail(path_, "expected __metadata__ to be an object of strings, found " + shown(entry));
       continue;
     }
