@@ -123,9 +123,8 @@ TEST_F(ModelFile, AbsentKeysHaveTheirMeaning) {
 
 TEST_F(ModelFile, BadValuesNameFileAndKey) {
   const std::string rest = R"(, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4})";
-  for (const std::string& value :
-       {"-64", "0", "64.0", "\"64\"", "null", "true", "[64]", "1000000000000", "1e300"}) {
-    const std::string path = write("{\"hidden_size\": " + value + rest);
+  for (const char* value : {"-64", "0", "64.0", "\"64\"", "null", "true", "[64]", "1000000000000", "1e300"}) {
+    const std::string path = write("{\"hidden_size\": " + std::string(value) + rest);
     EXPECT_EQ(error_of(path).rfind(path + ": /hidden_size: expected an integer from 1 to ", 0), 0u)
         << error_of(path);
   }
