@@ -10,7 +10,8 @@ namespace lamina {
 class Buffer {
  public:
   Buffer() = default;
-  // Zero-filled; throws std::bad_alloc. Pages are touched by `threads` OpenMP threads, in equal consecutive parts.
+  // Zero-filled; throws std::bad_alloc. Pages are touched by `threads` OpenMP threads, in equal consecutive
+  // parts.
   explicit Buffer(int64_t bytes, int threads = 1);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
@@ -20,9 +21,13 @@ class Buffer {
   std::byte* data() { return data_; }
   const std::byte* data() const { return data_; }
   template <class T>
-  T* as() { return reinterpret_cast<T*>(data_); }
+  T* as() {
+    return reinterpret_cast<T*>(data_);
+  }
   template <class T>
-  const T* as() const { return reinterpret_cast<const T*>(data_); }
+  const T* as() const {
+    return reinterpret_cast<const T*>(data_);
+  }
 
  private:
   std::byte* data_ = nullptr;

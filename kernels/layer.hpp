@@ -8,10 +8,11 @@
 
 namespace lamina {
 
-// What one forward costs. Bytes count what must move at least once: weights as packed, activations in and out.
+// What one forward costs. Bytes count what must move at least once: weights as packed, activations in and
+// out.
 struct Cost {
-  double operations = 0;       // executed, 2 per multiply-add
-  bool integer = false;        // the multiply-adds are int8, not float32
+  double operations = 0;  // executed, 2 per multiply-add
+  bool integer = false;   // the multiply-adds are int8, not float32
   double read_bytes = 0;
   double write_bytes = 0;
 };
@@ -20,8 +21,8 @@ struct Cost {
 class Layer {
  public:
   virtual ~Layer() = default;
-  // No allocation, no I/O. `tokens` is at most the max_tokens the layer was made with. Overwrites all of y; y never
-  // aliases x. Writes no byte outside y.
+  // No allocation, no I/O. `tokens` is at most the max_tokens the layer was made with. Overwrites all of y; y
+  // never aliases x. Writes no byte outside y.
   virtual void forward(const float* x, float* y, int64_t tokens, Stream& stream) = 0;
   virtual Cost cost(int64_t tokens) const = 0;
   // As packed, all metadata (scales, masks, indices) included.

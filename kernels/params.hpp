@@ -43,11 +43,11 @@ class Problems {
 // Declares one key: read with the Params function of the same type.
 struct KeySpec {
   std::string name;
-  std::string help;                  // one line, units included
-  Value fallback = nullptr;          // nullptr: the key is required (or optional, see `optional`)
-  double min = 0, max = 0;           // inclusive range of numbers; min == max means unbounded
+  std::string help;                       // one line, units included
+  Value fallback = nullptr;               // nullptr: the key is required (or optional, see `optional`)
+  double min = 0, max = 0;                // inclusive range of numbers; min == max means unbounded
   std::vector<std::string> choices = {};  // of strings; empty means any
-  bool optional = false;             // absent and no fallback is fine (has() tells)
+  bool optional = false;                  // absent and no fallback is fine (has() tells)
 };
 
 class Params {

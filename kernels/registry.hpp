@@ -20,10 +20,10 @@ struct LayerOptions {
 
 // One implementation of leaves on one device.
 struct Kernel {
-  std::string name;     // "native", "openblas", "reference", …
-  std::string device;   // "cpu", "cuda"
-  std::string help;     // what it computes and how, one line
-  std::string isa;      // instruction set in use, for the record
+  std::string name;    // "native", "openblas", "reference", …
+  std::string device;  // "cpu", "cuda"
+  std::string help;    // what it computes and how, one line
+  std::string isa;     // instruction set in use, for the record
   // `auto` takes the highest preference among those that take the leaf.
   int preference = 0;
   // Why this kernel cannot be had here and the package that brings it; empty when it can.
@@ -42,9 +42,10 @@ class Registry {
   const SchemeType* find_scheme(std::string_view type) const;
   // Kernels of a device, best preference first.
   std::vector<const Kernel*> kernels(std::string_view device) const;
-  // The kernel of this name, or for "auto" the preferred one that takes the leaf. Null with `why` filled (absent,
-  // refused, unknown) when there is none.
-  const Kernel* choose(std::string_view name, std::string_view device, const Leaf& leaf, std::string* why) const;
+  // The kernel of this name, or for "auto" the preferred one that takes the leaf. Null with `why` filled
+  // (absent, refused, unknown) when there is none.
+  const Kernel* choose(std::string_view name, std::string_view device, const Leaf& leaf,
+                       std::string* why) const;
 
   const std::vector<SchemeType>& schemes() const { return schemes_; }
   const std::vector<Kernel>& all_kernels() const { return kernels_; }
