@@ -11,8 +11,8 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kF = 8;
-constexpr int kTokensF32 = 3, kTokensI8 = 3, kTokensGrouped = 1;
-constexpr int kChains = 12;
+constexpr int kTokensF32 = 3, kTokensI8 = 2, kTokensGrouped = 1;
+constexpr int kChains = 12, kIntChains = 8;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 
 using F = __m256;

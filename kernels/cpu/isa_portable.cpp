@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kF = 4;
 constexpr int kTokensF32 = 2, kTokensI8 = 2, kTokensGrouped = 1;
-constexpr int kChains = 8;
+constexpr int kChains = 8, kIntChains = 8;
 #if defined(__SSE2__)
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 #elif defined(__aarch64__)
