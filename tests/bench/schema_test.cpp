@@ -76,8 +76,9 @@ void expect_same_keys(const std::string& what, const Json& object, const std::ve
       EXPECT_EQ(value.value("minimum", 1e99), key.min) << place;
       EXPECT_EQ(value.value("maximum", -1e99), key.max) << place;
     }
-    if (!key.choices.empty())
+    if (!key.choices.empty()) {
       EXPECT_EQ(value.value("enum", std::vector<std::string>()), key.choices) << place;
+    }
     EXPECT_EQ(property.contains("default") ? property["default"] : Json(), fallback_of(key)) << place;
     EXPECT_TRUE(property.contains("description") || property.contains("$ref")) << place;
   }

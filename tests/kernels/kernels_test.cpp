@@ -180,7 +180,7 @@ TEST_P(EveryKernel, MatchesReference) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Schemes, EveryKernel, testing::ValuesIn(cases()),
-                         [](const auto& info) { return info.param.name; });
+                         [](const auto& one) { return one.param.name; });
 
 TEST(KernelCases, CoverEveryScheme) {
   std::set<std::string> covered;
