@@ -1,0 +1,194 @@
+"""Runs as a user makes them: folders, filters, overrides, interruption and resumption."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+
+from support import SCHEMES, Case, command, environment, lamina, main, tiny
+
+# The table of record keys that every row must have, whatever came of it.
+ALWAYS = ("schema_version", "run_id", "launch_id", "case", "workload", "scheme", "device", "kernel", "shard", "ranks",
+          "threads", "cache", "status", "reason", "warnings", "latency_us_p50", "samples_us", "tokens_per_s",
+          "limit_kind", "limit_fraction", "weight_bytes", "check_passed", "check_error", "check_tolerance",
+          "quality_nmse", "speedup_vs_dense")
+
+
+class Run(Case):
+    def run_tiny(self, *arguments, ranks=None, out="out", **changes):
+        config = self.write("tiny.json", tiny(**changes))
+        result = self.run_ok("run", config, "-o", self.folder / out, *arguments, ranks=ranks)
+        return result, self.records(self.folder / out)
+
+    def test_every_row_is_whole(self):
+        _, records = self.run_tiny(scheme=SCHEMES, tokens=[1, 3])
+        self.assertEqual(len(records), 10)
+        self.assertEqual(len({record["case"] for record in records}), 10)
+        for record in records:
+            with self.subTest(record["case"]):
+                for key in ALWAYS:
+                    self.assertIn(key, record)
+                self.assertEqual(record["status"], "ok")
+                self.assertTrue(record["check_passed"])
+                self.assertLessEqual(record["check_error"], record["check_tolerance"])
+                self.assertEqual(len(record["samples_us"]), record["samples"])
+                self.assertGreater(min(record["samples_us"]), 0)
+                p50, tokens = record["latency_us_p50"], record["tokens"]
+                self.assertAlmostEqual(record["tokens_per_s"] * p50 / 1e6, tokens, places=6)
+                self.assertGreater(record["speedup_vs_dense"], 0)
+        dense = [record for record in records if record["scheme"] == "dense-f32"]
+        self.assertTrue(all(record["speedup_vs_dense"] == 1 for record in dense))
+        self.assertTrue(all(record["quality_nmse"] < 1e-10 for record in dense))
+
+    def test_three_ranks_compute_what_one_does(self):
+        self.needs_mpi()
+        sizes = {"in_features": 192, "out_features": 131, "scheme": SCHEMES, "tokens": 2}
+        _, alone = self.run_tiny(out="alone", shard="none", **sizes)
+        quality = {record["scheme"]: record["quality_nmse"] for record in alone}
+        for shard in ("column", "row"):
+            _, records = self.run_tiny(out=shard, shard=shard, ranks=3, **sizes)
+            for record in records:
+                with self.subTest(shard=shard, scheme=record["scheme"]):
+                    self.assertEqual((record["status"], record["ranks"]), ("ok", 3))
+                    # Codes are the same for any rank count; a row shard scales activations by its own part of K.
+                    if shard == "column" or record["scheme"] != "int8":
+                        close = 1e-3 * quality[record["scheme"]] + 1e-12
+                        self.assertAlmostEqual(record["quality_nmse"], quality[record["scheme"]], delta=close)
+                    expected = 0 if shard == "column" else 2 * 4 * (16 if "lowrank" in record["scheme"] else 131)
+                    self.assertEqual(record["comm_bytes"], expected)
+
+    def test_mlp(self):
+        _, records = self.run_tiny(workload="mlp", in_features=None, out_features=None, hidden=128, intermediate=320,
+                                   scheme=[{"type": "dense"}, {"type": "int8"}])
+        self.assertEqual([record["status"] for record in records], ["ok", "ok"])
+
+    def test_the_dense_baseline_is_measured_unasked(self):
+        _, records = self.run_tiny()
+        self.assertEqual(sorted(record["scheme"] for record in records), ["dense-f32", "int8"])
+        int8 = next(record for record in records if record["scheme"] == "int8")
+        self.assertIn(int8["baseline_case"], [record["case"] for record in records])
+
+    def test_filter_and_set(self):
+        _, records = self.run_tiny("--filter", "int4", "--set", "tokens=[2,5]", "--set", "seed=7", scheme=SCHEMES)
+        self.assertEqual(sorted(record["tokens"] for record in records if "int4" in record["scheme"]), [2, 5])
+        self.assertEqual({record["scheme"] for record in records}, {"dense-f32", "int4-g64"})
+        environment_json = json.loads((self.folder / "out" / "environment.json").read_text())
+        self.assertEqual(environment_json["config"]["seed"], 7)
+
+    def test_a_case_for_more_ranks_than_launched_is_skipped(self):
+        _, records = self.run_tiny(ranks=None, shard="row", threads=1)
+        config = self.write("more.json", {**tiny(shard="row"), "name": "more"})
+        result = self.run_ok("run", config, "--set", "ranks=2", "-o", self.folder / "more")
+        records = self.records(self.folder / "more")
+        self.assertEqual({record["status"] for record in records}, {"skipped"})
+        self.assertIn("mpirun -n 2", records[0]["reason"])
+        self.assertIsNone(records[0]["latency_us_p50"])
+        self.assertIn("skipped", result.stdout)
+
+    def test_without_o_the_folder_is_named_after_config_and_time(self):
+        config = self.write("tiny.json", tiny())
+        result = self.run_ok("run", config, cwd=self.folder)
+        (run,) = (self.folder / "runs").iterdir()
+        self.assertRegex(run.name, r"^tiny-\d{8}T\d{6}Z")
+        self.assertIn(run.name, result.stderr)
+        self.assertEqual(sorted(path.name for path in run.iterdir()),
+                         ["environment.json", "records.jsonl", "table.md"])
+
+    def test_an_earlier_run_is_not_overwritten(self):
+        self.run_tiny()
+        before = (self.folder / "out" / "records.jsonl").read_bytes()
+        result = lamina("run", self.folder / "tiny.json", "-o", self.folder / "out")
+        self.assertEqual(result.returncode, 64)
+        self.assertIn("--resume", result.stderr)
+        self.assertEqual((self.folder / "out" / "records.jsonl").read_bytes(), before)
+
+    def test_stderr_is_quiet_off_a_terminal(self):
+        result, _ = self.run_tiny()
+        self.assertNotIn("\r", result.stderr)
+        self.assertNotIn("\x1b", result.stderr)
+
+
+class Resume(Case):
+    def config(self):
+        # Eight groups, slow enough that the run is caught in the middle.
+        config = tiny(tokens=list(range(1, 9)), scheme=[{"type": "dense"}, {"type": "int8"}])
+        config["measure"]["max_seconds"] = 0.2
+        config["measure"]["precision"] = 0.0001
+        return self.write("tiny.json", config)
+
+    def killed_run(self, config, run):
+        process = subprocess.Popen(command("run", config, "-o", run), stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL, env=environment())
+        records = run / "records.jsonl"
+        deadline = time.monotonic() + 60
+        try:
+            while not records.exists() or records.read_bytes().count(b"\n") < 4:
+                self.assertIsNone(process.poll(), "ended before it could be killed")
+                self.assertLess(time.monotonic(), deadline)
+                time.sleep(0.005)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        return records.read_bytes()
+
+    def test_a_killed_run_keeps_its_records_and_is_finished(self):
+        config, run = self.config(), self.folder / "out"
+        kept = self.killed_run(config, run)
+        self.assertLess(kept.count(b"\n"), 16)
+        self.run_ok("run", config, "-o", run, "--resume")
+        after = (run / "records.jsonl").read_bytes()
+        self.assertTrue(after.startswith(kept[: kept.rfind(b"\n") + 1]))
+        records = self.records(run)
+        self.assertEqual(len({record["case"] for record in records}), 16)
+        self.assertEqual(len(records), 16)
+        self.assertEqual(len({record["run_id"] for record in records}), 1)
+        self.assertEqual(len({record["launch_id"] for record in records}), 2)
+        self.assertEqual(len(json.loads((run / "environment.json").read_text())["launches"]), 2)
+        self.assertEqual((run / "table.md").read_text().count("int8"), 8)
+
+    def test_a_torn_last_line_is_dropped_and_said(self):
+        config, run = self.config(), self.folder / "out"
+        self.run_ok("run", config, "-o", run)
+        lines = (run / "records.jsonl").read_bytes().splitlines(keepends=True)
+        (run / "records.jsonl").write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
+        (run / "table.md").unlink()
+        result = self.run_ok("run", config, "-o", run, "--resume")
+        self.assertRegex(result.stderr, r"records\.jsonl:16: dropped a torn last line")
+        records = self.records(run)
+        self.assertEqual(len(records), 16)
+        self.assertTrue((run / "records.jsonl").read_bytes().startswith(b"".join(lines[:-1])))
+
+    def test_nothing_left_to_do(self):
+        config, run = self.write("tiny.json", tiny()), self.folder / "out"
+        first = self.run_ok("run", config, "-o", run)
+        before = (run / "records.jsonl").read_bytes()
+        self.assertEqual(self.run_ok("run", config, "-o", run, "--resume").stdout, first.stdout)
+        self.assertEqual((run / "records.jsonl").read_bytes(), before)
+
+    def test_another_config_is_refused(self):
+        run = self.folder / "out"
+        self.run_ok("run", self.write("tiny.json", tiny()), "-o", run)
+        result = lamina("run", self.write("other.json", tiny(tokens=2)), "-o", run, "--resume")
+        self.assertEqual(result.returncode, 64)
+        self.assertIn("digest", result.stderr)
+
+    def test_no_run_to_resume(self):
+        result = lamina("run", self.write("tiny.json", tiny()), "-o", self.folder / "none", "--resume")
+        self.assertEqual(result.returncode, 64)
+        self.assertFalse((self.folder / "none").exists())
+
+
+class Trouble(Case):
+    def test_an_output_folder_that_cannot_be_made(self):
+        config = self.write("tiny.json", tiny())
+        for out in (config, "/proc/none/out"):
+            with self.subTest(out=out):
+                result = lamina("run", config, "-o", out)
+                self.assertEqual(result.returncode, 64, result.stderr)
+                self.assertTrue(re.search(re.escape(str(out)), result.stderr))
+
+
+if __name__ == "__main__":
+    main()
