@@ -235,6 +235,8 @@ TEST_F(MalformedSafetensors, ArithmeticThatOverflows) {
 TEST_F(MalformedSafetensors, SizeDoesNotMatchShapeAndDtype) {
   expect(error("{" + tensor("a", "[2,2]", 0, 8) + "}", 8),
          "expected 16 bytes for its shape and dtype, found 8");
+  expect(error("{" + tensor("a", "[2,2]", 0, 20) + "}", 20),
+         "expected 16 bytes for its shape and dtype, found 20");
   expect(error("{" + tensor("a", "[1,1]", 0, 1, "F4") + "}", 1),
          "expected a whole number of bytes, found 4 bits");
 }
