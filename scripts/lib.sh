@@ -145,13 +145,16 @@ count_cores() {
 # Fills $launcher with the words that start N ranks of one program on this machine, each rank bound to its share of the
 # cores: mpi_launcher FOLDER N.
 mpi_launcher() {
-  local folder=$1 ranks=$2 mpiexec cores per_rank
+  local folder=$1 ranks=$2 mpiexec cores per_rank version
   mpiexec=$(cached "$folder" MPIEXEC_EXECUTABLE)
   mpiexec=${mpiexec:-mpirun}
   cores=$(count_cores)
   per_rank=$((cores / ranks))
   launcher=("$mpiexec" "$(cached "$folder" MPIEXEC_NUMPROC_FLAG)" "$ranks")
-  if "$mpiexec" --version 2>&1 | grep -qE 'Open MPI|OpenRTE|PRRTE|prte'; then
+  version=$("$mpiexec" --version 2>&1 || true)
+  if [[ $version == *HYDRA* && $per_rank -ge 1 ]]; then  # MPICH and its kin
+    launcher+=(-bind-to "core:$per_rank")
+  elif [[ $version == *"Open MPI"* || $version == *OpenRTE* || $version == *prte* ]]; then
     if [ "$(id -u)" -eq 0 ]; then
       export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
     fi
