@@ -15,6 +15,7 @@ namespace lamina {
 namespace {
 
 constexpr const char* kCommunication = "comm KB";
+constexpr const char* kCommunicator = "communicator";
 
 struct Row {
   const RunRows* run;
@@ -105,7 +106,7 @@ const std::vector<Column>& columns() {
       {"machine", false, [](const Row& row) { return escaped(row.run->machine); }},
       text_column("device", "device"),
       text_column("cache", "cache"),
-      text_column("communicator", "communicator"),
+      text_column(kCommunicator, "communicator"),
       text_column("weights", "weights_source"),
       text_column("scheme", "scheme"),
       text_column("shard", "shard"),
@@ -240,6 +241,8 @@ Layout lay_out(const std::vector<Group>& groups, const std::vector<RunRows>& run
       }
     }
     if (is_empty(column, values)) continue;
+    // A case on one rank has nobody to talk to: its `self` tells nothing beside the others' way.
+    if (column.header == kCommunicator && values.size() > 1) values.erase("self");
     if (is_common_fact(column.header)) {
       const bool is_run = column.header == "run";
       if (!is_run && values.size() == 1) {

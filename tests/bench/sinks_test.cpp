@@ -130,6 +130,16 @@ TEST(Table, DropsEmptyColumnsAndShowsWhatDiffers) {
   EXPECT_THAT(table_sink().render({run_of({row("int8", "row", 1, 10), hot})}), HasSubstr("| cache"));
 }
 
+TEST(Table, SelfIsNoOtherCommunicator) {
+  Record alone = row("int8", "none", 1, 10), together = row("int8", "row", 1, 10),
+         gpu = row("int8", "row", 1, 10);
+  alone.set("communicator", std::string("self"));
+  together.set("communicator", std::string("mpi"));
+  gpu.set("communicator", std::string("nccl"));
+  EXPECT_THAT(table_sink().render({run_of({alone, together})}), HasSubstr(", communicator mpi."));
+  EXPECT_THAT(table_sink().render({run_of({alone, together, gpu})}), HasSubstr("| communicator"));
+}
+
 TEST(Table, SaysWhyARowHasNoTime) {
   Record bad("layer");
   bad.set("scheme", std::string("int8"));
