@@ -36,6 +36,6 @@ Next:${root_note:-}
   $folder/lamina run configs/quickstart.json --dry-run       the cases, without running them
   $folder/lamina export $out --format csv
   ${launcher[*]} $folder/lamina run configs/mlp.json
-  less docs/config.md                                        to write a config of your own
+  docs/config.md explains how to write a config of your own
 END
 exit "$status"
