@@ -26,6 +26,7 @@ struct Entry {
 void fail(Entry& entry, const std::string& status, const std::string& reason) {
   entry.record.set("status", status);
   entry.record.set("reason", reason);
+  entry.record.set("gflops_executed", nullptr);  // a row without a time has no rate
   entry.prepared.reset();
 }
 
