@@ -15,7 +15,7 @@ if [ "${#files[@]}" -eq 0 ]; then
   say "found no C++ file under $PWD"
   exit 1
 fi
-if ! "$formatter" --style=file --dry-run -Werror "${files[@]}"; then
+if ! printf '%s\0' "${files[@]}" | xargs -0 -n 16 -P "$(nproc)" "$formatter" --style=file --dry-run -Werror; then
   say "not formatted (above): $formatter -i FILE"
   exit 1
 fi
