@@ -37,10 +37,8 @@ class BitmapWeights {
   double macs() const { return static_cast<double>(kept_); }
 
   void gemv(const CpuOps& ops, Range rows, const float* x, float* y) const {
-    if (rows.size() == 0) return;
-    const float* values = seek(rows.begin);
-    for (int64_t i = rows.begin; i < rows.end; ++i)
-      values = ops.dot_bitmap(values, bits_.as<uint64_t>() + i * words_, x, words_ * 64, y + i);
+    ops.dot_bitmap(values_.as<float>(), starts_.as<int64_t>() + rows.begin,
+                   bits_.as<uint64_t>() + rows.begin * words_, rows.size(), x, words_ * 64, y + rows.begin);
   }
   Cursor seek(int64_t row) const { return values_.as<float>() + starts_.as<int64_t>()[row]; }
   const float* tile(const CpuOps& ops, Cursor* cursor, const Tile& tile, float* scratch,

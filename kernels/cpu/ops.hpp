@@ -43,10 +43,12 @@ struct CpuOps {
   void (*expand_int4_f32)(const uint8_t* codes, const float* scales, int64_t group, int64_t k, float* out);
   void (*expand_int4_i16)(const uint8_t* codes, int64_t k, int16_t* out);
 
-  // A row of pruned weights: bit k of `bits` tells whether column k is kept, the kept values follow one
-  // another. k a multiple of 64. Up to 16 floats past the last value are read. Both return what follows the
-  // row's values.
-  const float* (*dot_bitmap)(const float* values, const uint64_t* bits, const float* x, int64_t k, float* y);
+  // Rows of pruned weights: bit k of a row's `bits` (k / 64 words a row) tells whether column k is kept, the
+  // kept values follow one another from values[starts[r]]. k a multiple of 64. Up to 16 floats past the last
+  // value are read. y[r] = Σ w·x of one token.
+  void (*dot_bitmap)(const float* values, const int64_t* starts, const uint64_t* bits, int64_t rows,
+                     const float* x, int64_t k, float* y);
+  // out[k] of (a part of) one row; returns what follows its values.
   const float* (*expand_bitmap)(const float* values, const uint64_t* bits, int64_t k, float* out);
 
   // The activation rule over any `count`: int8 codes widened to int16, and their scale.
