@@ -130,7 +130,9 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
       limit_of(ceilings, comm.max(cost.read_bytes + cost.write_bytes), comm.max(cost.operations),
                cost.integer, entry.prepared->network_bytes(), entry.prepared->collectives());
   std::vector<std::string> warnings = context.machine.warnings;
-  if (record.text("cache") == "cold") {
+  if (record.text("cache") == "cold" && !entry.prepared->cold()) {
+    warnings.push_back("not cold: so small that even many copies of its weights stay in the caches");
+  } else if (record.text("cache") == "cold") {
     record.set("limit_kind", limit.kind);
     record.set("limit_fraction", limit.us / us);
     if (limit.us / us > kOverCeiling)

@@ -17,7 +17,7 @@ constexpr double kMemoryShare = 0.8;  // of what is available: the rest is for b
 const KeySpec kWorkload{"workload", "what a case runs: layer or mlp", nullptr};
 
 struct Candidate {
-  std::unique_ptr<CaseSpec> spec;
+  std::shared_ptr<CaseSpec> spec;
   const WorkloadType* type = nullptr;
   std::shared_ptr<Params> params;
 };
@@ -35,7 +35,7 @@ const WorkloadType* read_workload(const Params& params) {
   return type;
 }
 
-std::unique_ptr<CaseSpec> read_case(const Params& params, const WorkloadType& type, const LaunchInfo& launch,
+std::shared_ptr<CaseSpec> read_case(const Params& params, const WorkloadType& type, const LaunchInfo& launch,
                                     const Registry& registry) {
   auto spec = type.read(params, launch, registry);
   std::vector<KeySpec> keys = type.keys;
@@ -59,9 +59,9 @@ void check_kernel(const Candidate& candidate, const Registry& registry) {
                                         near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
-// The same case with dense weights, for a group that has none of its own.
-std::unique_ptr<CaseSpec> dense_twin(const Candidate& candidate, const LaunchInfo& launch,
-                                     const Registry& registry) {
+// The same case with dense weights and this kernel.
+std::shared_ptr<CaseSpec> dense_twin(const Candidate& candidate, const std::string& kernel,
+                                     const LaunchInfo& launch, const Registry& registry) {
   Problems ignored;
   Params params(candidate.params->pointer(), &ignored);
   for (const Params::Entry& entry : candidate.params->entries())
@@ -69,6 +69,7 @@ std::unique_ptr<CaseSpec> dense_twin(const Candidate& candidate, const LaunchInf
   auto scheme = std::make_shared<Params>(candidate.params->pointer() + "/scheme", &ignored);
   scheme->set("type", std::string("dense"));
   params.set("scheme", scheme);
+  params.set("kernel", kernel);
   params.mark_read("workload");
   auto spec = read_case(params, *candidate.type, launch, registry);
   if (!spec || !ignored.empty())
@@ -77,27 +78,115 @@ std::unique_ptr<CaseSpec> dense_twin(const Candidate& candidate, const LaunchInf
   return spec;
 }
 
-int64_t memory_alone(const CaseSpec& spec) {
-  return spec.shared_bytes + spec.canonical_bytes + spec.own_bytes;
+// Kernels that dense weights can be timed with on this device, the preferred one ("auto") first.
+std::vector<std::string> dense_kernels(const Registry& registry, const std::string& device) {
+  const Leaf dense;
+  std::vector<std::string> names;
+  for (const Kernel* kernel : registry.kernels(device))
+    if (kernel->preference > 0 && kernel->absent.empty() && kernel->refuses(dense).empty())
+      names.push_back(kernel->name);
+  return names;
 }
 
-// Splits one group's cases so that each part fits in memory, the baseline in every part's sum.
-std::vector<PlannedGroup> fit(std::vector<PlannedCase> cases, int64_t budget) {
-  std::vector<PlannedGroup> parts;
-  for (PlannedCase& one : cases) {
-    const int64_t more = one.spec->canonical_bytes + one.spec->own_bytes;
-    if (parts.empty() || parts.back().memory_bytes + more > budget) {
-      PlannedGroup part;
-      part.ranks = one.spec->ranks;
-      part.threads = one.spec->threads;
-      part.weights_group = one.spec->weights_group;
-      part.memory_bytes = one.spec->shared_bytes;
-      parts.push_back(std::move(part));
-    }
-    parts.back().memory_bytes += more;
-    parts.back().cases.push_back(std::move(one));
+// Names of cases so far, with the groups they stand in: equal points of a sweep (shard none at every `ranks`,
+// say) are one case; different ones that the name does not tell apart are numbered.
+class CaseNames {
+ public:
+  // False when this very case was there before.
+  bool add(CaseSpec& spec) {
+    std::vector<std::string>& seen = groups_[spec.name];
+    if (std::find(seen.begin(), seen.end(), spec.group) != seen.end()) return false;
+    seen.push_back(spec.group);
+    number(spec, seen.size());
+    return true;
   }
+  // For a case that a filter may have dropped: then it bears the dropped one's name.
+  void add_or_find(CaseSpec& spec) {
+    std::vector<std::string>& seen = groups_[spec.name];
+    const auto found = std::find(seen.begin(), seen.end(), spec.group);
+    const auto position = static_cast<size_t>(found - seen.begin());
+    if (found == seen.end()) seen.push_back(spec.group);
+    number(spec, position + 1);
+  }
+
+ private:
+  static void number(CaseSpec& spec, size_t count) {
+    if (count > 1) spec.name += fmt::format("#{}", count);
+    spec.identity.set("case", spec.name);
+  }
+  std::map<std::string, std::vector<std::string>> groups_;
+};
+
+// Dense cases that the group lacks: its speed-ups are against the fastest of all kernels.
+std::vector<PlannedCase> missing_baselines(const std::vector<Candidate*>& members, CaseNames& names,
+                                           const LaunchInfo& launch, const Registry& registry) {
+  std::vector<PlannedCase> missing;
+  std::string asked = "auto";  // the preferred kernel, as a newcomer would ask for it
+  for (const std::string& kernel : dense_kernels(registry, members.front()->spec->identity.text("device"))) {
+    const bool found = std::any_of(members.begin(), members.end(), [&](const Candidate* member) {
+      const std::string theirs = member->spec->identity.text("kernel");
+      return member->spec->dense && (theirs == kernel || theirs == asked);
+    });
+    if (!found) {
+      auto twin = dense_twin(*members.front(), asked == "auto" ? asked : kernel, launch, registry);
+      names.add_or_find(*twin);
+      missing.push_back({std::move(twin), false});
+    }
+    asked.clear();
+  }
+  return missing;
+}
+
+int64_t memory_of(const PlannedCase& one) {
+  return one.spec->canonical_bytes + one.spec->own_bytes;
+}
+
+// Splits one group's cases so that each part fits in memory, the dense baselines in every part.
+std::vector<PlannedGroup> fit(const std::vector<PlannedCase>& cases, int64_t budget) {
+  PlannedGroup empty;
+  const CaseSpec& first = *cases.front().spec;
+  empty.ranks = first.ranks;
+  empty.threads = first.threads;
+  empty.weights_group = first.weights_group;
+  empty.packed_group = first.packed_group;
+  empty.memory_bytes = first.shared_bytes;
+  std::vector<PlannedCase> others;
+  for (const PlannedCase& one : cases) {
+    if (!one.spec->dense) {
+      others.push_back(one);
+      continue;
+    }
+    empty.cases.push_back(one);
+    empty.memory_bytes += memory_of(one);
+  }
+  std::vector<PlannedGroup> parts = {empty};
+  for (PlannedCase& one : empty.cases) one.recorded = true;  // with the first part
+  for (const PlannedCase& one : others) {
+    if (parts.back().cases.size() > empty.cases.size() && parts.back().memory_bytes + memory_of(one) > budget)
+      parts.push_back(empty);
+    parts.back().memory_bytes += memory_of(one);
+    parts.back().cases.push_back(one);
+  }
+  // Parts alternate, so that nothing packed for one would serve the next.
+  if (parts.size() > 1)
+    for (PlannedGroup& part : parts) part.packed_group.clear();
   return parts;
+}
+
+// What one weights group's parts take when its canonical weights stay from one to the next.
+int64_t memory_with_all_kept(const std::vector<PlannedGroup>& parts) {
+  std::map<std::string, int64_t> canonical;
+  int64_t largest = 0;
+  for (const PlannedGroup& part : parts) {
+    int64_t own = part.cases.front().spec->shared_bytes;
+    for (const PlannedCase& one : part.cases) {
+      canonical[one.spec->identity.text("scheme")] = one.spec->canonical_bytes;
+      own += one.spec->own_bytes;
+    }
+    largest = std::max(largest, own);
+  }
+  for (const auto& [scheme, bytes] : canonical) largest += bytes;
+  return largest;
 }
 
 }  // namespace
@@ -125,24 +214,17 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
   }
   if (!problems.empty()) return plan;
 
-  // Equal points of a sweep (shard none at every `ranks`, say) are one case; different ones that the name
-  // does not tell apart are numbered.
   const std::regex pattern(filter, std::regex::ECMAScript);
-  std::map<std::string, std::vector<std::string>> identities;  // name → groups seen
+  CaseNames names;
   std::vector<std::string> group_order;
   std::map<std::string, std::vector<Candidate*>> groups;
   int64_t duplicates = 0;
   for (Candidate& candidate : candidates) {
     CaseSpec& spec = *candidate.spec;
-    std::vector<std::string>& seen = identities[spec.name];
-    if (std::find(seen.begin(), seen.end(), spec.group) != seen.end()) {
+    if (!names.add(spec)) {
       ++duplicates;
-      candidate.spec.reset();
       continue;
     }
-    seen.push_back(spec.group);
-    if (seen.size() > 1) spec.name += fmt::format("#{}", seen.size());
-    spec.identity.set("case", spec.name);
     if (!filter.empty() && !std::regex_search(spec.name, pattern)) continue;
     if (!groups.contains(spec.group)) group_order.push_back(spec.group);
     groups[spec.group].push_back(&candidate);
@@ -159,62 +241,63 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
   }
 
   const auto budget = static_cast<int64_t>(kMemoryShare * static_cast<double>(machine.available_bytes));
+  // Groups follow one another that share original weights, and among them those that share packed ones.
   std::vector<std::string> weights_order;
-  std::map<std::string, std::vector<PlannedGroup>> by_weights;
+  std::map<std::string, std::vector<std::string>> packed_order;  // by weights group
+  std::map<std::string, std::vector<PlannedGroup>> by_packed;
   for (const std::string& key : group_order) {
-    std::vector<Candidate*>& members = groups[key];
+    const std::vector<Candidate*>& members = groups[key];
+    const CaseSpec& first = *members.front()->spec;
     std::vector<PlannedCase> cases;
-    const bool has_dense =
-        std::any_of(members.begin(), members.end(), [](Candidate* c) { return c->spec->dense; });
-    const std::string weights_group = members.front()->spec->weights_group;
-    if (!has_dense) {
-      auto twin = dense_twin(*members.front(), machine.launch, registry);
-      // A filter may have dropped the config's own dense case: then the twin bears its name.
-      std::vector<std::string>& seen = identities[twin->name];
-      const auto found = std::find(seen.begin(), seen.end(), twin->group);
-      const auto position = found - seen.begin();
-      if (found == seen.end()) seen.push_back(twin->group);
-      if (position > 0) twin->name += fmt::format("#{}", position + 1);
-      twin->identity.set("case", twin->name);
-      cases.push_back({std::move(twin), false});
-    }
-    for (Candidate* member : members) cases.push_back({std::move(member->spec), false});
-    for (const PlannedCase& one : cases)
-      if (memory_alone(*one.spec) > budget)
+    for (const Candidate* member : members) cases.push_back({member->spec, false});
+    for (PlannedCase& one : missing_baselines(members, names, machine.launch, registry))
+      cases.push_back(std::move(one));
+    int64_t shared = first.shared_bytes;
+    for (const PlannedCase& one : cases) shared += one.spec->dense ? memory_of(one) : 0;
+    for (const Candidate* member : members) {
+      const CaseSpec& spec = *member->spec;
+      const int64_t alone = shared + (spec.dense ? 0 : spec.canonical_bytes + spec.own_bytes);
+      if (alone > budget)
         problems.add(
-            one.spec->pointer,
-            fmt::format("{} needs about {:.1f} GiB a rank, found {:.1f} GiB available to each; take more "
-                        "ranks or nodes, fewer tokens, or \"cache\": \"hot\"",
-                        one.spec->name, static_cast<double>(memory_alone(*one.spec)) / (1 << 30),
+            spec.pointer,
+            fmt::format("{} needs about {:.1f} GiB a rank with its dense baselines, found {:.1f} GiB "
+                        "available to each; take more ranks or nodes, fewer tokens, or \"cache\": \"hot\"",
+                        spec.name, static_cast<double>(alone) / (1 << 30),
                         static_cast<double>(budget) / (1 << 30)));
-    if (!by_weights.contains(weights_group)) weights_order.push_back(weights_group);
-    for (PlannedGroup& part : fit(std::move(cases), budget))
-      by_weights[weights_group].push_back(std::move(part));
+    }
+    if (!packed_order.contains(first.weights_group)) weights_order.push_back(first.weights_group);
+    if (!by_packed.contains(first.packed_group))
+      packed_order[first.weights_group].push_back(first.packed_group);
+    for (PlannedGroup& part : fit(cases, budget)) by_packed[first.packed_group].push_back(std::move(part));
   }
   for (const std::string& key : weights_order) {
-    std::vector<PlannedGroup>& parts = by_weights[key];
-    // Keep canonical weights from one group to the next only where all of them fit at once.
-    std::map<std::string, int64_t> canonical;
-    int64_t largest = 0;
-    for (const PlannedGroup& part : parts) {
-      int64_t own = 0;
-      for (const PlannedCase& one : part.cases) {
-        canonical[one.spec->identity.text("scheme")] = one.spec->canonical_bytes;
-        own += one.spec->own_bytes;
+    std::vector<PlannedGroup> parts;
+    for (const std::string& packed : packed_order[key]) {
+      std::vector<PlannedGroup>& alike = by_packed[packed];
+      int64_t max_tokens = 1;
+      for (const PlannedGroup& part : alike)
+        max_tokens = std::max(max_tokens, part.cases.front().spec->tokens);
+      for (PlannedGroup& part : alike) {
+        for (PlannedCase& one : part.cases) one.spec->max_tokens = max_tokens;
+        parts.push_back(std::move(part));
       }
-      largest = std::max(largest, own + part.cases.front().spec->shared_bytes);
     }
-    for (const auto& [scheme, bytes] : canonical) largest += bytes;
+    const int64_t largest = memory_with_all_kept(parts);
     const bool keep = largest <= budget;
-    std::set<std::string> made;
+    std::set<std::string> made, packed;
     for (PlannedGroup& part : parts) {
-      part.last_of_weights = !keep || &part == &parts.back();
+      part.keep_weights = keep;
       if (keep) part.memory_bytes = std::max(part.memory_bytes, largest);
       for (const PlannedCase& one : part.cases) {
         part.estimated_s += estimated_sampling_s(*one.spec, config.measure);
-        if (made.insert(one.spec->identity.text("scheme")).second || !keep)
-          part.estimated_s += one.spec->estimated_prepare_s;
-        ++plan.cases;
+        if (!keep || made.insert(one.spec->identity.text("scheme")).second)
+          part.estimated_s += one.spec->estimated_compress_s;
+        if (part.packed_group.empty() || packed
+                                             .insert(part.packed_group + one.spec->identity.text("scheme") +
+                                                     one.spec->identity.text("kernel"))
+                                             .second)
+          part.estimated_s += one.spec->estimated_pack_s;
+        plan.cases += one.recorded ? 0 : 1;
       }
       plan.groups.push_back(std::move(part));
     }

@@ -13,19 +13,20 @@
 namespace lamina {
 
 struct PlannedCase {
-  std::unique_ptr<CaseSpec> spec;
-  bool recorded = false;  // by the launch that is resumed: timed again only where it is the baseline
+  std::shared_ptr<CaseSpec> spec;
+  bool recorded = false;  // by an earlier part or launch: timed again only where it is the baseline
 };
 
-// Cases that are measured together, interleaved, with the dense baseline among them. All of one weights
-// group.
+// Cases that are measured together, interleaved, with the dense baselines (one a kernel) among them. All of
+// one weights group.
 struct PlannedGroup {
   std::vector<PlannedCase> cases;
   int ranks = 1, threads = 1;
   std::string weights_group;
+  std::string packed_group;  // the next group of the same one takes over the packed weights; empty: none does
   int64_t memory_bytes = 0;  // of the rank with most
   double estimated_s = 0;
-  bool last_of_weights = false;  // nothing after it needs the shared weights
+  bool keep_weights = false;  // originals and canonical ones stay for the next of the same weights_group
 };
 
 struct Plan {

@@ -75,7 +75,8 @@ void print_dry_run(const Plan& plan, const Machine& machine, const MeasureOption
     for (const PlannedCase& one : group.cases)
       fmt::print("| {:<{}} | {:>17.1f} | {:>8.2f} |{}\n", one.spec->name, width,
                  static_cast<double>(one.spec->canonical_bytes + one.spec->own_bytes) / (1 << 20),
-                 estimated_sampling_s(*one.spec, measure) + one.spec->estimated_prepare_s,
+                 estimated_sampling_s(*one.spec, measure) + one.spec->estimated_compress_s +
+                     one.spec->estimated_pack_s,
                  one.spec->skip_reason.empty() ? "" : "  skipped: " + one.spec->skip_reason);
   fmt::print(
       "\n{} cases in {} groups on {} ranks × {} threads; up to {:.2f} GiB a rank, {:.2f} GiB available to "
@@ -146,10 +147,6 @@ void skip_recorded(Plan& plan, const std::set<std::string>& recorded) {
     std::erase_if(group.cases,
                   [&](const PlannedCase& one) { return one.recorded && (all || !one.spec->dense); });
   }
-  // The shared weights are let go with their last group, which may just have been dropped.
-  for (size_t i = 0; i + 1 < plan.groups.size(); ++i)
-    if (plan.groups[i + 1].cases.empty() && plan.groups[i + 1].weights_group == plan.groups[i].weights_group)
-      plan.groups[i].last_of_weights = plan.groups[i].last_of_weights || plan.groups[i + 1].last_of_weights;
   std::erase_if(plan.groups, [](const PlannedGroup& group) { return group.cases.empty(); });
 }
 
@@ -219,7 +216,11 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
                              progress.show(place, done + cases);
                            }};
       const GroupResult result = run_group(group, context, *comm);
-      if (group.last_of_weights) store.clear();
+      const PlannedGroup* next = &group == &plan.groups.back() ? nullptr : &group + 1;
+      if (next == nullptr || !group.keep_weights || next->weights_group != group.weights_group)
+        store.clear();
+      else if (group.packed_group.empty() || next->packed_group != group.packed_group)
+        store.clear_packed();
       if (speaks) {
         progress.clear();
         writer->append(result.records);

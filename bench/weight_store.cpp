@@ -50,13 +50,25 @@ std::shared_ptr<const OriginalWeights> WeightStore::original(const LayerRef& lay
 
 std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef& layer, const Scheme& scheme,
                                                                  Communicator& comm) {
-  const std::string key = fmt::format("{} p{} {}", layer.key(), comm.size(), scheme.name());
-  const auto found = compressed_.find(key);
-  if (found != compressed_.end()) return found->second;
-  const auto weights = original(layer, comm);
-  auto made = std::make_shared<const CompressedWeights>(compress(scheme, *weights, comm, layer.seed));
-  compressed_[key] = made;
-  return made;
+  const std::string matrix = fmt::format("{} p{}", layer.key(), comm.size());
+  auto& slot = compressed_[matrix + " " + scheme.name()];
+  if (!slot)
+    slot = std::make_shared<const CompressedWeights>(
+        compress(scheme, *original(layer, comm), comm, layer.seed, &factors_[matrix]));
+  return slot;
+}
+
+std::shared_ptr<PackedLayer> WeightStore::packed(const LayerRef& layer, const Scheme& scheme,
+                                                 const ShardedOptions& options, const Registry& registry,
+                                                 Communicator& comm) {
+  std::string key = fmt::format("{} p{} {} {} {} {} m{} t{}", layer.key(), comm.size(), scheme.name(),
+                                to_string(options.shard), options.kernel, options.device, options.max_tokens,
+                                options.threads);
+  for (const auto* cut : {&options.row_cut, &options.column_cut})
+    for (const Range& range : *cut) key += fmt::format(" {}", range.end);
+  auto& slot = packed_[key];
+  if (!slot) slot = std::make_shared<PackedLayer>(compressed(layer, scheme, comm), options, registry, comm);
+  return slot;
 }
 
 std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer, const std::string& purpose,
@@ -69,6 +81,8 @@ std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer
 }
 
 void WeightStore::clear() {
+  packed_.clear();
+  factors_.clear();
   originals_.clear();
   compressed_.clear();
   products_.clear();

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "distributed/compress.hpp"
+#include "distributed/sharded_layer.hpp"
 #include "kernels/weights/source.hpp"
 
 namespace lamina {
@@ -29,6 +30,15 @@ struct LayerRef {
 // Tokens that `quality` is computed on, whatever a case's own count: so schemes compare across token counts.
 inline constexpr int64_t kQualityTokens = 16;
 
+// Compressed weights in the layout of a shard and kernel.
+struct PackedLayer {
+  PackedLayer(std::shared_ptr<const CompressedWeights> from, const ShardedOptions& options,
+              const Registry& registry, Communicator& comm)
+      : weights(std::move(from)), layer(*weights, options, registry, comm) {}
+  std::shared_ptr<const CompressedWeights> weights;
+  ShardedLayer layer;
+};
+
 // Every call is collective over the communicator given.
 class WeightStore {
  public:
@@ -36,13 +46,20 @@ class WeightStore {
   std::shared_ptr<const OriginalWeights> original(const LayerRef& layer, Communicator& comm);
   std::shared_ptr<const CompressedWeights> compressed(const LayerRef& layer, const Scheme& scheme,
                                                       Communicator& comm);
+  // Throws NoKernelError.
+  std::shared_ptr<PackedLayer> packed(const LayerRef& layer, const Scheme& scheme,
+                                      const ShardedOptions& options, const Registry& registry,
+                                      Communicator& comm);
   // Original weights times `x` in float64, [tokens × N] on every rank; kept under `purpose` beside the layer.
   std::shared_ptr<const Matrix<double>> product(const LayerRef& layer, const std::string& purpose,
                                                 const Matrix<float>& x, Communicator& comm);
+  void clear_packed() { packed_.clear(); }
   void clear();
 
  private:
   int threads_;
+  std::map<std::string, FactorMemory> factors_;
+  std::map<std::string, std::shared_ptr<PackedLayer>> packed_;
   std::map<std::string, std::shared_ptr<const OriginalWeights>> originals_;
   std::map<std::string, std::shared_ptr<const CompressedWeights>> compressed_;
   std::map<std::string, std::shared_ptr<const Matrix<double>>> products_;

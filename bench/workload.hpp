@@ -40,6 +40,9 @@ class PreparedCase {
   virtual Cost cost() const = 0;             // this rank's, of one step
   virtual double network_bytes() const = 0;  // payload of one step's collectives
   virtual int collectives() const = 0;
+  // Whether its weights come from memory at every step: false for a hot case, and for one too small to
+  // outgrow the caches with as many copies as are made at most.
+  virtual bool cold() const = 0;
   // Fills sizes, kernel, isa and compression. Collective.
   virtual void describe(Record& record) = 0;
 };
@@ -52,18 +55,21 @@ class CaseSpec {
   std::string name;           // the record's `case`
   std::string group;          // cases of equal group are interleaved, and compared with its dense case
   std::string weights_group;  // cases of equal weights_group share original and canonical weights
+  std::string packed_group;   // and of equal packed_group packed weights too: they differ in tokens only
   std::string pointer;        // of the experiment in the config
-  bool dense = false;         // the baseline: dense, kernel auto
+  bool dense = false;         // a baseline
   std::string skip_reason;    // not empty: cannot run in this launch
   int ranks = 1;
   int threads = 1;
   int64_t tokens = 1;
+  int64_t max_tokens = 1;       // of the packed_group
   double dense_operations = 0;  // of the whole layer, as if dense
   int64_t shared_bytes = 0;     // memory a rank needs for weights that the weights_group shares
   int64_t canonical_bytes = 0;  // and for this scheme's canonical weights, kept for the weights_group
   int64_t own_bytes = 0;        // and for this case while its group is measured
   double estimated_step_s = 0;  // rough, for --dry-run
-  double estimated_prepare_s = 0;
+  double estimated_compress_s = 0;
+  double estimated_pack_s = 0;
   // Collective over `comm` (ranks of it). AgreedError when the case cannot be made; any other exception is
   // fatal.
   virtual std::unique_ptr<PreparedCase> prepare(WeightStore& store, const Registry& registry,

@@ -50,6 +50,38 @@ class PeakMemory {
   int64_t before_ = -1;
 };
 
+double seconds_since(std::chrono::steady_clock::time_point begin) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+// Factorises what was not factorised before. Ranks remember alike, so they decide alike.
+class RememberingFactorizer final : public Factorizer {
+ public:
+  RememberingFactorizer(Factorizer& inner, FactorMemory& memory) : inner_(inner), memory_(memory) {}
+
+  Factors factorize(const RowSlab& slab, const RankRule& rule, uint64_t seed) override {
+    for (const FactorMemory::Known& known : memory_.known) {
+      if (known.rule != rule || known.seed != seed) continue;
+      saved_s_ += known.seconds;
+      saved_bytes_ = std::max(saved_bytes_, known.peak_bytes);
+      return known.factors;
+    }
+    const PeakMemory peak;
+    const auto begin = std::chrono::steady_clock::now();
+    Factors factors = inner_.factorize(slab, rule, seed);
+    memory_.known.push_back({rule, seed, factors, seconds_since(begin), peak.bytes()});
+    return factors;
+  }
+  double saved_s() const { return saved_s_; }
+  int64_t saved_bytes() const { return saved_bytes_; }
+
+ private:
+  Factorizer& inner_;
+  FactorMemory& memory_;
+  double saved_s_ = 0;
+  int64_t saved_bytes_ = 0;
+};
+
 // Names the first weight that is not finite, by its place in the whole matrix.
 void expect_finite(const Matrix<float>& slab, int64_t row_begin, const std::string& source) {
   for (int64_t i = 0; i < slab.rows; ++i) {
@@ -158,12 +190,15 @@ OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int
 }
 
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
-                           uint64_t seed) {
+                           uint64_t seed, FactorMemory* memory) {
   CompressedWeights result;
+  FactorMemory own_memory;
   result.shape = weights.shape;
   result.rows = weights.rows;
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
+  const auto factorizer = make_randomized_factorizer(comm, omp_get_max_threads());
+  RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory);
   together(comm, [&] {
     const int64_t unit = scheme.units().rows;
     if (comm.size() > 1 && (unit < 1 || kRowBlock % unit != 0)) {
@@ -171,8 +206,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
           "{}: expected blocks of rows that divide {}, so that ranks can compress whole ones, found {}",
           scheme.name(), kRowBlock, unit));
     }
-    const auto factorizer = make_randomized_factorizer(comm, omp_get_max_threads());
-    CompressContext context{*factorizer, seed};
+    CompressContext context{remembering, seed};
     const RowSlab slab{weights.slab, weights.rows.begin, weights.shape};
     result.canonical = scheme.compress(slab, context);
     if (result.canonical.leaves.empty() || result.canonical.leaves.size() > 2) {
@@ -184,12 +218,13 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
                                            weights.rows.size(), result.canonical.leaves[0].rows));
     }
   });
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
-  int64_t own_bytes = 0;
-  for (const Leaf& leaf : result.canonical.leaves) own_bytes += leaf_bytes(leaf);
-  own_bytes = std::max(own_bytes, peak.bytes());
+  const double elapsed = seconds_since(begin) + remembering.saved_s();
+  int64_t own_bytes = remembering.saved_bytes();
+  int64_t canonical_bytes = 0;
+  for (const Leaf& leaf : result.canonical.leaves) canonical_bytes += leaf_bytes(leaf);
+  own_bytes = std::max({own_bytes, canonical_bytes, peak.bytes()});
   comm.all_reduce(&own_bytes, &result.peak_bytes, 1, DType::i64, ReduceOp::max);
-  result.seconds = comm.max(elapsed.count());
+  result.seconds = comm.max(elapsed);
   return result;
 }
 

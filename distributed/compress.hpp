@@ -37,9 +37,22 @@ struct CompressedWeights {
   double seconds = 0;      // slowest rank's
   int64_t peak_bytes = 0;  // largest rank's, canonical weights included
 };
-// Collective; a failure on one rank is the same AgreedError on all.
+// Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
+// price.
+struct FactorMemory {
+  struct Known {
+    RankRule rule;
+    uint64_t seed = 0;
+    Factors factors;
+    double seconds = 0;
+    int64_t peak_bytes = 0;
+  };
+  std::vector<Known> known;
+};
+
+// Collective; a failure on one rank is the same AgreedError on all. `memory` belongs to these weights.
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
-                           uint64_t seed);
+                           uint64_t seed, FactorMemory* memory = nullptr);
 
 // A leaf spread by rows over `comm` (this rank holds `leaf`), cut anew: every rank r gets the rows in its own
 // `wanted_rows` (ranges of the whole matrix, stacked in the order given) and columns `wanted_cols`. Each rank

@@ -100,16 +100,10 @@ const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& op
                   comm.size()));
 }
 
-// Makes one stage's local copies from this rank's part of the leaf.
-void pack(Stage& stage, const Leaf& part, const ShardedOptions& options, const Registry& registry,
-          Communicator& comm) {
-  stage.kernel = agree_on_kernel(registry, options, part, comm);
-  together(comm, [&] {
-    if (part.rows == 0 || part.cols == 0) return;
-    for (int copy = 0; copy < options.copies; ++copy) {
-      stage.copies.push_back(stage.kernel->make(part, {options.max_tokens, options.threads}));
-    }
-  });
+// Packs the stage's part once more; a rank without a part has nothing to pack.
+void pack(Stage& stage, const LayerOptions& options) {
+  if (stage.part.rows > 0 && stage.part.cols > 0)
+    stage.copies.push_back(stage.kernel->make(stage.part, options));
 }
 
 }  // namespace
@@ -146,7 +140,7 @@ Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves)
 
 ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options,
                            const Registry& registry, Communicator& comm)
-    : comm_(comm), max_tokens_(options.max_tokens), copies_(options.copies) {
+    : comm_(comm), options_{options.max_tokens, options.threads} {
   const std::vector<Leaf>& leaves = weights.canonical.leaves;
   const size_t rank = static_cast<size_t>(comm.rank());
   const int ranks = comm.size();
@@ -154,10 +148,9 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     if (options.shard == Shard::none && ranks != 1) {
       throw std::invalid_argument(fmt::format("shard none: expected one rank, found {}", ranks));
     }
-    if (options.max_tokens < 1 || options.copies < 1 || options.threads < 1) {
-      throw std::invalid_argument(
-          fmt::format("expected at least 1 token, copy and thread, found {}, {} and {}", options.max_tokens,
-                      options.copies, options.threads));
+    if (options.max_tokens < 1 || options.threads < 1) {
+      throw std::invalid_argument(fmt::format("expected at least 1 token and thread, found {} and {}",
+                                              options.max_tokens, options.threads));
     }
     const bool chain = weights.canonical.is_chain();
     if (chain) {
@@ -184,13 +177,13 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     }
   });
   for (Stage& stage : stages_) {
-    Leaf part;
     if (stage.truth_whole) {
-      together(comm, [&] { part = slice(*stage.truth, {0, stage.truth->rows}, stage.cut.cols[rank]); });
+      together(comm, [&] { stage.part = slice(*stage.truth, {0, stage.truth->rows}, stage.cut.cols[rank]); });
     } else {
-      part = redistribute(*stage.truth, stage.cut.rows[rank], stage.cut.cols[rank], comm);
+      stage.part = redistribute(*stage.truth, stage.cut.rows[rank], stage.cut.cols[rank], comm);
     }
-    pack(stage, part, options, registry, comm);
+    stage.kernel = agree_on_kernel(registry, options, stage.part, comm);
+    together(comm, [&] { pack(stage, options_); });
   }
   together(comm, [&] {
     for (size_t s = 0; s + 1 < stages_.size(); ++s) {
@@ -200,11 +193,23 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
   });
 }
 
+void ShardedLayer::replicate(int copies) {
+  if (replicated_) return;
+  replicated_ = true;
+  together(comm_, [&] {
+    for (Stage& stage : stages_) {
+      for (int copy = copies_; copy < copies; ++copy) pack(stage, options_);
+      stage.part = Leaf();
+    }
+  });
+  copies_ = std::max(copies, copies_);
+}
+
 void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part) {
-  if (copy < 0 || copy >= copies_ || tokens < 1 || tokens > max_tokens_) {
+  if (copy < 0 || copy >= copies_ || tokens < 1 || tokens > options_.max_tokens) {
     throw std::invalid_argument(
         fmt::format("forward: expected copy 0 to {} and 1 to {} tokens, found {} and {}", copies_ - 1,
-                    max_tokens_, copy, tokens));
+                    options_.max_tokens, copy, tokens));
   }
   const float* in = x;
   for (size_t s = 0; s < stages_.size(); ++s) {

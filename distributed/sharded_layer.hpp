@@ -44,6 +44,7 @@ struct Stage {
   bool truth_whole = false;     // every rank holds all of truth (V of a chain)
   Cut cut;
   std::vector<std::unique_ptr<Layer>> copies;  // packed local part; copies differ in address only
+  Leaf part;                                   // what they are packed from, until all are
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
   Buffer output;  // [max_tokens × local_out] float32; unused in the last stage, which writes y
@@ -55,7 +56,6 @@ struct ShardedOptions {
   std::string device = "cpu";
   int64_t max_tokens = 1;
   int threads = 1;
-  int copies = 1;
   int64_t halves = 1;
   // Cuts K here instead of evenly (`mlp`: the down projection follows the gate_up's cut). Empty: make_cut's.
   std::vector<Range> row_cut = {};
@@ -65,10 +65,13 @@ struct ShardedOptions {
 
 class ShardedLayer {
  public:
-  // Collective: redistributes the canonical weights to the shard and packs them `copies` times. `weights`
-  // must outlive the layer. Throws NoKernelError.
+  // Collective: redistributes the canonical weights to the shard and packs them once. `weights` must outlive
+  // the layer. Throws NoKernelError.
   ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options, const Registry& registry,
                Communicator& comm);
+  // Collective: packs them again until there are `copies`, and lets go of what they were packed from. Only
+  // the first call does anything.
+  void replicate(int copies);
 
   // x: [tokens × local_in()] float32, y: [tokens × local_out()]. In a row shard y is whole on every rank.
   void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
@@ -93,8 +96,9 @@ class ShardedLayer {
  private:
   std::vector<Stage> stages_;
   Communicator& comm_;
-  int64_t max_tokens_ = 1;
+  LayerOptions options_;
   int copies_ = 1;
+  bool replicated_ = false;
 };
 
 }  // namespace lamina

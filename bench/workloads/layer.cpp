@@ -30,15 +30,15 @@ const KeySpec kShard{"shard",
 
 class LayerCase : public PreparedCase {
  public:
-  LayerCase(const LayerRef& ref, std::shared_ptr<const CompressedWeights> weights,
-            const ShardedOptions& options, int64_t tokens, WeightStore& store, const Registry& registry,
-            Communicator& comm)
+  LayerCase(const LayerRef& ref, std::shared_ptr<PackedLayer> packed, int64_t cold_bytes, int64_t tokens,
+            int threads, WeightStore& store)
       : ref_(ref),
-        weights_(std::move(weights)),
-        layer_(*weights_, options, registry, comm),
+        packed_(std::move(packed)),
+        layer_(packed_->layer),
+        cold_(replicate_cold({&layer_}, cold_bytes)),
         store_(store),
         tokens_(tokens) {
-    stream_.threads = options.threads;
+    stream_.threads = threads;
     inputs_ = ref_.activations(std::max(tokens, kQualityTokens));
     const Range cols = layer_.local_cols();
     local_inputs_ = Matrix<float>(inputs_.rows, cols.size());
@@ -72,12 +72,14 @@ class LayerCase : public PreparedCase {
   Cost cost() const override { return layer_.cost(tokens_); }
   double network_bytes() const override { return static_cast<double>(layer_.comm_bytes(tokens_)); }
   int collectives() const override { return layer_.collectives(); }
-  void describe(Record& record) override { describe_layers(record, {&layer_}, {weights_}, tokens_); }
+  bool cold() const override { return cold_; }
+  void describe(Record& record) override { describe_layers(record, {packed_.get()}, tokens_); }
 
  private:
   LayerRef ref_;
-  std::shared_ptr<const CompressedWeights> weights_;
-  ShardedLayer layer_;
+  std::shared_ptr<PackedLayer> packed_;
+  ShardedLayer& layer_;
+  bool cold_;
   WeightStore& store_;
   int64_t tokens_;
   Stream stream_;
@@ -89,12 +91,15 @@ class LayerSpec : public CaseSpec {
  public:
   std::unique_ptr<PreparedCase> prepare(WeightStore& store, const Registry& registry,
                                         Communicator& comm) const override {
-    return std::make_unique<LayerCase>(ref, store.compressed(ref, *scheme, comm), options, tokens, store,
-                                       registry, comm);
+    ShardedOptions sized = options;
+    sized.max_tokens = max_tokens;
+    return std::make_unique<LayerCase>(ref, store.packed(ref, *scheme, sized, registry, comm), cold_bytes,
+                                       tokens, threads, store);
   }
   LayerRef ref;
   std::unique_ptr<Scheme> scheme;
   ShardedOptions options;
+  int64_t cold_bytes = 0;
 };
 
 // The layer by name from a model, or by its two sizes.
@@ -178,11 +183,9 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   options.shard = shard == "none" ? Shard::none : shard == "column" ? Shard::column : Shard::row;
   options.kernel = placement.kernel;
   options.device = placement.device;
-  options.max_tokens = std::max(tokens, int64_t{1});
   options.threads = placement.threads;
-  options.copies =
-      cold_copies(placement, launch, spec->scheme->estimated_weight_bytes(layer.shape) / placement.ranks);
   options.halves = layer.halves;
+  spec->cold_bytes = cold_bytes(placement, launch);
   return spec;
 }
 

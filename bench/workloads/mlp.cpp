@@ -52,17 +52,16 @@ Matrix<double> original_block(const MlpRefs& refs, WeightStore& store, const Mat
 
 class MlpCase : public PreparedCase {
  public:
-  MlpCase(const MlpRefs& refs, std::shared_ptr<const CompressedWeights> gate_up,
-          std::shared_ptr<const CompressedWeights> down, const ShardedOptions& up_options,
-          const ShardedOptions& down_options, int64_t tokens, WeightStore& store, const Registry& registry,
-          Communicator& comm)
+  MlpCase(const MlpRefs& refs, std::shared_ptr<PackedLayer> gate_up, std::shared_ptr<PackedLayer> down,
+          int64_t cold_bytes, int64_t tokens, int threads, WeightStore& store)
       : refs_(refs),
-        weights_{std::move(gate_up), std::move(down)},
-        up_(*weights_[0], up_options, registry, comm),
-        down_(*weights_[1], down_options, registry, comm),
+        packed_{std::move(gate_up), std::move(down)},
+        up_(packed_[0]->layer),
+        down_(packed_[1]->layer),
+        cold_(replicate_cold({&up_, &down_}, cold_bytes)),
         store_(store),
         tokens_(tokens) {
-    stream_.threads = up_options.threads;
+    stream_.threads = threads;
     inputs_ = refs_.gate_up.activations(std::max(tokens, kQualityTokens));
     gate_up_out_ = Matrix<float>(tokens, up_.local_out());
     hidden_ = Matrix<float>(tokens, down_.local_in());
@@ -71,7 +70,7 @@ class MlpCase : public PreparedCase {
 
   void step(Part part) override {
     forward(copy_, inputs_.data.data(), outputs_.data.data(), tokens_, part);
-    copy_ = copy_ + 1 == std::min(up_.copies(), down_.copies()) ? 0 : copy_ + 1;
+    copy_ = copy_ + 1 == up_.copies() ? 0 : copy_ + 1;
   }
 
   CheckResult check() override {
@@ -141,8 +140,9 @@ class MlpCase : public PreparedCase {
     return static_cast<double>(up_.comm_bytes(tokens_) + down_.comm_bytes(tokens_));
   }
   int collectives() const override { return up_.collectives() + down_.collectives(); }
+  bool cold() const override { return cold_; }
   void describe(Record& record) override {
-    describe_layers(record, {&up_, &down_}, {weights_[0], weights_[1]}, tokens_);
+    describe_layers(record, {packed_[0].get(), packed_[1].get()}, tokens_);
   }
 
  private:
@@ -165,8 +165,9 @@ class MlpCase : public PreparedCase {
   }
 
   MlpRefs refs_;
-  std::vector<std::shared_ptr<const CompressedWeights>> weights_;
-  ShardedLayer up_, down_;
+  std::vector<std::shared_ptr<PackedLayer>> packed_;
+  ShardedLayer &up_, &down_;
+  bool cold_;
   WeightStore& store_;
   int64_t tokens_;
   Stream stream_;
@@ -178,13 +179,16 @@ class MlpSpec : public CaseSpec {
  public:
   std::unique_ptr<PreparedCase> prepare(WeightStore& store, const Registry& registry,
                                         Communicator& comm) const override {
-    return std::make_unique<MlpCase>(refs, store.compressed(refs.gate_up, *up_scheme, comm),
-                                     store.compressed(refs.down, *down_scheme, comm), up_options,
-                                     down_options, tokens, store, registry, comm);
+    ShardedOptions up = up_options, down = down_options;
+    up.max_tokens = down.max_tokens = max_tokens;
+    return std::make_unique<MlpCase>(refs, store.packed(refs.gate_up, *up_scheme, up, registry, comm),
+                                     store.packed(refs.down, *down_scheme, down, registry, comm), cold_bytes,
+                                     tokens, threads, store);
   }
   MlpRefs refs;
   std::unique_ptr<Scheme> up_scheme, down_scheme;
   ShardedOptions up_options, down_options;
+  int64_t cold_bytes = 0;
 };
 
 bool read_sizes(const Params& params, Model& model) {
@@ -266,12 +270,8 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   ShardedOptions options;
   options.kernel = placement.kernel;
   options.device = placement.device;
-  options.max_tokens = tokens;
   options.threads = placement.threads;
-  const auto packed = (spec->up_scheme->estimated_weight_bytes(up.shape) +
-                       spec->down_scheme->estimated_weight_bytes(down.shape)) /
-                      placement.ranks;
-  options.copies = cold_copies(placement, launch, packed);
+  spec->cold_bytes = cold_bytes(placement, launch);
   spec->up_options = spec->down_options = options;
   spec->up_options.halves = 2;
   if (shard != "none") {

@@ -12,7 +12,7 @@ namespace {
 
 constexpr double kNominalBandwidth = 10e9;  // bytes/s of a rank: for estimates only
 constexpr double kNominalFlops = 30e9;
-constexpr int kMaxCopies = 256;
+constexpr int kMaxCopies = 4096;
 
 const KeySpec kDevice{"device", "where layers run", std::string("cpu"), 0, 0, {"cpu", "cuda"}};
 const KeySpec kKernel{"kernel", "who computes; auto takes the preferred one for the scheme and device",
@@ -117,11 +117,13 @@ LayerRef read_layer_ref(const Params& params, const std::string& label, const Mo
   return ref;
 }
 
-int cold_copies(const Placement& placement, const LaunchInfo& launch, int64_t packed_bytes) {
-  if (placement.cache != "cold") return 1;
-  const int local_ranks = std::min(placement.ranks, launch.local_ranks);
-  const double wanted = 4.0 * static_cast<double>(launch.cache_bytes) / local_ranks;
-  const double copies = std::ceil(wanted / static_cast<double>(std::max<int64_t>(packed_bytes, 1)));
+int64_t cold_bytes(const Placement& placement, const LaunchInfo& launch) {
+  if (placement.cache != "cold") return 0;
+  return 4 * launch.cache_bytes / std::min(placement.ranks, launch.local_ranks);
+}
+
+int copies_for(int64_t cold_bytes, double packed_bytes) {
+  const double copies = std::ceil(static_cast<double>(cold_bytes) / std::max(packed_bytes, 1.0));
   return static_cast<int>(std::clamp(copies, 1.0, static_cast<double>(kMaxCopies)));
 }
 
@@ -131,8 +133,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.pointer = params.pointer();
   spec.ranks = placement.ranks;
   spec.threads = placement.threads;
-  spec.tokens = tokens;
-  spec.dense = scheme.name() == "dense-f32" && placement.kernel == "auto";
+  spec.tokens = spec.max_tokens = tokens;
+  spec.dense = scheme.name() == "dense-f32";
   spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}/{}", parts.workload, parts.what, tokens,
                           scheme.name(), placement.device, placement.kernel, parts.shard, placement.ranks,
                           placement.threads, placement.cache);
@@ -143,12 +145,13 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   std::string weights;
   for (const LayerRef& layer : parts.layers) weights += layer.key() + "; ";
   spec.weights_group = fmt::format("{}p{}", weights, placement.ranks);
-  spec.group =
-      fmt::format("{} {} {} m{} {} {} t{} {} {}", parts.workload, spec.weights_group, parts.what, tokens,
+  spec.packed_group =
+      fmt::format("{} {} {} {} {} t{} {} {}", parts.workload, spec.weights_group, parts.what,
                   placement.device, parts.shard, placement.threads, placement.cache, placement.communicator);
+  spec.group = fmt::format("{} m{}", spec.packed_group, tokens);
 
   const double ranks = placement.ranks;
-  double packed = 0, macs = 0, prepare = 0;
+  double packed = 0, macs = 0, compress = 0;
   for (size_t i = 0; i < parts.layers.size(); ++i) {
     const Shape shape = parts.layers[i].shape;
     const double elements = static_cast<double>(shape.in_features) * static_cast<double>(shape.out_features);
@@ -163,13 +166,14 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     // Packing needs the shard's leaf beside the packed copies.
     spec.own_bytes +=
         static_cast<int64_t>(static_cast<double>(parts.schemes[i]->estimated_canonical_bytes(shape)) / ranks);
-    prepare += elements / ranks * 30e-9;
+    compress += elements / ranks * 30e-9;
   }
-  const int copies = cold_copies(placement, launch, static_cast<int64_t>(packed));
+  const int copies = copies_for(cold_bytes(placement, launch), packed);
   spec.own_bytes += static_cast<int64_t>(packed) * copies;
   spec.estimated_step_s =
       std::max(packed / kNominalBandwidth, 2 * macs * static_cast<double>(tokens) / kNominalFlops);
-  spec.estimated_prepare_s = prepare + packed * copies * 1e-9;
+  spec.estimated_compress_s = compress;
+  spec.estimated_pack_s = packed * copies * 1e-9;
 
   Record& id = spec.identity;
   id = Record(parts.workload);

@@ -41,8 +41,11 @@ struct SpecParts {
 void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
                const LaunchInfo& launch, int64_t tokens);
 
-// Copies of the packed weights that a rank keeps so that a node's together exceed four times its last-level
-// caches.
-int cold_copies(const Placement& placement, const LaunchInfo& launch, int64_t packed_bytes);
+// Bytes of packed weights that a rank steps through before it meets the same ones again: together the node's
+// ranks exceed four times its last-level caches. 0 for a hot case.
+int64_t cold_bytes(const Placement& placement, const LaunchInfo& launch);
+// Copies of `packed_bytes` that make up `cold_bytes`, within a bound that keeps tiny layers from taking for
+// ever.
+int copies_for(int64_t cold_bytes, double packed_bytes);
 
 }  // namespace lamina

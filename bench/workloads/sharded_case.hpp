@@ -5,15 +5,17 @@
 #include <string>
 #include <vector>
 
+#include "bench/weight_store.hpp"
 #include "bench/workload.hpp"
-#include "distributed/compress.hpp"
-#include "distributed/sharded_layer.hpp"
 
 namespace lamina {
 
 // Sizes, kernel, isa, data types and compression of the layers, as the record shows them. Collective.
-void describe_layers(Record& record, const std::vector<ShardedLayer*>& layers,
-                     const std::vector<std::shared_ptr<const CompressedWeights>>& weights, int64_t tokens);
+void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, int64_t tokens);
+
+// Copies the packed weights of layers that run one after the other until an average rank has `cold_bytes` of
+// them (0: one copy). Returns whether it has: copies are bounded. Collective.
+bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes);
 
 Cost add(const Cost& a, const Cost& b);
 

@@ -32,6 +32,7 @@ struct RankRule {
   int64_t rank = 0;
   double ratio = 0;  // of the dense parameters: r·(N+K) ≤ ratio·N·K
   double error = 0;  // relative Frobenius error to stay under
+  bool operator==(const RankRule&) const = default;
 };
 
 // W ≈ U·V. U has the slab's rows; V is whole and the same on every rank. The singular values are split evenly

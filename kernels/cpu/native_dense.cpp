@@ -1,4 +1,5 @@
-// Dense float32, rows as they are: for few tokens, where a BLAS spends its time on packing.
+// Dense float32, rows as they are. A BLAS of its processor's generation may beat it at many tokens, so a run
+// times both.
 #include <cstring>
 
 #include "kernels/cpu/float_layer.hpp"
@@ -47,7 +48,7 @@ Kernel native_dense_kernel() {
   kernel.device = "cpu";
   kernel.help = "dense float32, rows as they are";
   kernel.isa = cpu_ops().name;
-  kernel.preference = 5;
+  kernel.preference = kernel.isa == "portable" ? 5 : 20;
   kernel.refuses = [](const Leaf& leaf) -> std::string {
     if (std::string why = kind_refusal(leaf, 32, ActivationRule::f32); !why.empty()) return why;
     if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";

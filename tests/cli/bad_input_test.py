@@ -80,7 +80,7 @@ TABLE = [
     ("model and sizes", changed(model="llama-3-8b", layer="o_proj"), [(f"{E0}/model", "both")]),
     ("one size alone", changed(out_features=None), [(E0, "out_features")]),
     ("more memory than a rank has", changed(in_features=2**24, out_features=2**24),
-     [(E0, "m1/int8"), (E0, "m1/dense")]),
+     [(E0, "m1/int8")]),
     ("missing weights", changed(weights="none.safetensors", tensor="w"), [(f"{E0}/weights", "none.safetensors")]),
     ("tensor without weights", changed(tensor="w"), [(f"{E0}/tensor", "weights")]),
     ("name that leaves the folder", top(name="../x"), [("/name", "letters")]),

@@ -35,10 +35,10 @@ class Export(Case):
     def test_table_over_two_runs(self):
         text = self.export(*self.runs)
         rows = [line for line in text.splitlines() if line.startswith("| ") and "scheme" not in line]
-        self.assertEqual(len(rows), 20)
+        self.assertEqual(len(rows), 24)
         if MPIEXEC:
             self.assertEqual(text.count("### "), 2)
-            self.assertEqual((text.count(" 1×1 |"), text.count(" 3×1 |")), (10, 10))
+            self.assertEqual((text.count(" 1×1 |"), text.count(" 3×1 |")), (12, 12))
             self.assertNotIn("| run ", text)
 
     def test_one_run_is_its_own_table(self):

@@ -34,6 +34,7 @@ struct Rig {
     scheme = test::make_scheme(from, shape, registry());
     weights = compress(*scheme, original, *comm, 5);
     layer = std::make_unique<ShardedLayer>(weights, options, registry(), *comm);
+    layer->replicate(2);
     x = test::random_matrix(options.max_tokens, shape.in_features, 9);
     for (int64_t t = 0; t < x.rows; ++t) x(t, shape.in_features / 2) *= 20;  // an outlier channel
   }
@@ -57,7 +58,7 @@ TEST(Sharded, EverySchemeAndShardIsRight) {
     for (const Shard shard : kShards) {
       // 192 columns are three groups of 64: fewer than the ranks, when there are four.
       for (const int64_t tokens : {1, 5, 21}) {
-        Rig rig({131, 192}, each, {.shard = shard, .max_tokens = tokens, .copies = 2});
+        Rig rig({131, 192}, each, {.shard = shard, .max_tokens = tokens});
         const CheckResult result = rig.check();
         EXPECT_TRUE(result.passed) << rig.scheme->name() << ", " << to_string(shard) << ", " << tokens
                                    << " tokens: " << result.error << " > " << result.tolerance << " at "
@@ -150,7 +151,7 @@ TEST(Sharded, PartsAreSeparate) {
   rig.layer->forward(0, rig.x.row(0) + cols.begin, all.data(), 1, rig.stream);
   world().all_reduce(y.data(), y.data(), 64, DType::f32, ReduceOp::sum);
   for (size_t i = 0; i < 64; ++i) EXPECT_NEAR(y[i], all[i], 1e-4);
-  EXPECT_THROW(rig.layer->forward(1, nullptr, nullptr, 1, rig.stream), std::invalid_argument);
+  EXPECT_THROW(rig.layer->forward(2, nullptr, nullptr, 1, rig.stream), std::invalid_argument);
   EXPECT_THROW(rig.layer->forward(0, nullptr, nullptr, 2, rig.stream), std::invalid_argument);
 }
 
@@ -208,7 +209,7 @@ void expect_caught(const char* what, const std::function<void(Stage&, int64_t ou
     for (const Shard shard : kShards) {
       const size_t stages = each.type == "lowrank" ? 2 : 1;
       for (size_t s = 0; s < stages; ++s) {
-        Rig faulty({132, 192}, each, {.shard = shard, .max_tokens = tokens, .copies = 2});
+        Rig faulty({132, 192}, each, {.shard = shard, .max_tokens = tokens});
         ASSERT_EQ(faulty.layer->stages().size(), stages);
         ASSERT_TRUE(faulty.check().passed);
         Stage& stage = faulty.layer->mutable_stages()[s];

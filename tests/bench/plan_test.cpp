@@ -1,0 +1,157 @@
+#include "bench/plan.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+
+#include "bench/weight_store.hpp"
+#include "distributed/communicator.hpp"
+
+namespace lamina {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+const Registry& registry() {
+  static const Registry made = [] {
+    Registry all;
+    register_kernels(all);
+    return all;
+  }();
+  return made;
+}
+
+Machine machine(int64_t available_bytes = int64_t{1} << 40) {
+  Machine made;
+  made.launch.cache_bytes = 1 << 20;
+  made.available_bytes = available_bytes;
+  return made;
+}
+
+// A plan for one experiment on 256 × 256 weights.
+Plan plan_of(const std::string& keys, Problems& problems, const Machine& on, const std::string& filter = "") {
+  const Config config = read_config(
+      R"({"name": "t", "experiments": [{"workload": "layer", "in_features": 256, "out_features": 256, )" +
+          keys + "}]}",
+      {}, false, problems);
+  return make_plan(config, on, registry(), filter, problems);
+}
+
+std::vector<std::string> dense_kernels(const PlannedGroup& group) {
+  std::vector<std::string> kernels;
+  for (const PlannedCase& one : group.cases)
+    if (one.spec->dense) kernels.push_back(one.spec->identity.text("kernel"));
+  return kernels;
+}
+
+TEST(Plan, EveryGroupHasEveryDenseKernelAsABaseline) {
+  Problems problems;
+  // The preferred kernel stands first, as "auto"; the other dense one by its name.
+  const std::string second = registry().kernels("cpu").front()->name == "openblas" ? "native" : "openblas";
+  Plan plan = plan_of(R"("tokens": [1, 2], "scheme": {"type": "int8"})", problems, machine());
+  ASSERT_TRUE(problems.empty());
+  ASSERT_EQ(plan.groups.size(), 2u);
+  EXPECT_EQ(plan.cases, 6);
+  for (const PlannedGroup& group : plan.groups)
+    EXPECT_THAT(dense_kernels(group), ElementsAre("auto", second));
+
+  plan = plan_of(R"("tokens": 1, "scheme": [{"type": "dense"}, {"type": "int8"}])", problems, machine());
+  EXPECT_THAT(dense_kernels(plan.groups.at(0)), ElementsAre("auto", second));
+
+  plan = plan_of(R"("tokens": 1, "kernel": ["native", "openblas"], "scheme": {"type": "dense"})", problems,
+                 machine());
+  EXPECT_THAT(dense_kernels(plan.groups.at(0)), ElementsAre("native", "openblas"));
+  ASSERT_TRUE(problems.empty());
+}
+
+TEST(Plan, AFilteredBaselineKeepsItsName) {
+  Problems problems;
+  const std::string keys = R"("tokens": 1, "scheme": [{"type": "dense"}, {"type": "int8"}])";
+  const Plan whole = plan_of(keys, problems, machine()),
+             filtered = plan_of(keys, problems, machine(), "int8");
+  ASSERT_TRUE(problems.empty());
+  std::set<std::string> before, after;
+  for (const PlannedCase& one : whole.groups.at(0).cases) before.insert(one.spec->name);
+  for (const PlannedCase& one : filtered.groups.at(0).cases) after.insert(one.spec->name);
+  EXPECT_EQ(before, after);
+}
+
+TEST(Plan, PartsOfASplitGroupEachHaveTheBaselinesAndRecordThemOnce) {
+  Problems problems;
+  const std::string keys =
+      R"("tokens": [1, 4], "cache": "hot", "scheme": [{"type": "int8"}, {"type": "int4", "group": 32},
+          {"type": "pruned", "pattern": "2:4"}, {"type": "lowrank", "rank": 64}])";
+  const Plan roomy = plan_of(keys, problems, machine());
+  ASSERT_EQ(roomy.groups.size(), 2u);
+  EXPECT_EQ(roomy.groups[0].packed_group, roomy.groups[1].packed_group);
+  EXPECT_FALSE(roomy.groups[0].packed_group.empty());
+  EXPECT_EQ(roomy.cases, 12);
+  for (const PlannedGroup& group : roomy.groups)
+    for (const PlannedCase& one : group.cases) EXPECT_EQ(one.spec->max_tokens, 4);
+
+  // Less memory than one group wants, and more than a baseline and a case do.
+  const Plan tight = plan_of(keys, problems, machine(3'600'000));
+  ASSERT_THAT(problems.items(), IsEmpty());
+  ASSERT_GT(tight.groups.size(), 2u);
+  EXPECT_EQ(tight.cases, 12);
+  std::multiset<std::string> recorded;
+  for (const PlannedGroup& part : tight.groups) {
+    EXPECT_EQ(dense_kernels(part).size(), 2u);
+    EXPECT_GT(part.cases.size(), 2u);
+    EXPECT_TRUE(part.packed_group.empty());
+    EXPECT_LE(part.memory_bytes, static_cast<int64_t>(0.8 * 3'600'000));
+    for (const PlannedCase& one : part.cases)
+      if (!one.recorded) recorded.insert(one.spec->name);
+  }
+  EXPECT_EQ(recorded.size(), 12u);
+  EXPECT_EQ(std::set<std::string>(recorded.begin(), recorded.end()).size(), 12u);
+
+  (void)plan_of(keys, problems, machine(1'000'000));
+  ASSERT_FALSE(problems.empty());
+  EXPECT_THAT(problems.items().front().message, testing::HasSubstr("with its dense baselines"));
+}
+
+TEST(WeightStore, SchemesShareFactorsAndTokensSharePackedWeights) {
+  auto comm = make_self_communicator();
+  WeightStore store(1);
+  LayerRef ref;
+  ref.label = "t";
+  ref.shape = {384, 320};
+  Problems problems;
+  const auto scheme_of = [&](const std::string& factors) {
+    auto params = std::make_shared<Params>("/scheme", &problems);
+    params->set("rank", int64_t{40});
+    if (!factors.empty()) {
+      auto nested = std::make_shared<Params>("/scheme/factors", &problems);
+      nested->set("type", factors);
+      params->set("factors", nested);
+    }
+    return registry().find_scheme("lowrank")->make(*params, ref.shape, registry());
+  };
+  const auto plain = scheme_of(""), quantized = scheme_of("int8");
+  ASSERT_TRUE(problems.empty());
+  const auto first = store.compressed(ref, *plain, *comm), second = store.compressed(ref, *quantized, *comm);
+  // The second did not factorise, and says what it would have taken: never less than the factorisation alone.
+  EXPECT_GT(second->seconds, 0.5 * first->seconds);
+  WeightStore fresh(1);
+  const auto alone = fresh.compressed(ref, *quantized, *comm);
+  for (size_t leaf = 0; leaf < 2; ++leaf)
+    EXPECT_EQ(second->canonical.leaves[leaf].codes, alone->canonical.leaves[leaf].codes);
+
+  ShardedOptions options;
+  options.max_tokens = 8;
+  const auto packed = store.packed(ref, *plain, options, registry(), *comm);
+  EXPECT_EQ(packed, store.packed(ref, *plain, options, registry(), *comm));
+  EXPECT_NE(packed, store.packed(ref, *quantized, options, registry(), *comm));
+  options.kernel = "reference";
+  EXPECT_NE(packed, store.packed(ref, *plain, options, registry(), *comm));
+  options.kernel = "auto";
+  store.clear_packed();
+  EXPECT_NE(packed, store.packed(ref, *plain, options, registry(), *comm));
+}
+
+}  // namespace
+}  // namespace lamina
