@@ -78,15 +78,15 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
 
 void set_times(Record& record, const Series& series) {
   const std::vector<double>& us = series.samples_us;
-  record.set("latency_us_p50", median(us));
+  record.set("latency_us_p50", series.p50_us());
   record.set("latency_us_p90", quantile(us, 0.9));
   if (us.size() >= 100) record.set("latency_us_p99", quantile(us, 0.99));
   record.set("latency_us_min", quantile(us, 0));
   double mean = 0;
   for (double value : us) mean += value / static_cast<double>(us.size());
   record.set("latency_us_mean", mean);
-  if (static_cast<int>(series.block_medians.size()) >= kMinBlocksForInterval) {
-    const Interval interval = median_interval(series.block_medians);
+  if (series.has_interval()) {
+    const Interval interval = series.interval();
     record.set("latency_us_ci_low", interval.low);
     record.set("latency_us_ci_high", interval.high);
   }
@@ -109,11 +109,11 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
                             context.measure.timeout_seconds));
   }
   set_times(record, entry.all);
-  const double us = median(entry.all.samples_us);
+  const double us = entry.all.p50_us();
   const bool communicates = entry.prepared->collectives() > 0 && comm.size() > 1;
-  const double compute_us = communicates ? median(entry.compute.samples_us) : us;
+  const double compute_us = communicates ? entry.compute.p50_us() : us;
   record.set("compute_us_p50", compute_us);
-  record.set("comm_us_p50", communicates ? median(entry.communicate.samples_us) : 0.0);
+  record.set("comm_us_p50", communicates ? entry.communicate.p50_us() : 0.0);
   record.set("comm_exposed_us_p50", communicates ? std::max(0.0, us - compute_us) : 0.0);
 
   record.set("tokens_per_s", static_cast<double>(spec.tokens) / us * 1e6);
@@ -198,7 +198,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   std::string dense_name;
   for (const Entry& entry : entries)
     if (entry.open() && !entry.all.timed_out() && entry.record.text("scheme").starts_with("dense")) {
-      const double us = median(entry.all.samples_us);
+      const double us = entry.all.p50_us();
       if (dense_us == 0 || us < dense_us) {
         dense_us = us;
         dense_name = entry.planned->spec->name;

@@ -53,11 +53,9 @@ bool finished(Series& series) {
   for (double us : series.samples_us) timed += us;
   timed *= 1e-6 * static_cast<double>(series.iterations_per_sample);
   const auto samples = static_cast<int64_t>(series.samples_us.size());
-  const bool enough = samples >= series.rule.min_samples &&
-                      static_cast<int>(series.block_medians.size()) >= kMinBlocksForInterval;
-  if (enough) {
-    const Interval interval = median_interval(series.block_medians);
-    const double half_width = (interval.high - interval.low) / 2 / median(series.samples_us);
+  if (samples >= series.rule.min_samples && series.has_interval()) {
+    const Interval interval = series.interval();
+    const double half_width = (interval.high - interval.low) / 2 / series.p50_us();
     if (half_width <= series.rule.precision) series.stop_reason = "precision";
   }
   if (series.stop_reason.empty() && timed >= series.rule.max_seconds) series.stop_reason = "max_seconds";
@@ -65,6 +63,14 @@ bool finished(Series& series) {
 }
 
 }  // namespace
+
+double Series::p50_us() const {
+  return median(block_medians);
+}
+
+Interval Series::interval() const {
+  return median_interval(block_medians);
+}
 
 double quantile(std::vector<double> values, double q) {
   if (values.empty()) return std::nan("");

@@ -10,9 +10,17 @@
 
 namespace lamina {
 
+inline constexpr int kBlockSamples = 5;
+inline constexpr int kMinBlocksForInterval = 6;  // below, no 95 % interval of the median exists
+inline constexpr double kMinSampleSeconds = 20e-6;
+
+struct Interval {
+  double low = 0, high = 0;
+};
+
 // When a series has enough samples. Sees values that all ranks share, so all ranks stop together.
 struct StopRule {
-  double precision = 0.01;  // half-width of the 95 % interval over the median
+  double precision = 0.01;  // half-width of the 95 % interval over the p50
   int64_t min_samples = 30;
   double max_seconds = 5;        // of timed work
   double timeout_seconds = 120;  // one step longer than this ends the series
@@ -28,15 +36,13 @@ struct Series {
   int64_t iterations_per_sample = 1;
   std::string stop_reason;  // "precision", "max_seconds", "timeout"
   bool timed_out() const { return stop_reason == "timeout"; }
+  // A step's time: the median of block medians, of which interval() is the 95 % interval. One estimator for
+  // both, so that the one always lies within the other. NaN without a block.
+  double p50_us() const;
+  bool has_interval() const { return block_medians.size() >= kMinBlocksForInterval; }
+  Interval interval() const;  // where has_interval()
 };
 
-inline constexpr int kBlockSamples = 5;
-inline constexpr int kMinBlocksForInterval = 6;  // below, no 95 % interval of the median exists
-inline constexpr double kMinSampleSeconds = 20e-6;
-
-struct Interval {
-  double low = 0, high = 0;
-};
 // 95 % confidence interval of the median from the order statistics of independent values (the sign test's; no
 // assumption on their distribution): at least kMinBlocksForInterval of them.
 Interval median_interval(std::vector<double> values);

@@ -52,6 +52,23 @@ TEST(MedianInterval, CoversTheMedianAtLeastAsOftenAsItSays) {
   }
 }
 
+TEST(MedianInterval, HoldsTheP50) {
+  std::mt19937_64 random(11);
+  std::uniform_real_distribution<double> coarse(0, 8);
+  for (size_t n = kMinBlocksForInterval; n <= 200; ++n) {
+    Series series;
+    // Ties and skew too.
+    for (size_t i = 0; i < n; ++i) series.block_medians.push_back(std::exp(std::floor(coarse(random))));
+    series.samples_us = {1e9};  // no part of either
+    ASSERT_TRUE(series.has_interval());
+    EXPECT_LE(series.interval().low, series.p50_us()) << n;
+    EXPECT_GE(series.interval().high, series.p50_us()) << n;
+    EXPECT_EQ(series.p50_us(), median(series.block_medians));
+  }
+  EXPECT_FALSE(Series().has_interval());
+  EXPECT_TRUE(std::isnan(Series().p50_us()));
+}
+
 void spin_us(double us) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double, std::micro>(us);
   while (std::chrono::steady_clock::now() < end) {
