@@ -186,9 +186,15 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     together(comm, [&] { pack(stage, options_); });
   }
   together(comm, [&] {
-    for (size_t s = 0; s + 1 < stages_.size(); ++s) {
-      stages_[s].output = Buffer(
-          options.max_tokens * stages_[s].local_out * static_cast<int64_t>(sizeof(float)), options.threads);
+    for (Stage& stage : stages_) {
+      const int64_t count = options.max_tokens * stage.local_out;
+      const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
+      if (&stage != &stages_.back()) stage.output = Buffer(bytes, options.threads);
+      if (!stage.cut.reduce || ranks == 1) continue;
+      stage.payload = Buffer(bytes, options.threads);
+      // Varied numbers of an activation's size: zeros or infinities may travel or add up at another speed.
+      float* payload = stage.payload.as<float>();
+      for (int64_t i = 0; i < count; ++i) payload[i] = static_cast<float>(i % 1021 - 510) * 1e-2f;
     }
   });
 }
@@ -224,7 +230,9 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
       }
     }
     if (part != Part::compute && stage.cut.reduce && comm_.size() > 1) {
-      comm_.all_reduce(out, out, count, DType::f32, ReduceOp::sum);
+      // Alone, a sum in place would sum its own result, call after call, until it is infinite.
+      const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
+      comm_.all_reduce(partial, out, count, DType::f32, ReduceOp::sum);
     }
     in = out;
   }

@@ -22,7 +22,7 @@ class NoKernelError : public AgreedError {
 };
 
 // Which part of a step to run. `compute` and `communicate` exist to be timed apart: their results are
-// meaningless.
+// meaningless, but finite.
 enum class Part { all, compute, communicate };
 
 // How one matrix lies over ranks. Outputs: this rank computes the features in `rows`, in that order. Inputs:
@@ -47,7 +47,8 @@ struct Stage {
   Leaf part;                                   // what they are packed from, until all are
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
-  Buffer output;  // [max_tokens × local_out] float32; unused in the last stage, which writes y
+  Buffer output;   // [max_tokens × local_out] float32; unused in the last stage, which writes y
+  Buffer payload;  // as large, where the stage reduces: what Part::communicate sums, the same at every call
 };
 
 struct ShardedOptions {
