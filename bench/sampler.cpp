@@ -27,12 +27,14 @@ void calibrate(Series& series, Communicator& comm) {
     series.stop_reason = "timeout";
     return;
   }
+  // Twice the least, so that a faster moment later still makes samples long enough.
+  const int64_t most = std::max<int64_t>(kMaxSamples, 4 * series.rule.min_samples);
+  const double wanted = std::max(2 * kMinSampleSeconds, series.rule.max_seconds / static_cast<double>(most));
   int64_t iterations = 1;
   for (int attempt = 0; attempt < 20; ++attempt) {
     const double seconds = comm.max(time_sample(series, comm, iterations));
-    // Twice the least, so that a faster moment later still makes samples long enough.
-    if (seconds >= 2 * kMinSampleSeconds) break;
-    const double factor = seconds > 0 ? std::ceil(2 * kMinSampleSeconds / seconds) : 16;
+    if (seconds >= wanted) break;
+    const double factor = seconds > 0 ? std::ceil(wanted / seconds) : 16;
     iterations *= static_cast<int64_t>(std::clamp(factor, 2.0, 16.0));
   }
   series.iterations_per_sample = iterations;
@@ -43,23 +45,7 @@ void run_block(Series& series, Communicator& comm) {
   std::vector<double> seconds(kBlockSamples);
   for (double& value : seconds) value = time_sample(series, comm, series.iterations_per_sample);
   comm.all_reduce(seconds.data(), seconds.data(), kBlockSamples, DType::f64, ReduceOp::max);
-  for (double& value : seconds) value *= 1e6 / static_cast<double>(series.iterations_per_sample);
-  series.samples_us.insert(series.samples_us.end(), seconds.begin(), seconds.end());
-  series.block_medians.push_back(median(seconds));
-}
-
-bool finished(Series& series) {
-  double timed = 0;
-  for (double us : series.samples_us) timed += us;
-  timed *= 1e-6 * static_cast<double>(series.iterations_per_sample);
-  const auto samples = static_cast<int64_t>(series.samples_us.size());
-  if (samples >= series.rule.min_samples && series.has_interval()) {
-    const Interval interval = series.interval();
-    const double half_width = (interval.high - interval.low) / 2 / series.p50_us();
-    if (half_width <= series.rule.precision) series.stop_reason = "precision";
-  }
-  if (series.stop_reason.empty() && timed >= series.rule.max_seconds) series.stop_reason = "max_seconds";
-  return !series.stop_reason.empty();
+  series.add_block(seconds);
 }
 
 }  // namespace
@@ -70,6 +56,27 @@ double Series::p50_us() const {
 
 Interval Series::interval() const {
   return median_interval(block_medians);
+}
+
+void Series::add_block(const std::vector<double>& seconds) {
+  std::vector<double> us;
+  for (const double value : seconds) {
+    timed_s_ += value;
+    us.push_back(value * 1e6 / static_cast<double>(iterations_per_sample));
+  }
+  samples_us.insert(samples_us.end(), us.begin(), us.end());
+  block_medians.push_back(median(std::move(us)));
+  apply_rule();
+}
+
+void Series::apply_rule() {
+  const size_t blocks = block_medians.size();
+  if (blocks >= next_look_ && static_cast<int64_t>(samples_us.size()) >= rule.min_samples) {
+    const Interval found = interval();
+    if ((found.high - found.low) / 2 <= rule.precision * p50_us()) stop_reason = "precision";
+    next_look_ = blocks + (blocks + 1) / 2;
+  }
+  if (stop_reason.empty() && timed_s_ >= rule.max_seconds) stop_reason = "max_seconds";
 }
 
 double quantile(std::vector<double> values, double q) {
@@ -110,7 +117,7 @@ void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
     std::vector<Series*> next;
     for (Series* one : open) {
       run_block(*one, comm);
-      finished(*one) ? static_cast<void>(++done) : next.push_back(one);
+      one->stop_reason.empty() ? next.push_back(one) : static_cast<void>(++done);
       progress(done);
     }
     open = std::move(next);

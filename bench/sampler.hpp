@@ -13,12 +13,16 @@ namespace lamina {
 inline constexpr int kBlockSamples = 5;
 inline constexpr int kMinBlocksForInterval = 6;  // below, no 95 % interval of the median exists
 inline constexpr double kMinSampleSeconds = 20e-6;
+// About as many samples as max_seconds may hold (or four times min_samples): shorter steps share a sample.
+inline constexpr int kMaxSamples = 2000;
 
 struct Interval {
   double low = 0, high = 0;
 };
 
-// When a series has enough samples. Sees values that all ranks share, so all ranks stop together.
+// When a series has enough samples. Sees values that all ranks share, so all ranks stop together. The
+// precision is tested only after 6 blocks and then whenever there are half as many more: each further look is
+// a chance to stop where the interval happens to be narrow and off the mark.
 struct StopRule {
   double precision = 0.01;  // half-width of the 95 % interval over the p50
   int64_t min_samples = 30;
@@ -30,7 +34,7 @@ struct StopRule {
 struct Series {
   std::function<void()> step;
   StopRule rule;
-  // Filled by sample():
+  // Filled by sample(), through add_block():
   std::vector<double> samples_us;     // each: slowest rank's time a step
   std::vector<double> block_medians;  // of kBlockSamples samples each
   int64_t iterations_per_sample = 1;
@@ -41,6 +45,13 @@ struct Series {
   double p50_us() const;
   bool has_interval() const { return block_medians.size() >= kMinBlocksForInterval; }
   Interval interval() const;  // where has_interval()
+  // Takes the seconds of a block's samples and applies the rule; needs no clock.
+  void add_block(const std::vector<double>& seconds);
+
+ private:
+  void apply_rule();
+  double timed_s_ = 0;
+  size_t next_look_ = kMinBlocksForInterval;
 };
 
 // 95 % confidence interval of the median from the order statistics of independent values (the sign test's; no

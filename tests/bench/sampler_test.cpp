@@ -69,6 +69,97 @@ TEST(MedianInterval, HoldsTheP50) {
   EXPECT_TRUE(std::isnan(Series().p50_us()));
 }
 
+double from_normal(double z, bool exponential) {
+  constexpr double kSpread = 0.03;
+  const double above = 0.5 * std::erfc(z / std::sqrt(2.0));  // the same order, another shape
+  return 1e-3 * (exponential ? 1 - kSpread * std::log(above) : std::exp(kSpread * z));
+}
+
+// Seconds of steps as a machine gives them: skewed, correlated by 0.7 from one to the next within a block.
+// `shared`: the share of the variance that drifts slowly, from block to block.
+class Machine {
+ public:
+  Machine(uint64_t seed, bool exponential, double shared)
+      : random_(seed), exponential_(exponential), shared_(shared), drift_(normal_(random_)) {}
+  std::vector<double> block() {
+    drift_ = 0.5 * drift_ + std::sqrt(0.75) * normal_(random_);
+    std::vector<double> seconds;
+    double z = normal_(random_);
+    for (int i = 0; i < kBlockSamples; ++i) {
+      seconds.push_back(from_normal(std::sqrt(1 - shared_) * z + std::sqrt(shared_) * drift_, exponential_));
+      z = 0.7 * z + std::sqrt(1 - 0.7 * 0.7) * normal_(random_);
+    }
+    return seconds;
+  }
+
+ private:
+  std::mt19937_64 random_;
+  std::normal_distribution<double> normal_;
+  bool exponential_;
+  double shared_, drift_;
+};
+
+// The share of series, ended by the rule, whose interval holds the median of block medians. Were the
+// precision tested after every block, it would be about two points less (see the commit).
+double coverage(bool exponential, double shared, double precision) {
+  constexpr int kTrials = 4000;
+  // By symmetry the median of a block's median of correlated normals is 0; monotone maps keep medians.
+  const double truth_us = 1e6 * from_normal(0, exponential);
+  int covered = 0, by_precision = 0;
+  for (int trial = 0; trial < kTrials; ++trial) {
+    Machine machine(static_cast<uint64_t>(trial) + 1, exponential, shared);
+    Series series;
+    series.rule = {precision, 30, 1.5, 10};
+    while (series.stop_reason.empty()) series.add_block(machine.block());
+    const Interval interval = series.interval();
+    covered += interval.low <= truth_us && truth_us <= interval.high ? 1 : 0;
+    by_precision += series.stop_reason == "precision" ? 1 : 0;
+  }
+  EXPECT_GT(by_precision, kTrials / 2);  // else it is not the stopping that is tested
+  return static_cast<double>(covered) / kTrials;
+}
+
+TEST(StopRule, KeepsTheIntervalsPromise) {
+  for (const bool exponential : {false, true})
+    for (const double precision : {0.02, 0.01, 0.007}) {
+      const double independent = coverage(exponential, 0, precision);
+      EXPECT_GE(independent, 0.93) << exponential << " " << precision;
+      EXPECT_LT(independent, 0.99);  // an interval that is too wide says too little
+      // No interval from block medians can know of this.
+      EXPECT_GE(coverage(exponential, 0.1, precision), 0.90) << exponential << " " << precision;
+    }
+}
+
+TEST(StopRule, LooksAtThePrecisionFewTimes) {
+  // The ranks of a 95 % interval leave out two low blocks from 12 blocks on; the looks are at 6, 9 and 14.
+  Series series;
+  series.rule = {0.01, 30, 1e9, 10};
+  for (int block = 1; series.stop_reason.empty(); ++block) {
+    series.add_block(std::vector<double>(kBlockSamples, block <= 2 ? 0.5 : 0.75));
+    ASSERT_LE(block, 100);
+  }
+  EXPECT_EQ(series.stop_reason, "precision");
+  EXPECT_EQ(series.block_medians.size(), 14u);
+}
+
+TEST(StopRule, NeedsMinSamplesAndStopsAtMaxSeconds) {
+  Series patient;
+  patient.rule = {0.01, 200, 1e9, 10};
+  while (patient.stop_reason.empty()) patient.add_block(std::vector<double>(kBlockSamples, 1e-3));
+  EXPECT_EQ(patient.stop_reason, "precision");
+  EXPECT_EQ(patient.samples_us.size(), 200u);
+
+  Series hurried;
+  hurried.iterations_per_sample = 10;
+  hurried.rule = {1e-9, 30, 2, 10};
+  for (double s = 1; hurried.stop_reason.empty(); ++s)
+    hurried.add_block(std::vector<double>(kBlockSamples, s * 1e-2));
+  EXPECT_EQ(hurried.stop_reason, "max_seconds");
+  // 5 · 10 ms · (1 + … + 9) = 2.25 s
+  EXPECT_EQ(hurried.block_medians.size(), 9u);
+  EXPECT_DOUBLE_EQ(hurried.p50_us(), 5e3);  // a step, not a sample
+}
+
 void spin_us(double us) {
   const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double, std::micro>(us);
   while (std::chrono::steady_clock::now() < end) {
@@ -95,6 +186,18 @@ TEST(Sample, TimesEachSeriesAndKeepsItsSamples) {
   // Several short steps make one sample that the clock can time.
   EXPECT_GT(fast.iterations_per_sample, 1);
   EXPECT_EQ(slow.iterations_per_sample, 1);
+}
+
+TEST(Sample, ManyShortStepsShareASample) {
+  auto comm = make_self_communicator();
+  Series series;
+  series.step = [] { spin_us(2); };
+  series.rule = {0, 30, 0.2, 10};  // 0.2 s of 40 µs samples would be 5000
+  std::vector<Series*> all = {&series};
+  sample(all, *comm, 1, [](int) {});
+  EXPECT_EQ(series.stop_reason, "max_seconds");
+  EXPECT_LE(series.samples_us.size(), size_t{kMaxSamples} * 5 / 4);
+  EXPECT_GE(series.iterations_per_sample, 10);
 }
 
 TEST(Sample, AStepPastItsTimeoutEndsTheSeriesOnly) {
