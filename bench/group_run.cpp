@@ -55,8 +55,11 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
   const std::string absent = absence(spec, context.registry);
   if (!absent.empty()) return fail(entry, "skipped", absent);
   try {
+    context.progress("preparing " + spec.name, 0);
     entry.prepared = spec.prepare(context.store, context.registry, comm);
+    context.progress("checking " + spec.name, 0);
     const CheckResult check = entry.prepared->check();
+    context.progress("comparing " + spec.name, 0);
     const Quality quality = entry.prepared->quality();
     entry.prepared->describe(entry.record);
     entry.record.set("check_passed", check.passed);
@@ -105,7 +108,8 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   if (entry.all.timed_out()) {
     record.set("gflops_executed", nullptr);
     return fail(entry, "timeout",
-                fmt::format("one step took longer than measure.timeout_seconds ({} s)",
+                fmt::format("a step, or a sample of several short ones, took longer than "
+                            "measure.timeout_seconds ({} s)",
                             context.measure.timeout_seconds));
   }
   set_times(record, entry.all);
@@ -114,7 +118,8 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   const double compute_us = communicates ? entry.compute.p50_us() : us;
   record.set("compute_us_p50", compute_us);
   record.set("comm_us_p50", communicates ? entry.communicate.p50_us() : 0.0);
-  record.set("comm_exposed_us_p50", communicates ? std::max(0.0, us - compute_us) : 0.0);
+  // The NaN of a part that timed out must stay one, a null: std::max returns its first argument then.
+  record.set("comm_exposed_us_p50", std::max(us - compute_us, 0.0));
 
   record.set("tokens_per_s", static_cast<double>(spec.tokens) / us * 1e6);
   record.set("gflops", spec.dense_operations / us * 1e-3);
@@ -155,7 +160,6 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   int prepared = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     entries[i].planned = &group.cases[i];
-    context.progress("preparing " + group.cases[i].spec->name, 0);
     prepare(entries[i], context, comm);
     prepared += entries[i].open() ? 1 : 0;
   }

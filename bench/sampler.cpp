@@ -8,6 +8,8 @@
 namespace lamina {
 namespace {
 
+constexpr double kPulseSeconds = 0.1;
+
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -21,18 +23,21 @@ double time_sample(const Series& series, Communicator& comm, int64_t iterations)
 }
 
 // Warms up and finds how many steps make a sample long enough; every rank decides on the slowest rank's time.
-void calibrate(Series& series, Communicator& comm) {
-  const double first = comm.max(time_sample(series, comm, 1));
-  if (first > series.rule.timeout_seconds) {
-    series.stop_reason = "timeout";
-    return;
-  }
-  // Twice the least, so that a faster moment later still makes samples long enough.
-  const int64_t most = std::max<int64_t>(kMaxSamples, 4 * series.rule.min_samples);
-  const double wanted = std::max(2 * kMinSampleSeconds, series.rule.max_seconds / static_cast<double>(most));
+void calibrate(Series& series, Communicator& comm, const std::function<void()>& pulse) {
+  const StopRule& rule = series.rule;
+  const int64_t most = std::max<int64_t>(kMaxSamples, 4 * rule.min_samples);
+  // Twice the least, so that a faster moment later still makes samples long enough; and far from a timeout.
+  const double wanted = std::max(2 * kMinSampleSeconds, std::min(rule.max_seconds / static_cast<double>(most),
+                                                                 rule.timeout_seconds / 8));
   int64_t iterations = 1;
   for (int attempt = 0; attempt < 20; ++attempt) {
     const double seconds = comm.max(time_sample(series, comm, iterations));
+    pulse();
+    if (seconds > rule.timeout_seconds) {
+      series.stop_reason = "timeout";
+      return;
+    }
+    if (attempt == 0) continue;  // the first step is cold, and says nothing but a timeout
     if (seconds >= wanted) break;
     const double factor = seconds > 0 ? std::ceil(wanted / seconds) : 16;
     iterations *= static_cast<int64_t>(std::clamp(factor, 2.0, 16.0));
@@ -40,18 +45,27 @@ void calibrate(Series& series, Communicator& comm) {
   series.iterations_per_sample = iterations;
 }
 
-void run_block(Series& series, Communicator& comm) {
-  series.step();  // the block before left the caches and predictors to another kernel
-  std::vector<double> seconds(kBlockSamples);
-  for (double& value : seconds) value = time_sample(series, comm, series.iterations_per_sample);
-  comm.all_reduce(seconds.data(), seconds.data(), kBlockSamples, DType::f64, ReduceOp::max);
+void run_block(Series& series, Communicator& comm, const std::function<void()>& pulse) {
+  // First one step that only counts against the timeout: the block before left the caches and predictors to
+  // another kernel.
+  std::vector<double> seconds;
+  for (int i = 0; i <= kBlockSamples; ++i) {
+    seconds.push_back(time_sample(series, comm, i == 0 ? 1 : series.iterations_per_sample));
+    pulse();
+  }
+  comm.all_reduce(seconds.data(), seconds.data(), kBlockSamples + 1, DType::f64, ReduceOp::max);
+  if (*std::max_element(seconds.begin(), seconds.end()) > series.rule.timeout_seconds) {
+    series.stop_reason = "timeout";
+    return;
+  }
+  seconds.erase(seconds.begin());
   series.add_block(seconds);
 }
 
 }  // namespace
 
 double Series::p50_us() const {
-  return median(block_medians);
+  return timed_out() ? std::nan("") : median(block_medians);
 }
 
 Interval Series::interval() const {
@@ -105,10 +119,17 @@ Interval median_interval(std::vector<double> values) {
 
 void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
             const std::function<void(int)>& progress) {
-  for (Series* one : series) calibrate(*one, comm);
+  int done = 0;
+  // Between samples of long steps too. Each rank goes by its own clock: nothing collective hangs on it.
+  double last_pulse = now_s();
+  const auto pulse = [&] {
+    if (now_s() - last_pulse < kPulseSeconds) return;
+    progress(done);
+    last_pulse = now_s();
+  };
+  for (Series* one : series) calibrate(*one, comm, pulse);
   std::mt19937_64 random(seed);
   std::vector<Series*> open;
-  int done = 0;
   for (Series* one : series) one->timed_out() ? static_cast<void>(++done) : open.push_back(one);
   while (!open.empty()) {
     // A hand-written Fisher-Yates: std::shuffle's order differs between standard libraries, and ranks must
@@ -116,7 +137,7 @@ void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
     for (size_t i = open.size(); i > 1; --i) std::swap(open[i - 1], open[random() % i]);
     std::vector<Series*> next;
     for (Series* one : open) {
-      run_block(*one, comm);
+      run_block(*one, comm, pulse);
       one->stop_reason.empty() ? next.push_back(one) : static_cast<void>(++done);
       progress(done);
     }

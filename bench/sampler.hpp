@@ -27,7 +27,7 @@ struct StopRule {
   double precision = 0.01;  // half-width of the 95 % interval over the p50
   int64_t min_samples = 30;
   double max_seconds = 5;        // of timed work
-  double timeout_seconds = 120;  // one step longer than this ends the series
+  double timeout_seconds = 120;  // a step, or a sample of several, longer than this ends the series
 };
 
 // One thing to time: `step` is called on every rank.
@@ -41,7 +41,7 @@ struct Series {
   std::string stop_reason;  // "precision", "max_seconds", "timeout"
   bool timed_out() const { return stop_reason == "timeout"; }
   // A step's time: the median of block medians, of which interval() is the 95 % interval. One estimator for
-  // both, so that the one always lies within the other. NaN without a block.
+  // both, so that the one always lies within the other. NaN without a block, and for what timed out.
   double p50_us() const;
   bool has_interval() const { return block_medians.size() >= kMinBlocksForInterval; }
   Interval interval() const;  // where has_interval()
@@ -63,7 +63,9 @@ inline double median(std::vector<double> values) {
 }
 
 // Times all series in blocks, in an order drawn anew each round (the same on every rank). `progress` is
-// called after every block with the number of finished series. Collective over `comm`.
+// called with the number of finished series after every block, and between samples where 0.1 s have passed: a
+// rank that waits or works for longer than two steps without calling it hangs. It must not communicate.
+// Collective over `comm`.
 void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
             const std::function<void(int)>& progress);
 

@@ -215,6 +215,35 @@ TEST(Sample, AStepPastItsTimeoutEndsTheSeriesOnly) {
   EXPECT_FALSE(fine.samples_us.empty());
 }
 
+TEST(Sample, ALaterStepPastItsTimeoutEndsTheSeriesToo) {
+  auto comm = make_self_communicator();
+  Series series;
+  int calls = 0;
+  // The one that warms up the third block.
+  series.step = [&] { std::this_thread::sleep_for(std::chrono::milliseconds(++calls == 15 ? 700 : 5)); };
+  series.rule = {0, 30, 10, 0.5};
+  std::vector<Series*> all = {&series};
+  int last = 0;
+  sample(all, *comm, 1, [&](int done) { last = done; });
+  EXPECT_TRUE(series.timed_out());
+  EXPECT_EQ(last, 1);
+  EXPECT_EQ(series.samples_us.size(), 10u);  // 2 steps to calibrate, two blocks of 6
+  EXPECT_TRUE(std::isnan(series.p50_us()));
+  for (const double us : series.samples_us) EXPECT_LT(us, 0.5e6);
+}
+
+TEST(Sample, SaysThatItLivesBetweenLongSamples) {
+  auto comm = make_self_communicator();
+  Series series;
+  series.step = [] { std::this_thread::sleep_for(std::chrono::milliseconds(60)); };
+  series.rule = {0, 30, 0.1, 10};
+  std::vector<Series*> all = {&series};
+  int calls = 0;
+  sample(all, *comm, 1, [&](int) { ++calls; });
+  EXPECT_EQ(series.block_medians.size(), 1u);
+  EXPECT_GE(calls, 4);  // two steps to calibrate, six of the one block: at every other step
+}
+
 TEST(Sample, InterleavesSoThatDriftFallsOnAll) {
   auto comm = make_self_communicator();
   std::vector<int> order;
