@@ -194,7 +194,8 @@ int64_t memory_with_all_kept(const std::vector<PlannedGroup>& parts) {
 double estimated_sampling_s(const CaseSpec& spec, const MeasureOptions& measure) {
   const double samples =
       static_cast<double>(std::max<int64_t>(measure.min_samples, kBlockSamples * kMinBlocksForInterval));
-  const double sample = std::max(spec.estimated_step_s, 2 * kMinSampleSeconds);
+  const auto most = static_cast<double>(std::max<int64_t>(kMaxSamples, 4 * measure.min_samples));
+  const double sample = std::max({spec.estimated_step_s, 2 * kMinSampleSeconds, measure.max_seconds / most});
   return std::min(measure.max_seconds, samples * sample) + spec.estimated_step_s * samples / kBlockSamples;
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# All tests under AddressSanitizer (leaks included), then under UndefinedBehaviorSanitizer. One sanitizer alone:
-#   scripts/ci_sanitizers.sh asan
+# All tests under AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer together. A preset alone:
+#   scripts/ci_sanitizers.sh asan      or      scripts/ci_sanitizers.sh ubsan
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
@@ -10,10 +10,10 @@ export LSAN_OPTIONS="suppressions=$root/scripts/lsan.supp:print_suppressions=0"
 export ASAN_OPTIONS="detect_leaks=1"
 export UBSAN_OPTIONS="print_stacktrace=1"
 
-presets=("$@")
-[ "$#" -gt 0 ] || presets=(asan ubsan)
-for name in "${presets[@]}"; do
-  configure "$name" "build-$name" -DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF
-  build "build-$name"
-  ctest --test-dir "build-$name" --output-on-failure --parallel "$(nproc)" --timeout 600
-done
+preset=${1:-asan}
+folder=build-${1:-sanitizers}
+arguments=(-DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF)
+[ "$#" -gt 0 ] || arguments+=(-DLAMINA_SANITIZE=address,undefined)
+configure "$preset" "$folder" "${arguments[@]}"
+build "$folder"
+ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" --timeout 600
