@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <set>
+#include <functional>
+#include <stdexcept>
 
 namespace lamina {
 namespace {
@@ -28,6 +28,22 @@ void fail(Entry& entry, const std::string& status, const std::string& reason) {
   entry.record.set("reason", reason);
   entry.record.set("gflops_executed", nullptr);  // a row without a time has no rate
   entry.prepared.reset();
+}
+
+// What one rank meets alone past set-up ends the job: its last words say where it was.
+void at(const std::string& place, const auto& body) {
+  try {
+    body();
+  } catch (const std::exception& e) {
+    throw std::runtime_error(fmt::format("{}: {}", place, e.what()));
+  }
+}
+
+// A case's step as it is timed. An exception's way out costs nothing while none is thrown.
+std::function<void()> step_of(const Entry& entry, Part part) {
+  return [one = entry.prepared.get(), part, place = "timing " + entry.planned->spec->name] {
+    at(place, [&] { one->step(part); });
+  };
 }
 
 // Why the case cannot run here; empty when it can.
@@ -105,13 +121,11 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   const CaseSpec& spec = *entry.planned->spec;
   Record& record = entry.record;
   if (!entry.open()) return;
-  if (entry.all.timed_out()) {
-    record.set("gflops_executed", nullptr);
+  if (entry.all.timed_out())
     return fail(entry, "timeout",
                 fmt::format("a step, or a sample of several short ones, took longer than "
                             "measure.timeout_seconds ({} s)",
                             context.measure.timeout_seconds));
-  }
   set_times(record, entry.all);
   const double us = entry.all.p50_us();
   const bool communicates = entry.prepared->collectives() > 0 && comm.size() > 1;
@@ -160,7 +174,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   int prepared = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     entries[i].planned = &group.cases[i];
-    prepare(entries[i], context, comm);
+    at("preparing " + group.cases[i].spec->name, [&] { prepare(entries[i], context, comm); });
     prepared += entries[i].open() ? 1 : 0;
   }
 
@@ -176,13 +190,12 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
     std::vector<const Entry*> owners;
     for (Entry& entry : entries) {
       if (!entry.open()) continue;
-      PreparedCase* one = entry.prepared.get();
-      entry.all.step = [one] { one->step(Part::all); };
+      entry.all.step = step_of(entry, Part::all);
       entry.all.rule = rule;
       series.push_back(&entry.all);
-      if (one->collectives() == 0 || comm.size() == 1) continue;
-      entry.compute.step = [one] { one->step(Part::compute); };
-      entry.communicate.step = [one] { one->step(Part::communicate); };
+      if (entry.prepared->collectives() == 0 || comm.size() == 1) continue;
+      entry.compute.step = step_of(entry, Part::compute);
+      entry.communicate.step = step_of(entry, Part::communicate);
       entry.compute.rule = entry.communicate.rule = part_rule;
       series.push_back(&entry.compute);
       series.push_back(&entry.communicate);
@@ -209,7 +222,8 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       }
     }
   for (Entry& entry : entries) {
-    finish(entry, dense_us, dense_name, result.ceilings, context, comm);
+    at("finishing " + entry.planned->spec->name,
+       [&] { finish(entry, dense_us, dense_name, result.ceilings, context, comm); });
     if (!entry.planned->recorded) result.records.push_back(std::move(entry.record));
   }
   return result;

@@ -29,7 +29,8 @@ struct GroupResult {
 };
 
 // Collective over `comm`, the group's ranks; the same on every rank but for timings' last digits.
-// AgreedErrors become rows; anything else a case throws is not agreed on and ends the job (it propagates).
+// AgreedErrors become rows; anything else a case throws is not agreed on and ends the job (it
+// propagates, with the place and the case before its message).
 GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communicator& comm);
 
 }  // namespace lamina

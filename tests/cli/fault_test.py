@@ -6,31 +6,37 @@ import tempfile
 import time
 import unittest
 
+from support import record_keys
+
 MPIEXEC = os.environ.get("MPIEXEC", "")
 PROGRAM = os.environ["LAMINA_FAULTS"]
 
 
-def config(shards):
+# A layer and a block alone, and every way of cutting them over ranks.
+PLACES = {1: [("layer", "none"), ("mlp", "none")], 2: [("layer", "column"), ("layer", "row"), ("mlp", "column-row")]}
+SIZES = {"layer": {"in_features": 96, "out_features": 64}, "mlp": {"hidden": 96, "intermediate": 64}}
+
+
+def config(places, **measure):
+    # The first group is sound, so that a completed record is there to be kept.
+    sound = {"workload": "layer", "in_features": 64, "out_features": 48, "tokens": 1, "shard": places[0][1],
+             "scheme": {"type": "dense"}, "kernel": "openblas"}
+    faulty = [{"workload": workload, **SIZES[workload], "tokens": 2, "shard": shard, "scheme": {"type": "dense"},
+               "kernel": "faulty"} for workload, shard in places]
     return {
         "name": "faults",
-        "measure": {"precision": 0.5, "min_samples": 30, "max_seconds": 0.05, "cache": "hot"},
-        "experiments": [
-            # The first group is sound, so that a completed record is there to be kept.
-            {"workload": "layer", "in_features": 64, "out_features": 48, "tokens": 1, "shard": shards,
-             "scheme": {"type": "dense"}, "kernel": "openblas"},
-            {"workload": "layer", "in_features": 96, "out_features": 64, "tokens": 2, "shard": shards,
-             "scheme": {"type": "dense"}, "kernel": "faulty"},
-        ],
+        "measure": {"precision": 0.5, "min_samples": 30, "max_seconds": 0.05, "cache": "hot", **measure},
+        "experiments": [sound, *faulty],
     }
 
 
 class FaultTest(unittest.TestCase):
-    def launch(self, fault, ranks, shard, hang_seconds=None):
+    def launch(self, fault, ranks, places, hang_seconds=None, **measure):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         path = os.path.join(folder.name, "config.json")
         with open(path, "w") as file:
-            json.dump(config(shard), file)
+            json.dump(config(places, **measure), file)
         command = [PROGRAM, fault, path, os.path.join(folder.name, "out")]
         if ranks > 1:
             command = [MPIEXEC, "-n", str(ranks)] + command
@@ -54,38 +60,53 @@ class FaultTest(unittest.TestCase):
                          {("openblas", "ok"), ("native", "ok")})
         self.assertEqual(len(records), 2)
 
+    def assert_nothing_measured(self, record):
+        for section in ("Time", "Rate", "Limit"):
+            for key in record_keys(section):
+                self.assertIn(key, record)
+                self.assertIsNone(record[key], key)
+
     def test_a_wrong_kernel_is_an_invalid_row_without_a_time(self):
-        for fault in ("scale", "stale"):
-            for ranks, shard in ((1, "none"), (2, "column"), (2, "row")):
-                if ranks > 1 and not MPIEXEC:
+        for fault in ("scale", "stale", "drop", "swap"):
+            for ranks, places in PLACES.items():
+                if ranks > 1 and not MPIEXEC or ranks == 1 and fault == "swap":
                     continue
-                with self.subTest(fault=fault, shard=shard):
-                    done, records = self.launch(fault, ranks, shard)
-                    self.assertEqual(done.returncode, 1, done.stderr)
-                    rows = {record["kernel"]: record for record in records}
-                    bad = rows["faulty"]
-                    self.assertEqual(bad["status"], "invalid")
-                    self.assertIn("wrong at", bad["reason"])
-                    self.assertIs(bad["check_passed"], False)
-                    for key, value in bad.items():
-                        if "_us" in key or key in ("tokens_per_s", "gflops", "weight_gb_per_s", "speedup_vs_dense"):
-                            self.assertIsNone(value, key)
-                    # Its neighbours, the baseline measured beside it among them, are sound.
-                    self.assertEqual(rows["openblas"]["status"], "ok")
-                    self.assertIn("invalid", done.stdout)
+                done, records = self.launch(fault, ranks, places)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("invalid", done.stdout)
+                bad = {(record["workload"], record["shard"]): record for record in records
+                       if record["kernel"] == "faulty"}
+                for place in places:
+                    with self.subTest(fault=fault, place=place):
+                        self.assertEqual(bad[place]["status"], "invalid")
+                        self.assertIn("wrong at", bad[place]["reason"])
+                        self.assertIs(bad[place]["check_passed"], False)
+                        self.assert_nothing_measured(bad[place])
+                # Their neighbours, the baselines measured beside them among them, are sound.
+                others = [record["status"] for record in records if record["kernel"] != "faulty"]
+                self.assertEqual(others, ["ok"] * (2 + len(places)))
+
+    def test_a_row_in_error_or_too_slow_has_no_time(self):
+        for fault, status, reason in (("refuse", "error", "planted fault"), ("slow", "timeout", "timeout_seconds")):
+            with self.subTest(fault=fault):
+                done, records = self.launch(fault, 1, [("layer", "none")], timeout_seconds=0.2)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                (bad,) = [record for record in records if record["kernel"] == "faulty"]
+                self.assertEqual(bad["status"], status)
+                self.assertIn(reason, bad["reason"])
+                self.assert_nothing_measured(bad)
 
     @unittest.skipUnless(MPIEXEC, "built without MPI")
     def test_an_exception_on_one_rank_ends_the_job_with_rank_and_place(self):
-        done, records = self.launch("throw", 3, "row")
+        done, records = self.launch("throw", 3, [("layer", "row")])
         self.assertNotEqual(done.returncode, 0)
-        self.assertIn("rank 2 of 3", done.stderr)
-        self.assertIn("planted fault", done.stderr)
+        self.assertRegex(done.stderr, r"rank 2 of 3 on \S+: timing layer/96x64/\S*cpu-faulty/row/\S+: .*planted fault")
         self.assertLess(self.seconds, 60)
         self.assert_first_group_kept(records)
 
     @unittest.skipUnless(MPIEXEC, "built without MPI")
     def test_a_hang_ends_within_its_limit(self):
-        done, records = self.launch("hang", 2, "row", hang_seconds=4)
+        done, records = self.launch("hang", 2, [("layer", "row")], hang_seconds=4)
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("no progress for", done.stderr)
         self.assertLess(self.seconds, 60)
@@ -93,7 +114,7 @@ class FaultTest(unittest.TestCase):
 
     @unittest.skipUnless(MPIEXEC, "built without MPI")
     def test_a_killed_rank_ends_the_job_and_keeps_rows(self):
-        done, records = self.launch("die", 2, "row")
+        done, records = self.launch("die", 2, [("layer", "row")])
         self.assertNotEqual(done.returncode, 0)
         self.assert_first_group_kept(records)
 

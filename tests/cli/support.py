@@ -73,6 +73,13 @@ def lamina(*arguments, ranks=None, timeout=120, cwd=None):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+def record_keys(section):
+    """The keys that docs/record.md explains under a heading; docs_test.py holds the page to the program's own list."""
+    text = (ROOT / "docs" / "record.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*`) \|", text.split(f"\n## {section}\n")[1].split("\n## ")[0], re.MULTILINE)
+    return [key for row in rows for key in re.findall(r"`(\w+)`", row)]
+
+
 class Case(unittest.TestCase):
     maxDiff = None
 

@@ -2,13 +2,17 @@
 // them.
 //   fault_program FAULT CONFIG OUT
 //   scale   results 1 % too large        stale   writes nothing
+//   drop    one rank's part gives zeros  swap    every rank computes the next rank's part
+//   refuse  cannot be made               slow    sleeps in every call
 //   throw   throws in a timed step       hang    sleeps for ever in a timed step
 //   die     the process is killed in a timed step, of the second group of cases
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <memory>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "bench/runner.hpp"
 #include "distributed/communicator.hpp"
@@ -29,6 +33,8 @@ class FaultyLayer : public Layer {
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
     if (fault_ == "stale") return;
     right_->forward(x, y, tokens, stream);
+    if (fault_ == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    if (fault_ == "drop" && here_) std::fill_n(y, tokens * outputs_, 0.0f);
     if (fault_ == "scale")
       for (int64_t i = 0; i < tokens * outputs_; ++i) y[i] *= 1.01f;
     if (!here_ || ++calls_ < kCallsBeforeFault) return;
@@ -46,6 +52,16 @@ class FaultyLayer : public Layer {
   bool here_;
   int calls_ = 0;
 };
+
+// The leaf that the next rank packs meanwhile: parts are of equal size here, so nothing but the result
+// tells.
+Leaf next_ranks(const Leaf& leaf, Communicator& world) {
+  const std::vector<std::byte> own = serialize(leaf);
+  const auto size = static_cast<int64_t>(own.size());
+  std::vector<std::byte> all(own.size() * static_cast<size_t>(world.size()));
+  world.all_gather(own.data(), all.data(), std::vector<int64_t>(static_cast<size_t>(world.size()), size));
+  return deserialize(all.data() + (world.rank() + 1) % world.size() * size, size);
+}
 
 }  // namespace
 
@@ -65,7 +81,10 @@ int main(int argc, char** argv) {
     faulty.name = "faulty";
     faulty.preference = -1000;
     const bool last = world.rank() == world.size() - 1;
-    faulty.make = [make = right->make, fault, last](const Leaf& leaf, const LayerOptions& options) {
+    faulty.make = [make = right->make, fault, last, &world](const Leaf& leaf, const LayerOptions& options) {
+      if (fault == "refuse") throw std::runtime_error("the kernel met a planted fault");
+      if (fault == "swap")
+        return std::make_unique<FaultyLayer>(make(next_ranks(leaf, world), options), fault, leaf.rows, last);
       return std::make_unique<FaultyLayer>(make(leaf, options), fault, leaf.rows, last);
     };
     registry.add(faulty);
