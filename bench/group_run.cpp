@@ -46,22 +46,6 @@ std::function<void()> step_of(const Entry& entry, Part part) {
   };
 }
 
-// Why the case cannot run here; empty when it can.
-std::string absence(const CaseSpec& spec, const Registry& registry) {
-  if (!spec.skip_reason.empty()) return spec.skip_reason;
-  const std::string device = spec.identity.text("device"), kernel = spec.identity.text("kernel");
-  for (const DeviceInfo& info : registry.devices())
-    if (info.type == device && !info.available) return device + ": " + info.reason;
-  const std::vector<const Kernel*> kernels = registry.kernels(device);
-  if (kernels.empty()) return fmt::format("no kernel for device {} in this build", device);
-  if (kernel == "auto") return "";
-  for (const Kernel* one : kernels)
-    if (one->name == kernel && one->absent.empty()) return "";
-  for (const Kernel* one : kernels)
-    if (one->name == kernel) return fmt::format("kernel {}: {}", kernel, one->absent);
-  return fmt::format("no kernel {} for device {}", kernel, device);
-}
-
 void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
   const CaseSpec& spec = *entry.planned->spec;
   entry.record = spec.identity;
@@ -89,7 +73,7 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
            fmt::format("the kernel's result is wrong at {}: error {:.3g}, tolerance {:.3g}", check.where,
                        check.error, check.tolerance));
   } catch (const NoKernelError& e) {
-    fail(entry, "skipped", e.what());
+    fail(entry, "skipped", kRefused + std::string(e.what()));
   } catch (const AgreedError& e) {
     fail(entry, "error", e.what());
   }
@@ -169,6 +153,21 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
 
 }  // namespace
 
+std::string absence(const CaseSpec& spec, const Registry& registry) {
+  if (!spec.skip_reason.empty()) return spec.skip_reason;
+  const std::string device = spec.identity.text("device"), kernel = spec.identity.text("kernel");
+  for (const DeviceInfo& info : registry.devices())
+    if (info.type == device && !info.available) return device + ": " + info.reason;
+  const std::vector<const Kernel*> kernels = registry.kernels(device);
+  if (kernels.empty()) return fmt::format("no kernel for device {} in this build", device);
+  if (kernel == "auto") return "";
+  for (const Kernel* one : kernels)
+    if (one->name == kernel && one->absent.empty()) return "";
+  for (const Kernel* one : kernels)
+    if (one->name == kernel) return fmt::format("kernel {}: {}", kernel, one->absent);
+  return fmt::format("no kernel {} for device {}", kernel, device);
+}
+
 GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communicator& comm) {
   std::vector<Entry> entries(group.cases.size());
   int prepared = 0;
@@ -224,7 +223,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   for (Entry& entry : entries) {
     at("finishing " + entry.planned->spec->name,
        [&] { finish(entry, dense_us, dense_name, result.ceilings, context, comm); });
-    if (!entry.planned->recorded) result.records.push_back(std::move(entry.record));
+    result.records.push_back(std::move(entry.record));
   }
   return result;
 }

@@ -22,8 +22,13 @@ struct GroupContext {
   std::function<void(const std::string&, int)> progress;
 };
 
+// Why the case cannot run in this launch: ranks, device or kernel that are not there. Empty when it can.
+std::string absence(const CaseSpec& spec, const Registry& registry);
+// Begins the reason of a case that is skipped because no kernel takes its weights: in any launch.
+inline constexpr const char* kRefused = "no kernel takes it: ";
+
 struct GroupResult {
-  std::vector<Record> records;  // of the cases not recorded before, in order
+  std::vector<Record> records;  // of its cases, in order
   CeilingValues ceilings;
   bool measured = false;  // false: every case was skipped, no ceilings
 };

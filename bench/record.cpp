@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
+#include <unordered_map>
 
 #include "kernels/json.hpp"
 
@@ -209,6 +210,19 @@ std::vector<Record> read_records(const std::string& path, std::string* warning) 
     begin = whole ? newline + 1 : text.size();
   }
   return records;
+}
+
+std::vector<Record> last_of_each_case(std::vector<Record> records) {
+  std::vector<Record> last;
+  std::unordered_map<std::string, size_t> places;
+  for (Record& record : records) {
+    const auto [place, added] = places.emplace(record.text("case"), last.size());
+    if (added)
+      last.push_back(std::move(record));
+    else
+      last[place->second] = std::move(record);
+  }
+  return last;
 }
 
 }  // namespace lamina

@@ -73,5 +73,7 @@ Record from_json_line(std::string_view line);
 // killed run leaves it) is dropped and `warning` says so. Throws std::runtime_error naming file and line for
 // any other malformed line.
 std::vector<Record> read_records(const std::string& path, std::string* warning);
+// The last record of each case, where its first one stood: a resumed run does again what did not come out.
+std::vector<Record> last_of_each_case(std::vector<Record> records);
 
 }  // namespace lamina

@@ -9,7 +9,6 @@
 #include <map>
 #include <memory>
 #include <random>
-#include <set>
 
 #include "bench/atomic_file.hpp"
 #include "bench/config.hpp"
@@ -34,7 +33,7 @@ struct Folder {
   fs::path path;
   std::string run_id;
   std::string previous_environment;  // of the run that is resumed
-  std::vector<Record> records;       // it has already
+  std::vector<Record> records;       // that it has, the last one of each case
 };
 
 std::string new_id() {
@@ -121,7 +120,7 @@ Folder open_folder(const RunOptions& options, const Config& config) {
           folder.path.string(), config.digest, digest));
     folder.run_id = json["run_id"].get<std::string>();
     std::string warning;
-    if (fs::exists(records)) folder.records = read_records(records.string(), &warning);
+    if (fs::exists(records)) folder.records = last_of_each_case(read_records(records.string(), &warning));
     if (!warning.empty()) fmt::print(stderr, "lamina: {}\n", printable(warning));
   } else {
     if (fs::exists(folder.path) && !fs::is_directory(folder.path))
@@ -137,29 +136,31 @@ Folder open_folder(const RunOptions& options, const Config& config) {
   return folder;
 }
 
-// Marks what the resumed run has, and drops groups with nothing left to do.
-void skip_recorded(Plan& plan, const std::set<std::string>& recorded) {
-  for (PlannedGroup& group : plan.groups) {
-    for (PlannedCase& one : group.cases) one.recorded = recorded.contains(one.spec->name);
-    // The dense baseline is timed again for those that are left: a speed-up is never against another launch.
-    const bool all = std::all_of(group.cases.begin(), group.cases.end(),
-                                 [](const PlannedCase& one) { return one.recorded; });
-    std::erase_if(group.cases,
-                  [&](const PlannedCase& one) { return one.recorded && (all || !one.spec->dense); });
-  }
-  std::erase_if(plan.groups, [](const PlannedGroup& group) { return group.cases.empty(); });
+// Whether a resumed run keeps a row: an ok one, or one that would be skipped again.
+bool is_settled(const Record& record, const CaseSpec& spec, const Registry& registry) {
+  const std::string status = record.text("status");
+  if (status == "skipped")
+    return record.text("reason").starts_with(kRefused) || !absence(spec, registry).empty();
+  return status == "ok";
 }
 
-std::string broadcast_recorded(const Folder& folder, Communicator& world, std::set<std::string>& names) {
-  std::string text;
-  for (const Record& record : folder.records) text += record.text("case") + "\n";
-  text = world.broadcast_text(text);
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = text.find('\n', begin);
-    names.insert(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return text;
+// Drops the groups whose cases are all settled. The others are done again whole: what is compared comes from
+// one launch. Rank 0 has the records and decides for all.
+void drop_settled(Plan& plan, const std::vector<Record>& records, const Registry& registry,
+                  Communicator& world) {
+  std::map<std::string, const Record*> known;
+  for (const Record& record : records) known[record.text("case")] = &record;
+  std::vector<uint8_t> settled;
+  for (const PlannedGroup& group : plan.groups)
+    settled.push_back(std::all_of(group.cases.begin(), group.cases.end(), [&](const PlannedCase& one) {
+      const auto found = known.find(one.spec->name);
+      return found != known.end() && is_settled(*found->second, *one.spec, registry);
+    }));
+  world.broadcast(settled.data(), static_cast<int64_t>(settled.size()), 0);
+  std::vector<PlannedGroup> left;
+  for (size_t i = 0; i < plan.groups.size(); ++i)
+    if (!settled[i]) left.push_back(std::move(plan.groups[i]));
+  plan.groups = std::move(left);
 }
 
 double hang_limit_s(const MeasureOptions& measure) {
@@ -170,9 +171,9 @@ double hang_limit_s(const MeasureOptions& measure) {
   return std::max(600.0, 3 * measure.timeout_seconds);
 }
 
-// Every group in turn; rank 0 ends with all records.
+// Every group in turn; rank 0 records what comes of it.
 void run_groups(const Plan& plan, const RunOptions& options, const Config& config, const Machine& machine,
-                const Registry& registry, Communicator& world, Folder& folder) {
+                const Registry& registry, Communicator& world, const Folder& folder) {
   const bool speaks = world.rank() == 0;
   const std::string run_id = world.broadcast_text(folder.run_id), launch_id = world.broadcast_text(new_id());
   const std::string started = utc_now();
@@ -224,7 +225,6 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
       if (speaks) {
         progress.clear();
         writer->append(result.records);
-        folder.records.insert(folder.records.end(), result.records.begin(), result.records.end());
         if (result.measured) ceilings.push_back(result.ceilings);
         write_environment();
         for (const Record& record : result.records)
@@ -271,13 +271,11 @@ int run(const RunOptions& options, const Registry& registry, Communicator& world
     if (speaks) fmt::print(stderr, "lamina: {}\n", printable(failure));
     return kExitUsage;
   }
-  std::set<std::string> recorded;
-  broadcast_recorded(folder, world, recorded);
-  if (options.resume) skip_recorded(plan, recorded);
+  const size_t groups = plan.groups.size();
+  if (options.resume) drop_settled(plan, folder.records, registry, world);
   if (speaks) {
     for (const std::string& note : plan.notes) fmt::print(stderr, "lamina: {}\n", note);
-    if (options.resume)
-      fmt::print(stderr, "lamina: {} records kept, {} groups to go\n", recorded.size(), plan.groups.size());
+    if (options.resume) fmt::print(stderr, "lamina: {} of {} groups to go\n", plan.groups.size(), groups);
     fmt::print(stderr, "lamina: results go to {}\n", printable(folder.path.string()));
   }
   run_groups(plan, options, config, machine, registry, world, folder);

@@ -46,7 +46,7 @@ RunRows load_run(const std::string& path, std::string* warning) {
   // The folder's name, also for "." and "runs/one/".
   const fs::path folder = fs::absolute(records).lexically_normal().parent_path();
   run.name = folder.filename().string();
-  run.records = read_records(records.string(), warning);
+  run.records = last_of_each_case(read_records(records.string(), warning));
   const fs::path environment = records.parent_path() / "environment.json";
   if (!fs::exists(environment)) return run;
   try {

@@ -235,5 +235,19 @@ TEST(JsonlWriter, SaysWhenItCannotWrite) {
   EXPECT_THROW(JsonlWriter("/dev/full"), std::runtime_error);
 }
 
+TEST(Record, TheLastOfEachCaseStandsWhereItsFirstStood) {
+  std::vector<Record> records;
+  for (const auto& [name, status] : {std::pair("a", "invalid"), std::pair("b", "ok"), std::pair("a", "ok")}) {
+    Record& record = records.emplace_back("layer");
+    record.set("case", std::string(name));
+    record.set("status", std::string(status));
+  }
+  const std::vector<Record> last = last_of_each_case(std::move(records));
+  ASSERT_EQ(last.size(), 2u);
+  EXPECT_EQ(last[0].text("case"), "a");
+  EXPECT_EQ(last[0].text("status"), "ok");
+  EXPECT_EQ(last[1].text("case"), "b");
+}
+
 }  // namespace
 }  // namespace lamina

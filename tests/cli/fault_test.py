@@ -31,13 +31,17 @@ def config(places, **measure):
 
 
 class FaultTest(unittest.TestCase):
-    def launch(self, fault, ranks, places, hang_seconds=None, **measure):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
+    def launch(self, fault, ranks, places, hang_seconds=None, resume=None, **measure):
+        """Runs into a new folder, or on in the one to `resume`."""
+        folder = resume or tempfile.TemporaryDirectory()
+        if not resume:
+            self.addCleanup(folder.cleanup)
+        self.folder = folder
         path = os.path.join(folder.name, "config.json")
         with open(path, "w") as file:
             json.dump(config(places, **measure), file)
         command = [PROGRAM, fault, path, os.path.join(folder.name, "out")]
+        command += ["resume"] if resume else []
         if ranks > 1:
             command = [MPIEXEC, "-n", str(ranks)] + command
         environment = dict(os.environ)
@@ -95,6 +99,29 @@ class FaultTest(unittest.TestCase):
                 self.assertEqual(bad["status"], status)
                 self.assertIn(reason, bad["reason"])
                 self.assert_nothing_measured(bad)
+
+    def test_resume_does_again_what_did_not_come_out(self):
+        places = [("layer", "none")]
+        for fault in ("scale", "refuse"):
+            with self.subTest(fault=fault):
+                _, bad = self.launch(fault, 1, places)
+                done, records = self.launch("none", 1, places, resume=self.folder)
+                self.assertEqual(done.returncode, 0, done.stderr)
+                # The group that went wrong is done again, its baseline too; the lines there were are kept.
+                self.assertEqual([record["status"] for record in bad].count("ok"), 3)
+                self.assertEqual(records[:4], bad)
+                self.assertEqual([(record["case"], record["status"]) for record in records[4:]],
+                                 [(record["case"], "ok") for record in bad[2:]])
+                again = {record["case"]: record for record in records[4:]}
+                for record in again.values():
+                    baseline = again[record["baseline_case"]]
+                    self.assertEqual(baseline["launch_id"], record["launch_id"])
+                    self.assertAlmostEqual(record["speedup_vs_dense"],
+                                           baseline["latency_us_p50"] / record["latency_us_p50"])
+                # A table has each case once, as it was last.
+                self.assertEqual(done.stdout.count("| dense-f32"), 4)
+                self.assertNotIn("not ok", done.stdout)
+                self.assertEqual(self.launch("none", 1, places, resume=self.folder)[1], records)
 
     @unittest.skipUnless(MPIEXEC, "built without MPI")
     def test_an_exception_on_one_rank_ends_the_job_with_rank_and_place(self):

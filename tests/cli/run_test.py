@@ -161,9 +161,37 @@ class Resume(Case):
         (run / "table.md").unlink()
         result = self.run_ok("run", config, "-o", run, "--resume")
         self.assertRegex(result.stderr, r"records\.jsonl:24: dropped a torn last line")
+        self.assertIn("1 of 8 groups to go", result.stderr)
+        # Its group is measured again, the baseline too.
         records = self.records(run)
-        self.assertEqual(len(records), 24)
+        self.assertEqual(len(records), 23 + 3)
+        self.assertEqual(len({record["case"] for record in records}), 24)
+        self.assertEqual(len({record["launch_id"] for record in records[-3:]}), 1)
         self.assertTrue((run / "records.jsonl").read_bytes().startswith(b"".join(lines[:-1])))
+        self.assertEqual((run / "table.md").read_text().count("| dense-f32"), 16)
+
+    def test_a_skipped_case_is_tried_again_where_it_can_run(self):
+        self.needs_mpi()
+        config, run = self.write("tiny.json", tiny(ranks=[1, 2], shard="row")), self.folder / "out"
+        self.run_ok("run", config, "-o", run)
+        first = self.records(run)
+        self.assertEqual(sorted((record["ranks"], record["status"]) for record in first),
+                         [(1, "ok")] * 3 + [(2, "skipped")] * 3)
+        self.run_ok("run", config, "-o", run, "--resume")
+        self.assertEqual(self.records(run), first)
+        result = self.run_ok("run", config, "-o", run, "--resume", ranks=2)
+        self.assertEqual([(record["ranks"], record["status"]) for record in self.records(run)[6:]], [(2, "ok")] * 3)
+        self.assertNotIn("skipped", result.stdout)
+        exported = self.run_ok("export", run, "--format", "csv").stdout
+        self.assertEqual(len(exported.splitlines()), 1 + 6)
+
+    def test_a_case_that_no_kernel_takes_is_not_tried_again(self):
+        config, run = self.write("tiny.json", tiny(kernel="openblas")), self.folder / "out"
+        self.run_ok("run", config, "-o", run)
+        records = self.records(run)
+        self.assertEqual(sorted(record["status"] for record in records), ["ok", "ok", "skipped"])
+        self.run_ok("run", config, "-o", run, "--resume")
+        self.assertEqual(self.records(run), records)
 
     def test_nothing_left_to_do(self):
         config, run = self.write("tiny.json", tiny()), self.folder / "out"

@@ -1,6 +1,7 @@
 // `lamina run` with one kernel that misbehaves: FAULT is what it does, on the launch's last rank or on all of
 // them.
-//   fault_program FAULT CONFIG OUT
+//   fault_program FAULT CONFIG OUT [resume]
+//   none    nothing
 //   scale   results 1 % too large        stale   writes nothing
 //   drop    one rank's part gives zeros  swap    every rank computes the next rank's part
 //   refuse  cannot be made               slow    sleeps in every call
@@ -70,7 +71,7 @@ int main(int argc, char** argv) {
   Communicator& world = launch.world();
   int exit_code = kExitUsage;
   try {
-    if (argc != 4) throw std::runtime_error("expected FAULT CONFIG OUT");
+    if (argc != 4 && argc != 5) throw std::runtime_error("expected FAULT CONFIG OUT [resume]");
     const std::string fault = argv[1];
     Registry registry;
     register_kernels(registry);
@@ -92,6 +93,7 @@ int main(int argc, char** argv) {
     options.config_path = argv[2];
     options.config_text = read_text_file(argv[2]);
     options.out_dir = argv[3];
+    options.resume = argc == 5;
     exit_code = run(options, registry, world);
   } catch (const std::exception& e) {
     if (world.size() > 1) abort_job(world, e.what());
