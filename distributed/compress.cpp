@@ -95,6 +95,30 @@ void expect_finite(const Matrix<float>& slab, int64_t row_begin, const std::stri
   }
 }
 
+// Fills norm_squared and error_squared. Collective.
+void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communicator& comm) {
+  const Leaf& leaf = result.canonical.leaves.front();
+  const bool chain = result.canonical.is_chain();
+  const int64_t cols = slab.cols;
+  Matrix<double> buffers;
+  together(comm, [&] { buffers = Matrix<double>(omp_get_max_threads(), cols); });
+  double norm = 0, error = 0;
+#pragma omp parallel for reduction(+ : norm, error)
+  for (int64_t i = 0; i < slab.rows; ++i) {
+    const float* w = slab.row(i);
+    double* stored = buffers.row(omp_get_thread_num());
+    if (!chain) dequantize_row(leaf, i, stored);
+    for (int64_t j = 0; j < cols; ++j) {
+      const double original = w[j], difference = chain ? 0 : original - stored[j];
+      norm += original * original;
+      error += difference * difference;
+    }
+  }
+  result.norm_squared = comm.sum(norm);
+  const double relative = result.canonical.error;
+  result.error_squared = chain ? relative * relative * result.norm_squared : comm.sum(error);
+}
+
 // A leaf like this one, with no rows or no columns.
 Leaf empty_like(const Leaf& leaf, Range cols) {
   Leaf empty = leaf;
@@ -225,6 +249,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   own_bytes = std::max({own_bytes, canonical_bytes, peak.bytes()});
   comm.all_reduce(&own_bytes, &result.peak_bytes, 1, DType::i64, ReduceOp::max);
   result.seconds = comm.max(elapsed);
+  measure_error(result, weights.slab, comm);
   return result;
 }
 

@@ -34,8 +34,11 @@ struct CompressedWeights {
   Shape shape;
   Range rows;  // this rank's rows of leaf 0
   Canonical canonical;
-  double seconds = 0;      // slowest rank's
-  int64_t peak_bytes = 0;  // largest rank's, canonical weights included
+  double seconds = 0;       // slowest rank's
+  int64_t peak_bytes = 0;   // largest rank's, canonical weights included
+  double norm_squared = 0;  // ‖W‖² (Frobenius) of the whole matrix
+  double error_squared =
+      0;  // ‖W − Ŵ‖²; NaN for a chain whose factors are not dense: U·V is not multiplied out
 };
 // Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
 // price.

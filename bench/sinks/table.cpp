@@ -148,7 +148,8 @@ std::string heading(const Record& record) {
   if (layer.empty() || layer == k + "x" + n) layer = record.text("workload");
   const std::string model = record.text("model");
   std::string text = model + (model.empty() ? "" : " ") + layer;
-  if (!k.empty() && !n.empty()) text += ", K×N " + k + "×" + middle + (middle.empty() ? "" : "×") + n;
+  if (!k.empty() && !n.empty())
+    text += middle.empty() ? ", K×N " + k + "×" + n : ", K×I×N " + k + "×" + middle + "×" + n;
   const std::string tokens = count(record, "tokens");
   if (!tokens.empty()) text += ", " + tokens + (tokens == "1" ? " token" : " tokens");
   return escaped(text);

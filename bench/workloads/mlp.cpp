@@ -263,6 +263,7 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   parts.in_features = model.hidden_size;
   parts.out_features = model.hidden_size;
   fill_spec(*spec, parts, placement, params, launch, tokens);
+  spec->identity.set("intermediate_features", model.intermediate_size);
 
   // Each rank must hold the ups and gates of the very columns of down that it holds.
   const int64_t unit = std::lcm(spec->up_scheme->units().rows, spec->down_scheme->units().cols);

@@ -1,6 +1,10 @@
 #include "bench/workloads/sharded_case.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <cmath>
 
 #include "bench/workloads/placement.hpp"
 
@@ -11,12 +15,25 @@ Cost add(const Cost& a, const Cost& b) {
           a.write_bytes + b.write_bytes};
 }
 
+namespace {
+
+// What the layers share, or each one's in order: "native+openblas".
+std::string joined(const std::vector<std::string>& texts) {
+  const bool same =
+      std::all_of(texts.begin(), texts.end(), [&](const auto& text) { return text == texts[0]; });
+  return same ? texts[0] : fmt::format("{}", fmt::join(texts, "+"));
+}
+
+}  // namespace
+
 void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, int64_t tokens) {
   Communicator& comm = layers.front()->layer.comm();
   double weight_bytes = 0, dense16_bytes = 0, executed = 0;
   int64_t comm_bytes = 0;
   double seconds = 0;
   int64_t peak = 0;
+  double error_squared = 0, norm_squared = 0;
+  std::vector<std::string> kernels, isas, weight_dtypes, activation_dtypes, ranks;
   for (const PackedLayer* one : layers) {
     const CompressedWeights& weights = *one->weights;
     weight_bytes += static_cast<double>(one->layer.weight_bytes());
@@ -26,6 +43,15 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
                      static_cast<double>(weights.shape.out_features);
     seconds += weights.seconds;
     peak = std::max(peak, weights.peak_bytes);
+    error_squared += weights.error_squared;
+    norm_squared += weights.norm_squared;
+    kernels.push_back(one->layer.kernel_name());
+    isas.push_back(one->layer.isa());
+    const std::vector<Leaf>& leaves = weights.canonical.leaves;
+    const Leaf& leaf = leaves.front();
+    weight_dtypes.push_back(leaf.bits == 32 ? "f32" : leaf.bits == 8 ? "int8" : "int4");
+    activation_dtypes.push_back(leaf.activation == ActivationRule::int8_per_token ? "int8" : "f32");
+    if (weights.canonical.is_chain()) ranks.push_back(std::to_string(leaves.back().rows));
   }
   weight_bytes = comm.sum(weight_bytes);
   executed = comm.sum(executed);
@@ -35,11 +61,19 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   record.set("comm_bytes", comm_bytes);
   record.set("compress_s", seconds);
   record.set("compress_peak_bytes", peak);
-  record.set("kernel", layers.front()->layer.kernel_name());
-  record.set("isa", layers.front()->layer.isa());
-  const Leaf& leaf = layers.front()->weights->canonical.leaves.front();
-  record.set("weight_dtype", leaf.bits == 32 ? "f32" : leaf.bits == 8 ? "int8" : "int4");
-  record.set("activation_dtype", leaf.activation == ActivationRule::int8_per_token ? "int8" : "f32");
+  record.set("compress_error", std::sqrt(error_squared / norm_squared));
+  record.set("kernel", joined(kernels));
+  record.set("isa", joined(isas));
+  record.set("weight_dtype", joined(weight_dtypes));
+  record.set("activation_dtype", joined(activation_dtypes));
+  // The rank that came out, where the config gave an error or a ratio.
+  if (!ranks.empty()) {
+    const std::string rank = joined(ranks);
+    if (rank == ranks[0])
+      record.set("scheme_rank", layers.front()->weights->canonical.leaves.back().rows);
+    else
+      record.set("scheme_rank", rank);
+  }
 }
 
 bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes) {

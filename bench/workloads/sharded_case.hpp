@@ -10,7 +10,8 @@
 
 namespace lamina {
 
-// Sizes, kernel, isa, data types and compression of the layers, as the record shows them. Collective.
+// Sizes, kernel, isa, data types, rank and compression of the layers, as the record shows them; joined by "+"
+// where layers differ. Collective.
 void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, int64_t tokens);
 
 // Copies the packed weights of layers that run one after the other until an average rank has `cold_bytes` of

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -58,6 +59,8 @@ struct Leaf {
 struct Canonical {
   // One leaf: the matrix itself. Two: {U [N×r], V [r×K]}, a Chain, x goes through V first.
   std::vector<Leaf> leaves;
+  // Relative Frobenius error ‖W − Ŵ‖/‖W‖ where compression found it by itself; else NaN.
+  double error = std::numeric_limits<double>::quiet_NaN();
   bool is_chain() const { return leaves.size() == 2; }
 };
 

@@ -85,6 +85,8 @@ class LowRank final : public Scheme {
     Canonical chain;
     chain.leaves.push_back(std::move(u.leaves.front()));
     chain.leaves.push_back(std::move(v.leaves.front()));
+    // The factorizer's is of its own factors; what storing them otherwise adds is not known.
+    if (v_->name() == "dense-f32") chain.error = factors.error;
     return chain;
   }
 

@@ -175,5 +175,58 @@ TEST(Compress, CodesAreIdenticalForAnyRankCount) {
   }
 }
 
+// ‖W − Ŵ‖² with Ŵ multiplied out, of the whole matrix on one rank.
+double squared_distance(const Matrix<float>& w, const Canonical& canonical) {
+  double sum = 0;
+  std::vector<double> row(static_cast<size_t>(w.cols)), u, v(static_cast<size_t>(w.cols));
+  for (int64_t i = 0; i < w.rows; ++i) {
+    if (canonical.is_chain()) {
+      u.resize(static_cast<size_t>(canonical.leaves[0].cols));
+      dequantize_row(canonical.leaves[0], i, u.data());
+      std::fill(row.begin(), row.end(), 0.0);
+      for (size_t r = 0; r < u.size(); ++r) {
+        dequantize_row(canonical.leaves[1], static_cast<int64_t>(r), v.data());
+        for (size_t j = 0; j < row.size(); ++j) row[j] += u[r] * v[j];
+      }
+    } else {
+      dequantize_row(canonical.leaves[0], i, row.data());
+    }
+    for (size_t j = 0; j < row.size(); ++j) {
+      const double difference = static_cast<double>(w.row(i)[j]) - row[j];
+      sum += difference * difference;
+    }
+  }
+  return sum;
+}
+
+TEST(Compress, SaysHowFarTheWeightsMoved) {
+  Registry registry;
+  register_kernels(registry);
+  const Matrix<float> whole = test::random_matrix(515, 320, 5);
+  double norm = 0;
+  for (const float w : whole.data) norm += static_cast<double>(w) * static_cast<double>(w);
+  const test::MatrixSource source(whole);
+  const auto self = make_self_communicator();
+  int known = 0, unknown = 0;
+  for (const test::SchemeCase& each : test::scheme_cases()) {
+    const auto scheme = test::make_scheme(each, source.shape(), registry);
+    if (!scheme) continue;
+    const Canonical alone = compress(*scheme, load_weights(source, *self, 1), *self, 3).canonical;
+    const CompressedWeights spread = compress(*scheme, load_weights(source, world(), 1), world(), 3);
+    EXPECT_NEAR(spread.norm_squared, norm, 1e-9 * norm);
+    const bool dense_factors = alone.leaves.back().bits == 32 && alone.leaves.back().mask.empty();
+    if (alone.is_chain() && !dense_factors) {
+      EXPECT_TRUE(std::isnan(spread.error_squared)) << scheme->name();
+      ++unknown;
+    } else {
+      const double expected = squared_distance(whole, alone);
+      EXPECT_NEAR(spread.error_squared, expected, 1e-4 * expected) << scheme->name();
+      ++known;
+    }
+  }
+  EXPECT_GE(known, 4);
+  EXPECT_GE(unknown, 1);
+}
+
 }  // namespace
 }  // namespace lamina
