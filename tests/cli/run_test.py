@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -106,6 +107,43 @@ class Run(Case):
         self.assertEqual(sorted(record["scheme"] for record in records), ["dense-f32", "dense-f32", "int8"])
         int8 = next(record for record in records if record["scheme"] == "int8")
         self.assertIn(int8["baseline_case"], [record["case"] for record in records])
+
+    def assert_limits(self, records):
+        """Holds limit_kind and limit_fraction to the ceilings that environment.json has of each row's group."""
+        ceilings = json.loads((self.folder / "out" / "environment.json").read_text())["launches"][-1]["ceilings"]
+        groups = sorted({record["tokens"] for record in records})
+        self.assertEqual(len(ceilings), len(groups))
+        for record in records:
+            found, ranks, shard = ceilings[groups.index(record["tokens"])], record["ranks"], record["shard"]
+            share = 1e3 / ranks  # of all ranks' rate in 1e9/s, what one does in a µs
+            values = (record["in_features"] / (ranks if shard == "row" else 1) +
+                      record["out_features"] / (ranks if shard == "column" else 1)) * record["tokens"]
+            memory = (record["weight_bytes"] / ranks + 4 * values) / (
+                max(found["read_gb_per_s_by_threads"].values()) * share)
+            executed = record["gflops_executed"] * record["latency_us_p50"] * 1e3 / ranks
+            compute = executed / (found["int8_gops" if record["activation_dtype"] == "int8" else "fp32_gflops"] * share)
+            network = 0
+            if shard == "row":
+                network = found["all_reduce_latency_us"] + record["comm_bytes"] / (found["all_reduce_gb_per_s"] * 1e3)
+            limit = max(memory, compute) + network
+            with self.subTest(record["case"]):
+                self.assertAlmostEqual(record["limit_fraction"] * record["latency_us_p50"], limit, delta=0.02 * limit)
+                self.assertEqual(record["limit_kind"], "network" if network > max(memory, compute) else
+                                 "memory" if memory >= compute else "compute")
+
+    def test_the_limit_is_that_of_the_ceilings(self):
+        sizes = {"in_features": 512, "out_features": 256, "tokens": [1, 256],
+                 "scheme": [{"type": "dense"}, {"type": "int8"}]}
+        _, records = self.run_tiny(**sizes)
+        self.assert_limits(records)
+        self.assertEqual({record["limit_kind"] for record in records if record["tokens"] == 256}, {"compute"})
+
+    def test_the_limit_of_two_ranks(self):
+        self.needs_mpi()
+        for shard in ("column", "row"):
+            _, records = self.run_tiny(ranks=2, shard=shard, in_features=512, out_features=256, tokens=2)
+            self.assert_limits(records)
+            shutil.rmtree(self.folder / "out")
 
     def test_filter_and_set(self):
         _, records = self.run_tiny("--filter", "int4", "--set", "tokens=[2,5]", "--set", "seed=7", scheme=SCHEMES)
