@@ -89,5 +89,37 @@ class Docs(unittest.TestCase):
         self.assertGreater(named, 20)
 
 
+def tables(text):
+    """What all rows share, and every table below its heading, of a table as the program prints it."""
+    lines = [line for line in text.splitlines() if line.startswith(("All rows:", "### ", "|"))]
+    headings = [i for i, line in enumerate(lines) if line.startswith("### ")] + [len(lines)]
+    return lines[:headings[0]], {lines[a]: lines[a + 1:b] for a, b in zip(headings, headings[1:])}
+
+
+class Published(unittest.TestCase):
+    """The run that README shows."""
+
+    def setUp(self):
+        readme = (ROOT / "README.md").read_text()
+        self.shown = readme.split("<!-- quickstart table -->")[1].split("<!-- /quickstart table -->")[0]
+        (link,) = re.findall(r"\]\((results/[^)]*/quickstart/table\.md)\)", self.shown)
+        self.run = ROOT / Path(link).parent
+
+    def test_readme_shows_its_table(self):
+        common, shown = tables(self.shown)
+        all_common, published = tables((self.run / "table.md").read_text())
+        self.assertTrue(common)
+        self.assertEqual(common, all_common)
+        self.assertTrue(shown)
+        for heading, rows in shown.items():
+            self.assertGreater(len(rows), 2)
+            self.assertEqual(rows, published.get(heading), heading)
+
+    def test_every_row_is_ok(self):
+        records = [json.loads(line) for line in (self.run / "records.jsonl").read_text().splitlines()]
+        self.assertGreater(len(records), 10)
+        self.assertEqual({record["case"]: record["status"] for record in records if record["status"] != "ok"}, {})
+
+
 if __name__ == "__main__":
     unittest.main()
