@@ -107,6 +107,31 @@ TEST(Schema, KnowsEveryWorkload) {
   EXPECT_EQ(definition("workload").value("enum", std::set<std::string>()), names);
 }
 
+// A value, or an array of such values.
+void expect_axis(const std::string& place, const Json& property) {
+  ASSERT_TRUE(property.contains("anyOf") && property["anyOf"].size() == 2) << place;
+  const Json& array = property["anyOf"][1];
+  EXPECT_EQ(array.value("type", ""), "array") << place;
+  EXPECT_EQ(array["items"], property["anyOf"][0]) << place;
+}
+
+TEST(Schema, LetsEveryKeyOfAnExperimentBeAnAxis) {
+  const Json& experiment = definition("experiment");
+  expect_axis("experiment.workload", experiment["properties"]["workload"]);
+  for (const WorkloadType& workload : workloads()) {
+    for (const auto& [name, property] : definition("workload_" + workload.name)["properties"].items())
+      expect_axis(workload.name + "." + name, property);
+    // An array of workloads has to meet each one's definition.
+    const Json one = {{"const", workload.name}}, among = {{"type", "array"}, {"contains", one}};
+    const Json expected = {{"if", {{"properties", {{"workload", {{"anyOf", Json::array({one, among})}}}}}}},
+                           {"then", {{"$ref", "#/$defs/workload_" + workload.name}}}};
+    EXPECT_THAT(experiment["allOf"], testing::Contains(expected)) << workload.name;
+  }
+  for (const SchemeType& scheme : registry().schemes())
+    for (const KeySpec& key : scheme.keys)
+      expect_axis(scheme.type + "." + key.name, definition("scheme_" + scheme.type)["properties"][key.name]);
+}
+
 TEST(Schema, KnowsEveryScheme) {
   std::set<std::string> names;
   for (const SchemeType& scheme : registry().schemes()) {
