@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "bench/config.hpp"
-#include "bench/environment.hpp"
+#include "bench/machine.hpp"
 #include "bench/workload.hpp"
 #include "kernels/registry.hpp"
 

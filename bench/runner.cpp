@@ -14,6 +14,7 @@
 #include "bench/config.hpp"
 #include "bench/environment.hpp"
 #include "bench/group_run.hpp"
+#include "bench/machine.hpp"
 #include "bench/plan.hpp"
 #include "bench/progress.hpp"
 #include "bench/sinks/jsonl.hpp"
