@@ -70,7 +70,7 @@ std::string environment_text(const Config& config, const Machine& machine, const
                      {"cores", machine.launch.cores},
                      {"isa", isa},
                      {"caches", caches},
-                     {"memory_bytes", kilobytes_of("MemTotal")},
+                     {"memory_bytes", bytes_of("/proc/meminfo", "MemTotal")},
                      {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)},
                      {"distribution", field_of("/etc/os-release", "PRETTY_NAME")}};
   // os-release separates with '=' rather than ':'.

@@ -133,6 +133,8 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
       limit_of(ceilings, comm.max(cost.read_bytes + cost.write_bytes), comm.max(cost.operations),
                cost.integer, entry.prepared->network_bytes(), entry.prepared->collectives());
   std::vector<std::string> warnings = context.machine.warnings;
+  for (const std::string& one : context.machine.warnings_for(spec.ranks, spec.threads))
+    warnings.push_back(one);
   if (record.text("cache") == "cold" && !entry.prepared->cold()) {
     warnings.push_back("not cold: so small that even many copies of its weights stay in the caches");
   } else if (record.text("cache") == "cold") {

@@ -4,8 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "bench/node.hpp"
 
@@ -14,34 +17,80 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// What makes this launch's times dubious, from where its ranks run.
-std::vector<std::string> placement_warnings(const std::vector<RankPlace>& places, int cores) {
-  std::vector<std::string> warnings;
+// The ranks of one host, among the first `ranks` of a launch.
+struct Node {
+  int ranks = 0;
+  std::set<int> cpus;  // of any of them
+  double quota = std::numeric_limits<double>::infinity();
+  int64_t bytes = std::numeric_limits<int64_t>::max();
+};
+
+std::map<std::string, Node> nodes_of(const std::vector<RankPlace>& places, int ranks) {
+  std::map<std::string, Node> nodes;
+  for (int rank = 0; rank < std::min(ranks, static_cast<int>(places.size())); ++rank) {
+    const RankPlace& place = places[static_cast<size_t>(rank)];
+    Node& node = nodes[place.host];
+    ++node.ranks;
+    node.cpus.insert(place.cpus.begin(), place.cpus.end());
+    if (place.quota > 0) node.quota = std::min(node.quota, place.quota);
+    node.bytes = std::min(node.bytes, place.node_bytes);
+  }
+  return nodes;
+}
+
+}  // namespace
+
+int64_t Machine::available_bytes_for(int ranks) const {
+  int64_t bytes = std::numeric_limits<int64_t>::max();
+  for (const auto& [host, node] : nodes_of(places, ranks)) bytes = std::min(bytes, node.bytes / node.ranks);
+  for (int rank = 0; rank < std::min(ranks, static_cast<int>(places.size())); ++rank)
+    bytes = std::min(bytes, places[static_cast<size_t>(rank)].process_bytes);
+  return bytes;
+}
+
+std::vector<std::string> Machine::warnings_for(int ranks, int threads) const {
+  std::vector<std::string> texts;
+  const auto add = [&](const std::string& text) {
+    if (std::find(texts.begin(), texts.end(), text) == texts.end()) texts.push_back(text);
+  };
+  const auto oversubscribed = [&](int wanted, const std::string& cores) {
+    add(fmt::format("oversubscribed: {} threads on {}", wanted, cores));
+  };
+  for (const auto& [host, node] : nodes_of(places, ranks)) {
+    const int wanted = node.ranks * threads;
+    if (wanted > static_cast<int>(node.cpus.size()))
+      oversubscribed(wanted, fmt::format("{} core{}", node.cpus.size(), node.cpus.size() == 1 ? "" : "s"));
+    else if (wanted > node.quota)
+      oversubscribed(wanted, fmt::format("a CPU quota of {:.3g}", node.quota));
+  }
   std::map<std::string, std::map<int, int>> bound;  // host → cpu → ranks bound to few cores that include it
-  std::map<std::string, int> wanted;
   bool unbound = false;
-  for (const RankPlace& place : places) {
-    wanted[place.host] += place.threads;
-    const bool own = static_cast<int>(place.cpus.size()) <= place.threads;
+  const int present = std::min(ranks, static_cast<int>(places.size()));
+  for (int rank = 0; rank < present; ++rank) {
+    const RankPlace& place = places[static_cast<size_t>(rank)];
+    const bool own = static_cast<int>(place.cpus.size()) <= threads;
     unbound |= !own;
     if (own)
       for (int cpu : place.cpus) ++bound[place.host][cpu];
   }
-  for (const auto& [host, threads] : wanted)
-    if (threads > cores)
-      warnings.push_back(fmt::format("oversubscribed: {} threads of all ranks on {} cores", threads, cores));
-  if (unbound && places.size() > 1)
-    warnings.push_back("unbound ranks: the system may move them (mpirun --bind-to core)");
+  if (unbound && present > 1) add("unbound ranks: the system may move them (mpirun --bind-to core)");
   for (const auto& [host, cpus] : bound)
-    for (const auto& [cpu, ranks] : cpus)
-      if (ranks > 1) {
-        warnings.push_back(fmt::format("{} ranks share core {}", ranks, cpu));
+    for (const auto& [cpu, sharers] : cpus)
+      if (sharers > 1) {
+        add(fmt::format("{} ranks share core {}", sharers, cpu));
         break;
       }
-  return warnings;
+  return texts;
 }
 
-}  // namespace
+int fair_threads(const std::vector<RankPlace>& places) {
+  double threads = std::numeric_limits<double>::infinity();
+  for (const auto& [host, node] : nodes_of(places, static_cast<int>(places.size())))
+    threads =
+        std::min(threads, std::min<double>(static_cast<double>(node.cpus.size()), node.quota) / node.ranks);
+  for (const RankPlace& place : places) threads = std::min(threads, static_cast<double>(place.cpus.size()));
+  return std::max(1, static_cast<int>(threads));
+}
 
 Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& default_cache) {
   Machine machine;
@@ -50,30 +99,27 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
   launch.local_ranks = static_cast<int>(world.max(world.local_size()));
   launch.seed = seed;
   launch.default_cache = default_cache;
-  const std::vector<int> cpus = affinity();
   launch.cores = static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-  const int fair = std::max(1, launch.cores / launch.local_ranks);
-  // The same on every rank, so that cases and their names are.
-  launch.default_threads = static_cast<int>(
-      -world.max(-static_cast<double>(std::min<size_t>(cpus.size(), static_cast<size_t>(fair)))));
   const std::map<int, int64_t> caches = node_caches();
   launch.cache_bytes = caches.empty() ? 32 << 20 : caches.rbegin()->second;
   launch.cache_bytes = static_cast<int64_t>(world.max(static_cast<double>(launch.cache_bytes)));
-  machine.available_bytes =
-      static_cast<int64_t>(-world.max(-static_cast<double>(available_memory()) / world.local_size()));
 
-  Json place;
   char host[256] = "";
   gethostname(host, sizeof host - 1);
-  place["host"] = host;
-  place["cpus"] = cpus;
-  const std::string mine = place.dump();
+  const std::vector<int> cpus = affinity();
+  const double quota = cpu_quota();
+  const Json place = {{"host", host},
+                      {"cpus", cpus},
+                      {"quota", std::isfinite(quota) ? quota : 0.0},
+                      {"node_bytes", available_memory()},
+                      {"process_bytes", process_memory_left()}};
+  const std::string mine = place.dump(-1, ' ', false, Json::error_handler_t::replace);
   for (int rank = 0; rank < world.size(); ++rank) {
     const Json theirs = Json::parse(world.broadcast_text(mine, rank));
-    machine.places.push_back(
-        {theirs["host"], theirs["cpus"].get<std::vector<int>>(), launch.default_threads});
+    machine.places.push_back({theirs["host"], theirs["cpus"].get<std::vector<int>>(), theirs["quota"],
+                              theirs["node_bytes"], theirs["process_bytes"]});
   }
-  machine.warnings = placement_warnings(machine.places, launch.cores);
+  launch.default_threads = fair_threads(machine.places);
   // One minute's average before this launch did anything but start.
   const double load = std::atof(first_line("/proc/loadavg").c_str());
   if (load > 0.5 * launch.cores + world.local_size())

@@ -13,19 +13,30 @@ namespace lamina {
 // Where one rank runs.
 struct RankPlace {
   std::string host;
-  std::vector<int> cpus;  // its affinity
-  int threads = 1;
+  std::vector<int> cpus;      // its affinity
+  double quota = 0;           // CPUs' worth of time that its node's ranks may take together; 0: no limit
+  int64_t node_bytes = 0;     // memory that its node's ranks may still take together
+  int64_t process_bytes = 0;  // and this rank alone
 };
 
 struct Machine {
   LaunchInfo launch;
-  std::vector<RankPlace> places;      // by rank, known on rank 0
+  std::vector<RankPlace> places;      // by rank
   std::vector<std::string> warnings;  // what makes every row of this launch dubious
-  int64_t available_bytes = 0;  // memory of the poorest rank: its node's available memory, or its control
-                                // group's rest, over local ranks
+
+  // What follows is of a group that runs on the first `ranks` ranks, the others at rest.
+
+  // Memory that each of its ranks may take: the poorest node's over the ranks it runs there.
+  int64_t available_bytes_for(int ranks) const;
+  // What makes the group's rows dubious when each rank runs `threads` threads.
+  std::vector<std::string> warnings_for(int ranks, int threads) const;
 };
 
-// Collective over the launch.
+// Threads a rank: the CPUs each may run on, at most its share of what its node's ranks may use together. The
+// same for all ranks, so that cases and their names are.
+int fair_threads(const std::vector<RankPlace>& places);
+
+// Collective over the launch; the same on every rank.
 Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& default_cache);
 
 }  // namespace lamina

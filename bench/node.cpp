@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <thread>
@@ -19,6 +21,64 @@ int64_t parse_size(const std::string& text) {  // "32768K"
   char unit = ' ';
   in >> value >> unit;
   return unit == 'K' ? value << 10 : unit == 'M' ? value << 20 : unit == 'G' ? value << 30 : value;
+}
+
+// This process's control group of the hierarchy that has `controller`, and those above it, as folders: v2's
+// and v1's, since a system may have both. Any of them may not exist, such as those outside a container.
+std::vector<std::string> control_groups(const std::string& controller, const std::string& root) {
+  std::vector<std::string> folders;
+  std::ifstream groups(root + "/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {  // "4:cpu,cpuacct:/docker/1a", v2: "0::/user.slice"
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const bool v2 = controllers.empty();
+    if (!v2 && ("," + controllers + ",").find("," + controller + ",") == std::string::npos) continue;
+    std::string path = line.substr(second + 1);
+    if (!path.starts_with('/') || path == "/" || path.find("..") != std::string::npos) path.clear();
+    for (const std::string& mount : {v2 ? "" : "/" + controllers, v2 ? "/unified" : "/" + controller})
+      for (std::string above = path;; above.resize(above.rfind('/'))) {
+        folders.push_back(root + "/sys/fs/cgroup" + mount + above);
+        if (above.empty()) break;
+      }
+  }
+  return folders;
+}
+
+// The number in a file of one number; none where there is no file, or "max".
+std::optional<int64_t> number_in(const std::string& path) {
+  std::ifstream file(path);
+  int64_t value = 0;
+  return file >> value ? std::optional(value) : std::nullopt;
+}
+
+// The value of a "KEY VALUE" line; 0 without one.
+int64_t stat_of(const std::string& path, const std::string& key) {
+  std::ifstream file(path);
+  std::string name;
+  for (int64_t value = 0; file >> name >> value;)
+    if (name == key) return value;
+  return 0;
+}
+
+// What is left below one limit; page cache gives way, so it counts as left.
+int64_t left_of(int64_t limit, const std::string& folder, const std::string& usage,
+                const std::string& total) {
+  const std::string stat = folder + "/memory.stat";
+  const int64_t cache = stat_of(stat, total + "inactive_file") + stat_of(stat, total + "active_file");
+  return limit - std::max<int64_t>(number_in(folder + usage).value_or(0) - cache, 0);
+}
+
+// The soft limit in /proc/self/limits, in bytes; none when unlimited.
+std::optional<int64_t> soft_limit(const std::string& name, const std::string& root) {
+  std::ifstream limits(root + "/proc/self/limits");
+  for (std::string line; std::getline(limits, line);)
+    if (line.starts_with(name)) {
+      std::istringstream in(line.substr(name.size()));
+      int64_t value = 0;
+      if (in >> value) return value;
+    }
+  return std::nullopt;
 }
 
 }  // namespace
@@ -69,22 +129,45 @@ std::map<int, int64_t> node_caches() {
   return caches;
 }
 
-int64_t kilobytes_of(const std::string& key) {
-  return std::atoll(field_of("/proc/meminfo", key).c_str()) * 1024;
+int64_t bytes_of(const std::string& path, const std::string& key) {
+  return std::atoll(field_of(path, key + ":").c_str()) * 1024;
 }
 
-int64_t available_memory() {
-  int64_t available = kilobytes_of("MemAvailable");
-  std::string group = first_line("/proc/self/cgroup");
-  const size_t colon = group.rfind(':');
-  if (colon != std::string::npos) {
-    const std::string base = "/sys/fs/cgroup" + group.substr(colon + 1);
-    const std::string limit = first_line(base + "/memory.max");
-    if (!limit.empty() && limit != "max")
-      available = std::min<int64_t>(
-          available, std::atoll(limit.c_str()) - std::atoll(first_line(base + "/memory.current").c_str()));
+int64_t available_memory(const std::string& root) {
+  int64_t available = bytes_of(root + "/proc/meminfo", "MemAvailable");
+  for (const std::string& folder : control_groups("memory", root)) {
+    // Above memory.high the kernel slows the process down until it gives memory back: as good as a limit
+    // here.
+    for (const char* name : {"/memory.max", "/memory.high"})
+      if (const auto limit = number_in(folder + name))
+        available = std::min(available, left_of(*limit, folder, "/memory.current", ""));
+    if (const auto limit = number_in(folder + "/memory.limit_in_bytes"))
+      available = std::min(available, left_of(*limit, folder, "/memory.usage_in_bytes", "total_"));
   }
   return std::max<int64_t>(available, 0);
+}
+
+int64_t process_memory_left(const std::string& root) {
+  int64_t left = std::numeric_limits<int64_t>::max();
+  const std::string status = root + "/proc/self/status";
+  if (const auto limit = soft_limit("Max address space", root))
+    left = std::min(left, *limit - bytes_of(status, "VmSize"));
+  if (const auto limit = soft_limit("Max data size", root))
+    left = std::min(left, *limit - bytes_of(status, "VmData"));
+  return std::max<int64_t>(left, 0);
+}
+
+double cpu_quota(const std::string& root) {
+  double quota = std::numeric_limits<double>::infinity();
+  for (const std::string& folder : control_groups("cpu", root)) {
+    std::istringstream v2(first_line(folder + "/cpu.max"));  // "200000 100000" or "max 100000", in µs
+    double granted = 0, period = 0;
+    if (v2 >> granted >> period && period > 0) quota = std::min(quota, granted / period);
+    const auto v1 = number_in(folder + "/cpu.cfs_quota_us"), of = number_in(folder + "/cpu.cfs_period_us");
+    if (v1.value_or(-1) > 0 && of.value_or(0) > 0)
+      quota = std::min(quota, static_cast<double>(*v1) / static_cast<double>(*of));
+  }
+  return quota;
 }
 
 }  // namespace lamina

@@ -15,10 +15,18 @@ std::string field_of(const std::string& path, const std::string& key);
 std::vector<int> affinity();
 // Level → bytes of all instances on the node, as sysfs lists them.
 std::map<int, int64_t> node_caches();
-// Of /proc/meminfo.
-int64_t kilobytes_of(const std::string& key);
-// What this node's ranks may still take: the kernel's estimate, or the control group's limit where that is
-// lower.
-int64_t available_memory();
+// Of a "KEY:  123 kB" line.
+int64_t bytes_of(const std::string& path, const std::string& key);
+// What follows reads files under `root`, so that tests can make up a machine.
+
+// What this node's processes may still take: the kernel's estimate, or what a limit on this process's control
+// group or any above it leaves (v1 or v2; page cache counts as free).
+int64_t available_memory(const std::string& root = "");
+// What this process alone may still take under its limits on address space and data (`ulimit -v`, `-d`); the
+// largest int64_t without any.
+int64_t process_memory_left(const std::string& root = "");
+// CPUs' worth of time that the tightest quota on the control group or any above it grants; infinite without
+// one.
+double cpu_quota(const std::string& root = "");
 
 }  // namespace lamina

@@ -241,7 +241,9 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
     return plan;
   }
 
-  const auto budget = static_cast<int64_t>(kMemoryShare * static_cast<double>(machine.available_bytes));
+  const auto budget_for = [&](int ranks) {
+    return static_cast<int64_t>(kMemoryShare * static_cast<double>(machine.available_bytes_for(ranks)));
+  };
   // Groups follow one another that share original weights, and among them those that share packed ones.
   std::vector<std::string> weights_order;
   std::map<std::string, std::vector<std::string>> packed_order;  // by weights group
@@ -253,6 +255,7 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
     for (const Candidate* member : members) cases.push_back({member->spec, false});
     for (PlannedCase& one : missing_baselines(members, names, machine.launch, registry))
       cases.push_back(std::move(one));
+    const int64_t budget = budget_for(first.ranks);
     int64_t shared = first.shared_bytes;
     for (const PlannedCase& one : cases) shared += one.spec->dense ? memory_of(one) : 0;
     for (const Candidate* member : members) {
@@ -283,6 +286,7 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
         parts.push_back(std::move(part));
       }
     }
+    const int64_t budget = budget_for(parts.front().ranks);  // a weights group's ranks are the same
     const int64_t largest = memory_with_all_kept(parts);
     const bool keep = largest <= budget;
     std::set<std::string> made, packed;

@@ -62,11 +62,15 @@ bool report_problems(const RunOptions& options, const Problems& problems, Commun
 
 void print_dry_run(const Plan& plan, const Machine& machine, const MeasureOptions& measure) {
   double seconds = 0;
-  int64_t memory = 0;
+  const PlannedGroup* fullest = &plan.groups.front();
+  const auto share = [&](const PlannedGroup& group) {
+    return static_cast<double>(group.memory_bytes) /
+           static_cast<double>(machine.available_bytes_for(group.ranks));
+  };
   size_t width = 4;
   for (const PlannedGroup& group : plan.groups) {
     seconds += group.estimated_s;
-    memory = std::max(memory, group.memory_bytes);
+    if (share(group) > share(*fullest)) fullest = &group;
     for (const PlannedCase& one : group.cases) width = std::max(width, display_width(one.spec->name));
   }
   fmt::print("| {:<{}} | memory [MiB/rank] | time [s] |\n|-{:-<{}}-|------------------:|---------:|\n",
@@ -83,8 +87,8 @@ void print_dry_run(const Plan& plan, const Machine& machine, const MeasureOption
       "each; about {:.0f} s.\n"
       "Estimates: 10 GB/s and 30 GFLOP/s a rank; the sums count weights that cases share once.\n",
       plan.cases, plan.groups.size(), machine.launch.ranks, machine.launch.default_threads,
-      static_cast<double>(memory) / kGiB, static_cast<double>(machine.available_bytes) / kGiB,
-      std::ceil(seconds));
+      static_cast<double>(fullest->memory_bytes) / kGiB,
+      static_cast<double>(machine.available_bytes_for(fullest->ranks)) / kGiB, std::ceil(seconds));
 }
 
 // Finds or makes the folder on rank 0; throws std::runtime_error with what to do.
@@ -193,7 +197,11 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
   };
   std::unique_ptr<JsonlWriter> writer;
   if (speaks) {
-    for (const std::string& warning : machine.warnings) progress.say("warning: " + warning);
+    std::vector<std::string> warnings = machine.warnings;
+    for (const PlannedGroup& group : plan.groups)
+      for (const std::string& one : machine.warnings_for(group.ranks, group.threads))
+        if (std::find(warnings.begin(), warnings.end(), one) == warnings.end()) warnings.push_back(one);
+    for (const std::string& warning : warnings) progress.say("warning: " + warning);
     write_environment();
     writer = std::make_unique<JsonlWriter>((folder.path / "records.jsonl").string());
   }
