@@ -4,11 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "bench/node.hpp"
 
@@ -16,6 +18,10 @@ namespace lamina {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr std::chrono::milliseconds kWatch{250};
+constexpr double kIdle = 0.1;       // cores that daemons, and the watching itself, may keep busy
+constexpr double kIdleShare = 0.1;  // and of the node's cores: the rest has room for the ranks
 
 // The ranks of one host, among the first `ranks` of a launch.
 struct Node {
@@ -120,12 +126,35 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
                               theirs["node_bytes"], theirs["process_bytes"]});
   }
   launch.default_threads = fair_threads(machine.places);
-  // One minute's average before this launch did anything but start.
-  const double load = std::atof(first_line("/proc/loadavg").c_str());
-  if (load > 0.5 * launch.cores + world.local_size())
-    machine.warnings.push_back(
-        fmt::format("busy machine: load {:.1f} on {} cores before the run", load, launch.cores));
   return machine;
+}
+
+std::string busy_warning(double busy, double cores) {
+  if (busy <= kIdle + kIdleShare * cores) return "";
+  return fmt::format("busy machine: other processes kept {:.1f} of {:.0f} cores busy before the run", busy,
+                     cores);
+}
+
+std::vector<std::string> busy_warnings(const Machine& machine, Communicator& world) {
+  // Ranks that come early must not spin on a core while others still watch: rest() sleeps, before and after.
+  world.rest();
+  const auto begin = std::chrono::steady_clock::now();
+  const double before = busy_seconds();
+  std::this_thread::sleep_for(kWatch);
+  const double worked = busy_seconds() - before;
+  const std::chrono::duration<double> watched = std::chrono::steady_clock::now() - begin;
+  world.rest();
+
+  const double own[2] = {worked / watched.count(), static_cast<double>(machine.launch.cores)};
+  std::vector<double> all(2 * machine.places.size());
+  world.all_gather(own, all.data(), std::vector<int64_t>(machine.places.size(), sizeof own));
+  std::vector<std::string> warnings;
+  std::set<std::string> seen;
+  for (size_t rank = 0; rank < machine.places.size(); ++rank) {
+    const std::string warning = busy_warning(all[2 * rank], all[2 * rank + 1]);
+    if (!warning.empty() && seen.insert(machine.places[rank].host).second) warnings.push_back(warning);
+  }
+  return warnings;
 }
 
 }  // namespace lamina

@@ -39,4 +39,10 @@ int fair_threads(const std::vector<RankPlace>& places);
 // Collective over the launch; the same on every rank.
 Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& default_cache);
 
+// Watches the nodes for a moment while all ranks sleep, so that what is busy is someone else. Collective; one
+// warning a busy node, the same on every rank.
+std::vector<std::string> busy_warnings(const Machine& machine, Communicator& world);
+// Of a node whose idle ranks saw `busy` of its cores at work; empty when that leaves them room.
+std::string busy_warning(double busy, double cores);
+
 }  // namespace lamina

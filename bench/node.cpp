@@ -170,4 +170,12 @@ double cpu_quota(const std::string& root) {
   return quota;
 }
 
+double busy_seconds(const std::string& root) {
+  std::istringstream line(first_line(root + "/proc/stat"));
+  std::string cpu;
+  double user = 0, nice = 0, system = 0, idle = 0, wait = 0, interrupts = 0, soft = 0, stolen = 0;
+  line >> cpu >> user >> nice >> system >> idle >> wait >> interrupts >> soft >> stolen;
+  return (user + nice + system + interrupts + soft + stolen) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
 }  // namespace lamina

@@ -28,5 +28,7 @@ int64_t process_memory_left(const std::string& root = "");
 // CPUs' worth of time that the tightest quota on the control group or any above it grants; infinite without
 // one.
 double cpu_quota(const std::string& root = "");
+// Seconds that all CPUs together have worked since boot, for whomever; time stolen by other guests counts.
+double busy_seconds(const std::string& root = "");
 
 }  // namespace lamina

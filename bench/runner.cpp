@@ -255,7 +255,7 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
 int run(const RunOptions& options, const Registry& registry, Communicator& world) {
   Problems problems;
   const Config config = read_config(options.config_text, options.overrides, options.many, problems);
-  const Machine machine = inspect_machine(world, config.seed, config.measure.cache);
+  Machine machine = inspect_machine(world, config.seed, config.measure.cache);
   Plan plan;
   // Cases are read even beside problems elsewhere in the file, so that every error is said at once.
   plan = make_plan(config, machine, registry, options.filter, problems);
@@ -287,6 +287,7 @@ int run(const RunOptions& options, const Registry& registry, Communicator& world
     if (options.resume) fmt::print(stderr, "lamina: {} of {} groups to go\n", plan.groups.size(), groups);
     fmt::print(stderr, "lamina: results go to {}\n", printable(folder.path.string()));
   }
+  for (std::string& warning : busy_warnings(machine, world)) machine.warnings.push_back(std::move(warning));
   run_groups(plan, options, config, machine, registry, world, folder);
 
   int exit_code = kExitOk;

@@ -105,6 +105,13 @@ TEST_F(NodeTest, TheProcessesOwnLimits) {
   EXPECT_EQ(process_memory_left(root), 512 * kMiB);
 }
 
+TEST_F(NodeTest, BusyTimeCountsWhatOthersStole) {
+  EXPECT_EQ(busy_seconds(root), 0);
+  //                         user nice system idle wait irq softirq steal guest: ticks
+  write("/proc/stat", "cpu  1000 200 300 90000 7000 10 20 500 900 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n");
+  EXPECT_DOUBLE_EQ(busy_seconds(root), 2030.0 / static_cast<double>(sysconf(_SC_CLK_TCK)));
+}
+
 RankPlace place(const std::string& host, std::vector<int> cpus, double quota = 0,
                 int64_t node_bytes = 8 * kGiB, int64_t process_bytes = 1000 * kGiB) {
   return {host, std::move(cpus), quota, node_bytes, process_bytes};
@@ -163,6 +170,12 @@ TEST(FairThreads, AreBoundByAffinityQuotaAndWhatRanksShare) {
   EXPECT_EQ(fair_threads({place("a", four), place("b", four)}), 4);
 }
 
+TEST(BusyWarning, SaysWhatItFound) {
+  EXPECT_EQ(busy_warning(0.2, 2), "");
+  EXPECT_EQ(busy_warning(1.31, 2), "busy machine: other processes kept 1.3 of 2 cores busy before the run");
+  EXPECT_EQ(busy_warning(2, 64), "");
+}
+
 TEST(InspectMachine, FindsThisMachine) {
   auto world = make_self_communicator();
   const Machine machine = inspect_machine(*world, 1, "cold");
@@ -171,6 +184,7 @@ TEST(InspectMachine, FindsThisMachine) {
   EXPECT_GT(machine.available_bytes_for(1), kMiB);
   EXPECT_GE(machine.launch.default_threads, 1);
   EXPECT_THAT(machine.warnings_for(1, machine.launch.default_threads), IsEmpty());
+  EXPECT_LE(busy_warnings(machine, *world).size(), 1u);
 }
 
 }  // namespace
