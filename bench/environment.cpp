@@ -27,6 +27,10 @@ std::string blas_version() {
   return "unnamed BLAS";
 }
 
+Json text_or_null(const std::string& text) {
+  return text.empty() ? Json(nullptr) : Json(text);
+}
+
 }  // namespace
 
 std::string utc_now() {
@@ -70,6 +74,8 @@ std::string environment_text(const Config& config, const Machine& machine, const
                      {"cores", machine.launch.cores},
                      {"isa", isa},
                      {"caches", caches},
+                     {"clock_governor", text_or_null(machine.places.front().governor)},
+                     {"turbo", text_or_null(turbo())},
                      {"memory_bytes", bytes_of("/proc/meminfo", "MemTotal")},
                      {"system", fmt::format("{} {} {}", system.sysname, system.release, system.machine)},
                      {"distribution", field_of("/etc/os-release", "PRETTY_NAME")}};

@@ -118,14 +118,20 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
                       {"cpus", cpus},
                       {"quota", std::isfinite(quota) ? quota : 0.0},
                       {"node_bytes", available_memory()},
-                      {"process_bytes", process_memory_left()}};
+                      {"process_bytes", process_memory_left()},
+                      {"governor", clock_governor(cpus.front())}};
   const std::string mine = place.dump(-1, ' ', false, Json::error_handler_t::replace);
   for (int rank = 0; rank < world.size(); ++rank) {
     const Json theirs = Json::parse(world.broadcast_text(mine, rank));
     machine.places.push_back({theirs["host"], theirs["cpus"].get<std::vector<int>>(), theirs["quota"],
-                              theirs["node_bytes"], theirs["process_bytes"]});
+                              theirs["node_bytes"], theirs["process_bytes"], theirs["governor"]});
   }
   launch.default_threads = fair_threads(machine.places);
+  if (std::any_of(machine.places.begin(), machine.places.end(),
+                  [](const RankPlace& one) { return one.governor == "powersave"; }))
+    machine.warnings.push_back(
+        "clock governor powersave: the clock may lag behind the load (cpupower frequency-set -g "
+        "performance)");
   return machine;
 }
 

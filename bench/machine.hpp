@@ -17,6 +17,7 @@ struct RankPlace {
   double quota = 0;           // CPUs' worth of time that its node's ranks may take together; 0: no limit
   int64_t node_bytes = 0;     // memory that its node's ranks may still take together
   int64_t process_bytes = 0;  // and this rank alone
+  std::string governor;       // of its clock
 };
 
 struct Machine {

@@ -178,4 +178,15 @@ double busy_seconds(const std::string& root) {
   return (user + nice + system + interrupts + soft + stolen) / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
+std::string clock_governor(int cpu, const std::string& root) {
+  return first_line(fmt::format("{}/sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", root, cpu));
+}
+
+std::string turbo(const std::string& root) {
+  const std::string base = root + "/sys/devices/system/cpu/";
+  if (const auto off = number_in(base + "intel_pstate/no_turbo")) return *off == 0 ? "on" : "off";
+  if (const auto boost = number_in(base + "cpufreq/boost")) return *boost != 0 ? "on" : "off";
+  return "";
+}
+
 }  // namespace lamina

@@ -30,5 +30,9 @@ int64_t process_memory_left(const std::string& root = "");
 double cpu_quota(const std::string& root = "");
 // Seconds that all CPUs together have worked since boot, for whomever; time stolen by other guests counts.
 double busy_seconds(const std::string& root = "");
+// cpufreq's governor of a CPU ("performance"); empty where it is not said.
+std::string clock_governor(int cpu, const std::string& root = "");
+// "on", "off"; empty where it is not said.
+std::string turbo(const std::string& root = "");
 
 }  // namespace lamina

@@ -112,9 +112,21 @@ TEST_F(NodeTest, BusyTimeCountsWhatOthersStole) {
   EXPECT_DOUBLE_EQ(busy_seconds(root), 2030.0 / static_cast<double>(sysconf(_SC_CLK_TCK)));
 }
 
+TEST_F(NodeTest, TheClock) {
+  EXPECT_EQ(clock_governor(3, root), "");
+  EXPECT_EQ(turbo(root), "");
+  const std::string base = "/sys/devices/system/cpu/";
+  write(base + "cpu3/cpufreq/scaling_governor", "powersave\n");
+  write(base + "cpufreq/boost", "1\n");
+  EXPECT_EQ(clock_governor(3, root), "powersave");
+  EXPECT_EQ(turbo(root), "on");
+  write(base + "intel_pstate/no_turbo", "1\n");
+  EXPECT_EQ(turbo(root), "off");
+}
+
 RankPlace place(const std::string& host, std::vector<int> cpus, double quota = 0,
                 int64_t node_bytes = 8 * kGiB, int64_t process_bytes = 1000 * kGiB) {
-  return {host, std::move(cpus), quota, node_bytes, process_bytes};
+  return {host, std::move(cpus), quota, node_bytes, process_bytes, ""};
 }
 
 Machine machine_of(std::vector<RankPlace> places) {
