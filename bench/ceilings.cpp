@@ -14,6 +14,10 @@ constexpr int64_t kMessageElements =
     1 << 20;  // 4 MiB of float32: past every latency, within every buffer limit
 constexpr int64_t kComputeIterations = 20'000;
 
+int64_t read_bytes(int64_t cache_bytes, int local_ranks) {
+  return std::max<int64_t>(4 * cache_bytes / local_ranks, 64 << 20);
+}
+
 // The best sustained rate: the fastest block, since whatever slows a block is not the machine's limit.
 double best_us(const Series& series) {
   return series.block_medians.empty()
@@ -34,9 +38,8 @@ Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const S
   short_rule.min_samples =
       std::min<int64_t>(rule.min_samples, int64_t{kBlockSamples} * kMinBlocksForInterval);
   short_rule.max_seconds = std::min(rule.max_seconds, 0.5);
-  const int64_t bytes = std::max<int64_t>(4 * cache_bytes / comm.local_size(), 64 << 20);
-  data_ = Buffer(bytes, threads);
-  const int64_t count = bytes / static_cast<int64_t>(sizeof(float));
+  data_ = Buffer(read_bytes(cache_bytes, comm.local_size()), threads);
+  const int64_t count = data_.bytes() / static_cast<int64_t>(sizeof(float));
   float* data = data_.as<float>();
 #pragma omp parallel for num_threads(threads) schedule(static)
   for (int64_t i = 0; i < count; ++i)
@@ -79,6 +82,10 @@ Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const S
     };
     latency_.rule = bandwidth_.rule = short_rule;
   }
+}
+
+int64_t Ceilings::bytes(int64_t cache_bytes, int local_ranks) {
+  return read_bytes(cache_bytes, local_ranks) + kMessageElements * int64_t{sizeof(float)};
 }
 
 std::vector<Series*> Ceilings::series() {

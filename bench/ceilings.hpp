@@ -39,6 +39,8 @@ class Ceilings {
   // `cache_bytes`: a node's last-level caches together; the read buffer is four times that over the node's
   // ranks.
   Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule);
+  // What a rank of them takes: the read buffer and a message.
+  static int64_t bytes(int64_t cache_bytes, int local_ranks);
   std::vector<Series*> series();
   CeilingValues values() const;
 

@@ -150,8 +150,10 @@ std::vector<PlannedGroup> fit(const std::vector<PlannedCase>& cases, int64_t bud
   empty.weights_group = first.weights_group;
   empty.packed_group = first.packed_group;
   empty.memory_bytes = first.shared_bytes;
+  int64_t passing = 0;  // one case's at a time
   std::vector<PlannedCase> others;
   for (const PlannedCase& one : cases) {
+    passing = std::max(passing, one.spec->passing_bytes);
     if (!one.spec->dense) {
       others.push_back(one);
       continue;
@@ -159,6 +161,7 @@ std::vector<PlannedGroup> fit(const std::vector<PlannedCase>& cases, int64_t bud
     empty.cases.push_back(one);
     empty.memory_bytes += memory_of(one);
   }
+  empty.memory_bytes += passing;
   std::vector<PlannedGroup> parts = {empty};
   for (PlannedCase& one : empty.cases) one.recorded = true;  // with the first part
   for (const PlannedCase& one : others) {
@@ -178,12 +181,13 @@ int64_t memory_with_all_kept(const std::vector<PlannedGroup>& parts) {
   std::map<std::string, int64_t> canonical;
   int64_t largest = 0;
   for (const PlannedGroup& part : parts) {
-    int64_t own = part.cases.front().spec->shared_bytes;
+    int64_t own = part.cases.front().spec->shared_bytes, passing = 0;
     for (const PlannedCase& one : part.cases) {
       canonical[one.spec->identity.text("scheme")] = one.spec->canonical_bytes;
       own += one.spec->own_bytes;
+      passing = std::max(passing, one.spec->passing_bytes);
     }
-    largest = std::max(largest, own);
+    largest = std::max(largest, own + passing);
   }
   for (const auto& [scheme, bytes] : canonical) largest += bytes;
   return largest;
@@ -257,10 +261,14 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
       cases.push_back(std::move(one));
     const int64_t budget = budget_for(first.ranks);
     int64_t shared = first.shared_bytes;
-    for (const PlannedCase& one : cases) shared += one.spec->dense ? memory_of(one) : 0;
+    int64_t passing = 0;
+    for (const PlannedCase& one : cases) {
+      shared += one.spec->dense ? memory_of(one) : 0;
+      passing = std::max(passing, one.spec->passing_bytes);
+    }
     for (const Candidate* member : members) {
       const CaseSpec& spec = *member->spec;
-      const int64_t alone = shared + (spec.dense ? 0 : spec.canonical_bytes + spec.own_bytes);
+      const int64_t alone = shared + passing + (spec.dense ? 0 : spec.canonical_bytes + spec.own_bytes);
       if (alone > budget)
         problems.add(
             spec.pointer,

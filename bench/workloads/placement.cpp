@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "bench/ceilings.hpp"
+#include "distributed/compress.hpp"
 #include "kernels/weights/synthetic.hpp"
 
 namespace lamina {
@@ -150,30 +152,53 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
                   placement.device, parts.shard, placement.threads, placement.cache, placement.communicator);
   spec.group = fmt::format("{} m{}", spec.packed_group, tokens);
 
-  const double ranks = placement.ranks;
-  double packed = 0, macs = 0, compress = 0;
+  const int local_ranks = std::min(placement.ranks, launch.local_ranks);
+  const int64_t ranks = placement.ranks, held = std::max(tokens, kQualityTokens);
+  int64_t packed = 0, scratch = 0, part = 0, check = 0;
+  double macs = 0, compress = 0;
   for (size_t i = 0; i < parts.layers.size(); ++i) {
     const Shape shape = parts.layers[i].shape;
-    const double elements = static_cast<double>(shape.in_features) * static_cast<double>(shape.out_features);
+    const auto [n, k] = shape;
+    const double elements = static_cast<double>(k) * static_cast<double>(n);
     spec.dense_operations += 2.0 * elements * static_cast<double>(tokens);
-    spec.shared_bytes += static_cast<int64_t>(4 * elements / ranks);
-    spec.canonical_bytes +=
-        static_cast<int64_t>(static_cast<double>(parts.schemes[i]->estimated_canonical_bytes(shape)) / ranks);
-    packed += static_cast<double>(parts.schemes[i]->estimated_weight_bytes(shape)) / ranks;
-    macs += parts.schemes[i]->estimated_macs(shape) / ranks;
-    spec.own_bytes += static_cast<int64_t>(2 * 4 * static_cast<double>(std::max(tokens, kQualityTokens)) *
-                                           static_cast<double>(shape.in_features + shape.out_features));
-    // Packing needs the shard's leaf beside the packed copies.
-    spec.own_bytes +=
-        static_cast<int64_t>(static_cast<double>(parts.schemes[i]->estimated_canonical_bytes(shape)) / ranks);
-    compress += elements / ranks * 30e-9;
+    macs += parts.schemes[i]->estimated_macs(shape) / static_cast<double>(ranks);
+    compress += elements / static_cast<double>(ranks) * 30e-9;
+
+    // Rows are loaded and compressed in whole blocks: the largest rank's share of them.
+    const int64_t blocks = (n + kRowBlock - 1) / kRowBlock, rows = (blocks + ranks - 1) / ranks * kRowBlock;
+    const auto slab = [&](int64_t bytes) {
+      return static_cast<int64_t>(static_cast<double>(bytes) *
+                                  std::min(1.0, static_cast<double>(rows) / static_cast<double>(n)));
+    };
+    spec.shared_bytes += slab(4 * n * k);
+    const auto leaves = parts.schemes[i]->estimated_leaves(shape);
+    for (size_t leaf = 0; leaf < leaves.size(); ++leaf) {
+      const auto& bytes = leaves[leaf];
+      // Of a chain V is whole on every rank; packed, the factor that the shard does not cut is.
+      const bool is_v = leaf == 1, cut_rows = parts.shard.starts_with("column") && i == 0;
+      const int64_t sharers = leaves.size() > 1 && is_v == cut_rows ? 1 : ranks;
+      spec.canonical_bytes += is_v ? bytes.canonical : slab(bytes.canonical);
+      packed += bytes.packed / sharers;
+      scratch += bytes.scratch_per_token * tokens / (cut_rows ? 1 : sharers);
+      part = std::max(part, bytes.canonical / sharers);
+    }
+    // Inputs whole and local, outputs (of V, at most as wide, too).
+    spec.own_bytes += 4 * held * (2 * k + (leaves.size() > 1 ? 2 : 1) * n);
+    // Inputs and outputs once more, gathered ones, and a few tokens of both in float64.
+    check += 4 * held * 3 * (k + n) + 8 * 9 * 4 * (k + n);
+    spec.passing_bytes =
+        std::max(spec.passing_bytes, parts.schemes[i]->estimated_compress_bytes(shape, ranks));
   }
-  const int copies = copies_for(cold_bytes(placement, launch), packed);
-  spec.own_bytes += static_cast<int64_t>(packed) * copies;
-  spec.estimated_step_s =
-      std::max(packed / kNominalBandwidth, 2 * macs * static_cast<double>(tokens) / kNominalFlops);
+  // redistribute() holds three images of a part at once: what is sent or stacked, what was received, what was
+  // read from it. The ceilings' buffers come when that is over.
+  spec.passing_bytes =
+      std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
+  const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
+  spec.own_bytes += copies * (packed + scratch);
+  spec.estimated_step_s = std::max(static_cast<double>(packed) / kNominalBandwidth,
+                                   2 * macs * static_cast<double>(tokens) / kNominalFlops);
   spec.estimated_compress_s = compress;
-  spec.estimated_pack_s = packed * copies * 1e-9;
+  spec.estimated_pack_s = static_cast<double>(packed) * copies * 1e-9;
 
   Record& id = spec.identity;
   id = Record(parts.workload);

@@ -64,6 +64,10 @@ class Int4 final : public Scheme {
   int64_t estimated_canonical_bytes(Shape shape) const override {
     return shape.out_features * (shape.in_features + shape.in_features / group_ * 4);
   }
+  std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
+    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape),
+             int8_activations_ ? shape.in_features * 2 : 0}};
+  }
   double estimated_macs(Shape shape) const override {
     return static_cast<double>(shape.out_features) * static_cast<double>(shape.in_features);
   }

@@ -66,6 +66,14 @@ class LowRank final : public Scheme {
   int64_t estimated_canonical_bytes(Shape shape) const override {
     return u_->estimated_canonical_bytes(u_shape(shape)) + v_->estimated_canonical_bytes(v_shape(shape));
   }
+  std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
+    return {u_->estimated_leaves(u_shape(shape)).front(), v_->estimated_leaves(v_shape(shape)).front()};
+  }
+  int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
+    // The factorisation's float64 sketches of both sides and small square matrices, about three of each.
+    const int64_t sketch = std::min(rank_ + 16, std::min(shape.out_features, shape.in_features));
+    return 8 * 3 * sketch * (shape.in_features + shape.out_features / ranks + sketch);
+  }
   double estimated_macs(Shape shape) const override {
     return u_->estimated_macs(u_shape(shape)) + v_->estimated_macs(v_shape(shape));
   }

@@ -75,6 +75,16 @@ class Scheme {
   virtual int64_t estimated_weight_bytes(Shape shape) const = 0;
   // Bytes of canonical weights of this shape.
   virtual int64_t estimated_canonical_bytes(Shape shape) const = 0;
+  // Of each leaf: one, or U's and V's of a chain.
+  struct LeafBytes {
+    int64_t canonical = 0, packed = 0;
+    int64_t scratch_per_token = 0;  // that a packed copy keeps beside its weights
+  };
+  virtual std::vector<LeafBytes> estimated_leaves(Shape shape) const {
+    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape), 0}};
+  }
+  // Bytes that compress() takes for a while on each of `ranks`, beyond weights and canonical weights.
+  virtual int64_t estimated_compress_bytes(Shape, int64_t /*ranks*/) const { return 0; }
   // Multiply-adds per token, as executed.
   virtual double estimated_macs(Shape shape) const = 0;
   virtual Canonical compress(const RowSlab& slab, CompressContext& context) const = 0;
