@@ -103,7 +103,8 @@ const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& op
 // Packs the stage's part once more; a rank without a part has nothing to pack.
 void pack(Stage& stage, const LayerOptions& options) {
   if (stage.part.rows > 0 && stage.part.cols > 0)
-    stage.copies.push_back(stage.kernel->make(stage.part, options));
+    stage.copies.push_back(
+        stage.kernel->make(stage.part, {options.max_tokens, options.threads, stage.workspace.get()}));
 }
 
 }  // namespace
@@ -140,7 +141,7 @@ Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves)
 
 ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options,
                            const Registry& registry, Communicator& comm)
-    : comm_(comm), options_{options.max_tokens, options.threads} {
+    : comm_(comm), options_{.max_tokens = options.max_tokens, .threads = options.threads} {
   const std::vector<Leaf>& leaves = weights.canonical.leaves;
   const size_t rank = static_cast<size_t>(comm.rank());
   const int ranks = comm.size();

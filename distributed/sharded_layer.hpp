@@ -44,7 +44,8 @@ struct Stage {
   bool truth_whole = false;     // every rank holds all of truth (V of a chain)
   Cut cut;
   std::vector<std::unique_ptr<Layer>> copies;  // packed local part; copies differ in address only
-  Leaf part;                                   // what they are packed from, until all are
+  std::unique_ptr<Workspace> workspace = std::make_unique<Workspace>();  // the copies' scratch
+  Leaf part;  // what they are packed from, until all are
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
   Buffer output;   // [max_tokens × local_out] float32; unused in the last stage, which writes y

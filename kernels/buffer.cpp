@@ -60,4 +60,11 @@ Buffer::~Buffer() {
   std::free(data_);
 }
 
+std::shared_ptr<Buffer> Workspace::take(int64_t bytes, int threads) {
+  if (next_ == buffers_.size()) buffers_.emplace_back();
+  std::shared_ptr<Buffer>& slot = buffers_[next_++];
+  if (!slot || slot->bytes() != bytes) slot = std::make_shared<Buffer>(bytes, threads);
+  return slot;
+}
+
 }  // namespace lamina

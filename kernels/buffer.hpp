@@ -3,7 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
+#include <memory>
+#include <vector>
 
 namespace lamina {
 
@@ -32,6 +33,20 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
+};
+
+// Scratch for layers of one kind that run one after the other, such as the copies of one: they share it, so
+// that it stays in the caches while weights come from memory.
+class Workspace {
+ public:
+  // Before a layer takes its buffers.
+  void rewind() { next_ = 0; }
+  // The same buffer for every layer's nth call, as long as it asks for as much.
+  std::shared_ptr<Buffer> take(int64_t bytes, int threads);
+
+ private:
+  std::vector<std::shared_ptr<Buffer>> buffers_;
+  size_t next_ = 0;
 };
 
 }  // namespace lamina

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "kernels/buffer.hpp"
 #include "kernels/compress/scheme.hpp"
 #include "kernels/device.hpp"
 #include "kernels/layer.hpp"
@@ -16,6 +17,7 @@ namespace lamina {
 struct LayerOptions {
   int64_t max_tokens = 1;
   int threads = 1;
+  Workspace* workspace = nullptr;  // of the layers this one shares its scratch with; null: it has its own
 };
 
 // One implementation of leaves on one device.

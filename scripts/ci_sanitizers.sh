@@ -7,7 +7,8 @@ cd "$root"
 
 # MPI and OpenMP keep memory until exit on purpose; whatever is Lamina's own still counts as a leak.
 export LSAN_OPTIONS="suppressions=$root/scripts/lsan.supp:print_suppressions=0"
-export ASAN_OPTIONS="detect_leaks=1"
+# Open MPI unloads its plugins before the end: only whole call stacks still lead to a library that has a name.
+export ASAN_OPTIONS="detect_leaks=1:fast_unwind_on_malloc=0"
 export UBSAN_OPTIONS="print_stacktrace=1"
 
 preset=${1:-asan}

@@ -125,6 +125,8 @@ void run(benchmark::State& state, Workbench& bench, const Kernel& kernel, const 
   LayerOptions options;
   options.max_tokens = tokens;
   options.threads = threads;
+  Workspace workspace;
+  options.workspace = &workspace;
   std::vector<std::unique_ptr<Layer>> copies;
   copies.push_back(kernel.make(leaf, options));
   const int64_t bytes = copies.front()->weight_bytes();

@@ -184,6 +184,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     }
     // Inputs whole and local, outputs (of V, at most as wide, too).
     spec.own_bytes += 4 * held * (2 * k + (leaves.size() > 1 ? 2 : 1) * n);
+    // What is summed where communication is timed alone; of a chain it is no wider than the rank.
+    const bool reduces = ranks > 1 && (parts.shard == "row" || i > 0);
+    if (reduces && leaves.size() == 1) spec.own_bytes += 4 * tokens * n;
     // Inputs and outputs once more, gathered ones, and a few tokens of both in float64.
     check += 4 * held * 3 * (k + n) + 8 * 9 * 4 * (k + n);
     spec.passing_bytes =
@@ -194,7 +197,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.passing_bytes =
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
-  spec.own_bytes += copies * (packed + scratch);
+  spec.own_bytes += copies * packed + scratch;
   spec.estimated_step_s = std::max(static_cast<double>(packed) / kNominalBandwidth,
                                    2 * macs * static_cast<double>(tokens) / kNominalFlops);
   spec.estimated_compress_s = compress;

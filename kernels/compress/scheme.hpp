@@ -78,7 +78,7 @@ class Scheme {
   // Of each leaf: one, or U's and V's of a chain.
   struct LeafBytes {
     int64_t canonical = 0, packed = 0;
-    int64_t scratch_per_token = 0;  // that a packed copy keeps beside its weights
+    int64_t scratch_per_token = 0;  // that its copies keep together beside their weights
   };
   virtual std::vector<LeafBytes> estimated_leaves(Shape shape) const {
     return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape), 0}};

@@ -16,6 +16,12 @@ CpuLayer::CpuLayer(const Leaf& leaf, const LayerOptions& options, int64_t column
       max_tokens_(std::max<int64_t>(options.max_tokens, 1)),
       threads_(std::max(options.threads, 1)) {
   check_leaf(leaf);
+  if (options.workspace != nullptr) options.workspace->rewind();
+}
+
+std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes, int threads) {
+  return options.workspace != nullptr ? options.workspace->take(bytes, threads)
+                                      : std::make_shared<Buffer>(bytes, threads);
 }
 
 Range CpuLayer::thread_rows(int part, int parts) const {
@@ -49,22 +55,28 @@ Cost CpuLayer::cost(int64_t tokens) const {
           .write_bytes = 4 * m * static_cast<double>(rows_)};
 }
 
-PaddedActivations::PaddedActivations(int64_t cols, int64_t padded, int64_t max_tokens)
-    : cols_(cols), padded_(padded), copy_(cols == padded ? 0 : max_tokens * padded * 4) {}
+PaddedActivations::PaddedActivations(int64_t cols, int64_t padded, const LayerOptions& options)
+    : cols_(cols),
+      padded_(padded),
+      copy_(make_scratch(options,
+                         cols == padded ? 0 : std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
 void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
   if (cols_ == padded_) return;
   // The padding was zero from the start and stays so.
   for (int64_t t = part; t < tokens; t += parts)
-    std::memcpy(copy_.as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
+    std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
 }
 
-QuantizedActivations::QuantizedActivations(int64_t cols, int64_t padded, int64_t max_tokens)
-    : cols_(cols), padded_(padded), codes_(max_tokens * padded * 2), scales_(max_tokens * 4) {}
+QuantizedActivations::QuantizedActivations(int64_t cols, int64_t padded, const LayerOptions& options)
+    : cols_(cols),
+      padded_(padded),
+      codes_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 2)),
+      scales_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * 4)) {}
 
 void QuantizedActivations::prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts) {
   for (int64_t t = part; t < tokens; t += parts)
-    ops.quantize(x + t * cols_, cols_, codes_.as<int16_t>() + t * padded_, scales_.as<float>() + t);
+    ops.quantize(x + t * cols_, cols_, codes_->as<int16_t>() + t * padded_, scales_->as<float>() + t);
 }
 
 std::string native_refusal(const Leaf& leaf) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <string>
 
 #include "kernels/buffer.hpp"
@@ -18,6 +19,9 @@ inline constexpr int64_t kMaxBlockTokens = 128;  // tokens whose chunk stays in 
 inline int64_t round_up(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
+
+// Memory that a forward writes and reads again: shared with the layer's copies where there is a workspace.
+std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes, int threads = 1);
 
 // A layer whose output features are computed in parallel. forward() runs one OpenMP region: every thread
 // prepares its share of the activations, then computes its rows.
@@ -54,26 +58,26 @@ class CpuLayer : public Layer {
 // The activations as float32, padded: x itself where no padding is needed.
 class PaddedActivations {
  public:
-  PaddedActivations(int64_t cols, int64_t padded, int64_t max_tokens);
+  PaddedActivations(int64_t cols, int64_t padded, const LayerOptions& options);
   void prepare(const float* x, int64_t tokens, int part, int parts);
-  const float* data(const float* x) const { return cols_ == padded_ ? x : copy_.as<float>(); }
+  const float* data(const float* x) const { return cols_ == padded_ ? x : copy_->as<float>(); }
 
  private:
   int64_t cols_, padded_;
-  Buffer copy_;
+  std::shared_ptr<Buffer> copy_;
 };
 
 // The activations as int8 codes widened to int16, padded, with a scale a token.
 class QuantizedActivations {
  public:
-  QuantizedActivations(int64_t cols, int64_t padded, int64_t max_tokens);
+  QuantizedActivations(int64_t cols, int64_t padded, const LayerOptions& options);
   void prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts);
-  const int16_t* codes() const { return codes_.as<int16_t>(); }
-  const float* scales() const { return scales_.as<float>(); }
+  const int16_t* codes() const { return codes_->as<int16_t>(); }
+  const float* scales() const { return scales_->as<float>(); }
 
  private:
   int64_t cols_, padded_;
-  Buffer codes_, scales_;
+  std::shared_ptr<Buffer> codes_, scales_;
 };
 
 // One step of a tiled product: a group of rows meets a chunk of columns for a block of tokens.

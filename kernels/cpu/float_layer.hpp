@@ -19,8 +19,8 @@ class FloatLayer final : public CpuLayer {
   FloatLayer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, Weights::kColumnUnit),
         weights_(leaf, options, ops_, padded_),
-        activations_(cols_, padded_, max_tokens_),
-        scratch_(threads_ * kMaxGroupRows * kChunk * 4, threads_) {
+        activations_(cols_, padded_, options),
+        scratch_(make_scratch(options, threads_ * kMaxGroupRows * kChunk * 4, threads_)) {
     weight_bytes_ = weights_.bytes();
   }
 
@@ -43,7 +43,7 @@ class FloatLayer final : public CpuLayer {
       weights_.gemv(ops_, rows, input, y);
       return;
     }
-    float* scratch = scratch_.template as<float>() + part * kMaxGroupRows * kChunk;
+    float* scratch = scratch_->template as<float>() + part * kMaxGroupRows * kChunk;
     typename Weights::Cursor cursors[kMaxBlockRows];
     for_each_tile(
         rows, padded_, kChunk, tokens,
@@ -65,7 +65,7 @@ class FloatLayer final : public CpuLayer {
  private:
   Weights weights_;
   PaddedActivations activations_;
-  Buffer scratch_;  // [threads × kMaxGroupRows × kChunk]
+  std::shared_ptr<Buffer> scratch_;  // [threads × kMaxGroupRows × kChunk]
 };
 
 }  // namespace lamina

@@ -49,7 +49,7 @@ class BlockLayer final : public CpuLayer {
         }
       }
     }
-    gathered_ = Buffer(threads_ * kTokens * widest_ * 4, threads_);
+    gathered_ = make_scratch(options, threads_ * kTokens * widest_ * 4, threads_);
     weight_bytes_ =
         values_.bytes() + static_cast<int64_t>(columns_.size() * 4 + 8 * (columns_start_.size() * 2));
   }
@@ -61,7 +61,7 @@ class BlockLayer final : public CpuLayer {
   void prepare(const float*, int64_t, int, int) override {}
 
   void compute(const float* x, float* y, int64_t tokens, Range rows, int part) override {
-    float* gathered = gathered_.as<float>() + part * kTokens * widest_;
+    float* gathered = gathered_->as<float>() + part * kTokens * widest_;
     for (int64_t b = rows.begin / block_rows_; b * block_rows_ < rows.end; ++b) {
       const int64_t width = widths_[b];
       const int64_t count = columns_start_[b + 1] - columns_start_[b];
@@ -113,7 +113,7 @@ class BlockLayer final : public CpuLayer {
   int64_t widest_ = 0;
   double macs_ = 0;
   Buffer values_;
-  Buffer gathered_;  // [threads × kTokens × widest]
+  std::shared_ptr<Buffer> gathered_;  // [threads × kTokens × widest]
 };
 
 }  // namespace

@@ -12,8 +12,8 @@ class Int4A8Layer final : public CpuLayer {
   Int4A8Layer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, kColumnUnit),
         packed_(leaf, padded_, ops_.int4_i16_lanes, 16, threads_),
-        activations_(cols_, padded_, max_tokens_),
-        scratch_(threads_ * kMaxGroupRows * kChunk * 2, threads_) {
+        activations_(cols_, padded_, options),
+        scratch_(make_scratch(options, threads_ * kMaxGroupRows * kChunk * 2, threads_)) {
     weight_bytes_ = packed_.bytes();
   }
 
@@ -43,7 +43,7 @@ class Int4A8Layer final : public CpuLayer {
       finish(rows.begin, rows.size(), 0, 1);
       return;
     }
-    auto* scratch = scratch_.as<int16_t>() + part * kMaxGroupRows * kChunk;
+    auto* scratch = scratch_->as<int16_t>() + part * kMaxGroupRows * kChunk;
     for_each_tile(
         rows, padded_, kChunk, tokens,
         [&](const Tile& tile) {
@@ -63,7 +63,7 @@ class Int4A8Layer final : public CpuLayer {
  private:
   Int4Packed packed_;
   QuantizedActivations activations_;
-  Buffer scratch_;  // [threads × kMaxGroupRows × kChunk] int16
+  std::shared_ptr<Buffer> scratch_;  // [threads × kMaxGroupRows × kChunk] int16
 };
 
 }  // namespace

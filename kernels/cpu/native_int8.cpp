@@ -13,9 +13,11 @@ class Int8Layer final : public CpuLayer {
       : CpuLayer(leaf, options, kColumnUnit),
         codes_(leaf.rows * padded_, threads_),
         scales_(leaf.rows * 4),
-        activations_(cols_, padded_, max_tokens_),
-        sums_(threads_ * kMaxBlockRows * kMaxBlockTokens * 4, threads_),
-        totals_(padded_ > kExactColumns ? threads_ * kMaxBlockRows * kMaxBlockTokens * 8 : 0, threads_) {
+        activations_(cols_, padded_, options),
+        sums_(make_scratch(options, threads_ * kMaxBlockRows * kMaxBlockTokens * 4, threads_)),
+        totals_(make_scratch(options,
+                             padded_ > kExactColumns ? threads_ * kMaxBlockRows * kMaxBlockTokens * 8 : 0,
+                             threads_)) {
     for (int64_t i = 0; i < rows_ && cols_ > 0; ++i) {
       std::memcpy(codes_.as<int8_t>() + i * padded_, leaf.codes.data() + i * cols_,
                   static_cast<size_t>(cols_));
@@ -36,9 +38,9 @@ class Int8Layer final : public CpuLayer {
   }
 
   void compute(const float*, float* y, int64_t tokens, Range rows, int part) override {
-    auto* sums = sums_.as<int32_t>() + part * kMaxBlockRows * kMaxBlockTokens;
+    auto* sums = sums_->as<int32_t>() + part * kMaxBlockRows * kMaxBlockTokens;
     auto* totals =
-        totals_.bytes() > 0 ? totals_.as<int64_t>() + part * kMaxBlockRows * kMaxBlockTokens : nullptr;
+        totals_->bytes() > 0 ? totals_->as<int64_t>() + part * kMaxBlockRows * kMaxBlockTokens : nullptr;
     const int16_t* input = activations_.codes();
     const float* row_scales = scales_.as<float>();
     // One token reads each weight once: no chunks then, rows stream from end to end.
@@ -79,8 +81,8 @@ class Int8Layer final : public CpuLayer {
   Buffer codes_;   // [rows × padded] int8
   Buffer scales_;  // [rows]
   QuantizedActivations activations_;
-  Buffer sums_;    // [threads × kMaxBlockTokens × kMaxBlockRows] int32
-  Buffer totals_;  // the same in int64, where K is too long for int32
+  std::shared_ptr<Buffer> sums_;    // [threads × kMaxBlockTokens × kMaxBlockRows] int32
+  std::shared_ptr<Buffer> totals_;  // the same in int64, where K is too long for int32
 };
 
 }  // namespace
