@@ -66,7 +66,8 @@ struct App {
         ->type_name("KEY=VALUE")
         ->allow_extra_args(false);
     run->add_flag("--dry-run", line.run.dry_run, "Print the cases, their memory and time; measure nothing");
-    run->add_flag("--resume", line.run.resume, "Go on with the interrupted run in DIR (needs -o)");
+    run->add_flag("--resume", line.run.resume,
+                  "Go on with the run in DIR: what is missing or failed (needs -o)");
     run->add_flag("--yes", line.run.many, "Run more than 100000 cases");
 
     run->footer("`lamina list` and docs/config.md have every key of a config.");
@@ -120,7 +121,7 @@ std::string describe_extra(const CLI::App& command, const std::string& argument)
 std::string check_values(const CommandLine& line) {
   if (line.command == CommandLine::Command::run) {
     if (line.run.resume && line.run.out_dir.empty())
-      return "--resume: expected -o DIR, the folder of the interrupted run";
+      return "--resume: expected -o DIR, the folder of the run to go on with";
     if (line.run.resume && line.run.dry_run) return "expected --resume or --dry-run, found both";
     try {
       (void)std::regex(line.run.filter);

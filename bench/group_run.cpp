@@ -52,8 +52,9 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
   entry.record.set("run_id", context.run_id);
   entry.record.set("launch_id", context.launch_id);
   entry.record.set("nodes", int64_t{comm.nodes()});
-  const std::string absent = absence(spec, context.registry);
-  if (!absent.empty()) return fail(entry, "skipped", absent);
+  // A node without the device skips for all.
+  const Agreement present = comm.agree(absence(spec, context.registry));
+  if (!present.ok) return fail(entry, "skipped", present.message);
   try {
     context.progress("preparing " + spec.name, 0);
     entry.prepared = spec.prepare(context.store, context.registry, comm);
@@ -225,7 +226,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   for (Entry& entry : entries) {
     at("finishing " + entry.planned->spec->name,
        [&] { finish(entry, dense_us, dense_name, result.ceilings, context, comm); });
-    result.records.push_back(std::move(entry.record));
+    if (!entry.planned->repeated) result.records.push_back(std::move(entry.record));
   }
   return result;
 }

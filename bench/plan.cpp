@@ -163,7 +163,6 @@ std::vector<PlannedGroup> fit(const std::vector<PlannedCase>& cases, int64_t bud
   }
   empty.memory_bytes += passing;
   std::vector<PlannedGroup> parts = {empty};
-  for (PlannedCase& one : empty.cases) one.recorded = true;  // with the first part
   for (const PlannedCase& one : others) {
     if (parts.back().cases.size() > empty.cases.size() && parts.back().memory_bytes + memory_of(one) > budget)
       parts.push_back(empty);
@@ -201,6 +200,13 @@ double estimated_sampling_s(const CaseSpec& spec, const MeasureOptions& measure)
   const auto most = static_cast<double>(std::max<int64_t>(kMaxSamples, 4 * measure.min_samples));
   const double sample = std::max({spec.estimated_step_s, 2 * kMinSampleSeconds, measure.max_seconds / most});
   return std::min(measure.max_seconds, samples * sample) + spec.estimated_step_s * samples / kBlockSamples;
+}
+
+int64_t mark_repeated(std::vector<PlannedGroup>& groups) {
+  std::set<std::string> seen;
+  for (PlannedGroup& group : groups)
+    for (PlannedCase& one : group.cases) one.repeated = !seen.insert(one.spec->name).second;
+  return static_cast<int64_t>(seen.size());
 }
 
 Plan make_plan(const Config& config, const Machine& machine, const Registry& registry,
@@ -310,11 +316,11 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
                                                      one.spec->identity.text("kernel"))
                                              .second)
           part.estimated_s += one.spec->estimated_pack_s;
-        plan.cases += one.recorded ? 0 : 1;
       }
       plan.groups.push_back(std::move(part));
     }
   }
+  plan.cases = mark_repeated(plan.groups);
   return plan;
 }
 

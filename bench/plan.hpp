@@ -14,7 +14,7 @@ namespace lamina {
 
 struct PlannedCase {
   std::shared_ptr<CaseSpec> spec;
-  bool recorded = false;  // by an earlier part or launch: timed again only where it is the baseline
+  bool repeated = false;  // recorded with an earlier group: timed again as the baseline of this one
 };
 
 // Cases that are measured together, interleaved, with the dense baselines (one a kernel) among them. All of
@@ -40,6 +40,9 @@ struct Plan {
 // every rank.
 Plan make_plan(const Config& config, const Machine& machine, const Registry& registry,
                const std::string& filter, Problems& problems);
+
+// Marks cases that an earlier group has. Returns how many cases there are without them.
+int64_t mark_repeated(std::vector<PlannedGroup>& groups);
 
 // Seconds that a case takes to measure, by its rough step time.
 double estimated_sampling_s(const CaseSpec& spec, const MeasureOptions& measure);

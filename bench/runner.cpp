@@ -166,6 +166,7 @@ void drop_settled(Plan& plan, const std::vector<Record>& records, const Registry
   for (size_t i = 0; i < plan.groups.size(); ++i)
     if (!settled[i]) left.push_back(std::move(plan.groups[i]));
   plan.groups = std::move(left);
+  mark_repeated(plan.groups);
 }
 
 double hang_limit_s(const MeasureOptions& measure) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests under AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer together. A preset alone:
+# The tests under AddressSanitizer (leaks included) and UndefinedBehaviorSanitizer together. A preset alone:
 #   scripts/ci_sanitizers.sh asan      or      scripts/ci_sanitizers.sh ubsan
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -17,4 +17,5 @@ arguments=(-DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF)
 [ "$#" -gt 0 ] || arguments+=(-DLAMINA_SANITIZE=address,undefined)
 configure "$preset" "$folder" "${arguments[@]}"
 build "$folder"
-ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" --timeout 600
+# Not again on 1, 3 and 4 ranks: more ranks than CI has cores take minutes and reach no other code.
+ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" --timeout 600 -E 'ranks[134]'

@@ -108,7 +108,7 @@ TEST(Plan, PartsOfASplitGroupEachHaveTheBaselinesAndRecordThemOnce) {
     EXPECT_TRUE(part.packed_group.empty());
     EXPECT_LE(part.memory_bytes, static_cast<int64_t>(budget));
     for (const PlannedCase& one : part.cases)
-      if (!one.recorded) recorded.insert(one.spec->name);
+      if (!one.repeated) recorded.insert(one.spec->name);
   }
   EXPECT_EQ(recorded.size(), 12u);
   EXPECT_EQ(std::set<std::string>(recorded.begin(), recorded.end()).size(), 12u);
