@@ -11,8 +11,9 @@ namespace lamina {
 namespace {
 
 constexpr double kUnsteady = 0.15;  // spread of the fp32 rate's blocks that a row should warn of
-constexpr double kOverCeiling =
-    1.05;  // limit fractions above it say that the ceiling was measured in a bad moment
+// A part above the whole by more than this, or a limit above what it limits: one was measured in a bad
+// moment.
+constexpr double kOverCeiling = 1.05;
 
 // A case on its way from spec to record.
 struct Entry {
@@ -117,8 +118,13 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   const double compute_us = communicates ? entry.compute.p50_us() : us;
   record.set("compute_us_p50", compute_us);
   record.set("comm_us_p50", communicates ? entry.communicate.p50_us() : 0.0);
-  // The NaN of a part that timed out must stay one, a null: std::max returns its first argument then.
-  record.set("comm_exposed_us_p50", std::max(us - compute_us, 0.0));
+  std::vector<std::string> warnings = context.machine.warnings;
+  if (compute_us > us * kOverCeiling) {
+    warnings.push_back("its computation alone took longer than all of it: the split is noise");
+  } else {
+    // The NaN of a part that timed out must stay one, a null: std::max returns its first argument then.
+    record.set("comm_exposed_us_p50", std::max(us - compute_us, 0.0));
+  }
 
   record.set("tokens_per_s", static_cast<double>(spec.tokens) / us * 1e6);
   record.set("gflops", spec.dense_operations / us * 1e-3);
@@ -133,7 +139,6 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   const Limit limit =
       limit_of(ceilings, comm.max(cost.read_bytes + cost.write_bytes), comm.max(cost.operations),
                cost.integer, entry.prepared->network_bytes(), entry.prepared->collectives());
-  std::vector<std::string> warnings = context.machine.warnings;
   for (const std::string& one : context.machine.warnings_for(spec.ranks, spec.threads))
     warnings.push_back(one);
   if (record.text("cache") == "cold" && !entry.prepared->cold()) {
@@ -226,7 +231,9 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   for (Entry& entry : entries) {
     at("finishing " + entry.planned->spec->name,
        [&] { finish(entry, dense_us, dense_name, result.ceilings, context, comm); });
-    if (!entry.planned->repeated) result.records.push_back(std::move(entry.record));
+    // A baseline that has its row already is recorded again only where it fails this time.
+    if (!entry.planned->repeated || entry.record.text("status") != "ok")
+      result.records.push_back(std::move(entry.record));
   }
   return result;
 }

@@ -26,7 +26,7 @@ constexpr double kIdleShare = 0.1;  // and of the node's cores: the rest has roo
 // The ranks of one host, among the first `ranks` of a launch.
 struct Node {
   int ranks = 0;
-  std::set<int> cpus;  // of any of them
+  std::set<int> cores;  // of any of them
   double quota = std::numeric_limits<double>::infinity();
   int64_t bytes = std::numeric_limits<int64_t>::max();
 };
@@ -37,7 +37,7 @@ std::map<std::string, Node> nodes_of(const std::vector<RankPlace>& places, int r
     const RankPlace& place = places[static_cast<size_t>(rank)];
     Node& node = nodes[place.host];
     ++node.ranks;
-    node.cpus.insert(place.cpus.begin(), place.cpus.end());
+    node.cores.insert(place.cores.begin(), place.cores.end());
     if (place.quota > 0) node.quota = std::min(node.quota, place.quota);
     node.bytes = std::min(node.bytes, place.node_bytes);
   }
@@ -64,26 +64,26 @@ std::vector<std::string> Machine::warnings_for(int ranks, int threads) const {
   };
   for (const auto& [host, node] : nodes_of(places, ranks)) {
     const int wanted = node.ranks * threads;
-    if (wanted > static_cast<int>(node.cpus.size()))
-      oversubscribed(wanted, fmt::format("{} core{}", node.cpus.size(), node.cpus.size() == 1 ? "" : "s"));
+    if (wanted > static_cast<int>(node.cores.size()))
+      oversubscribed(wanted, fmt::format("{} core{}", node.cores.size(), node.cores.size() == 1 ? "" : "s"));
     else if (wanted > node.quota)
       oversubscribed(wanted, fmt::format("a CPU quota of {:.3g}", node.quota));
   }
-  std::map<std::string, std::map<int, int>> bound;  // host → cpu → ranks bound to few cores that include it
+  std::map<std::string, std::map<int, int>> bound;  // host → core → ranks bound to few that include it
   bool unbound = false;
   const int present = std::min(ranks, static_cast<int>(places.size()));
   for (int rank = 0; rank < present; ++rank) {
     const RankPlace& place = places[static_cast<size_t>(rank)];
-    const bool own = static_cast<int>(place.cpus.size()) <= threads;
+    const bool own = static_cast<int>(place.cores.size()) <= threads;
     unbound |= !own;
     if (own)
-      for (int cpu : place.cpus) ++bound[place.host][cpu];
+      for (int core : place.cores) ++bound[place.host][core];
   }
   if (unbound && present > 1) add("unbound ranks: the system may move them (mpirun --bind-to core)");
-  for (const auto& [host, cpus] : bound)
-    for (const auto& [cpu, sharers] : cpus)
+  for (const auto& [host, cores] : bound)
+    for (const auto& [core, sharers] : cores)
       if (sharers > 1) {
-        add(fmt::format("{} ranks share core {}", sharers, cpu));
+        add(fmt::format("{} ranks share core {}", sharers, core));
         break;
       }
   return texts;
@@ -93,8 +93,8 @@ int fair_threads(const std::vector<RankPlace>& places) {
   double threads = std::numeric_limits<double>::infinity();
   for (const auto& [host, node] : nodes_of(places, static_cast<int>(places.size())))
     threads =
-        std::min(threads, std::min<double>(static_cast<double>(node.cpus.size()), node.quota) / node.ranks);
-  for (const RankPlace& place : places) threads = std::min(threads, static_cast<double>(place.cpus.size()));
+        std::min(threads, std::min<double>(static_cast<double>(node.cores.size()), node.quota) / node.ranks);
+  for (const RankPlace& place : places) threads = std::min(threads, static_cast<double>(place.cores.size()));
   return std::max(1, static_cast<int>(threads));
 }
 
@@ -116,6 +116,7 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
   const double quota = cpu_quota();
   const Json place = {{"host", host},
                       {"cpus", cpus},
+                      {"cores", cores_of(cpus)},
                       {"quota", std::isfinite(quota) ? quota : 0.0},
                       {"node_bytes", available_memory()},
                       {"process_bytes", process_memory_left()},
@@ -123,8 +124,9 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
   const std::string mine = place.dump(-1, ' ', false, Json::error_handler_t::replace);
   for (int rank = 0; rank < world.size(); ++rank) {
     const Json theirs = Json::parse(world.broadcast_text(mine, rank));
-    machine.places.push_back({theirs["host"], theirs["cpus"].get<std::vector<int>>(), theirs["quota"],
-                              theirs["node_bytes"], theirs["process_bytes"], theirs["governor"]});
+    machine.places.push_back({theirs["host"], theirs["cpus"].get<std::vector<int>>(),
+                              theirs["cores"].get<std::vector<int>>(), theirs["quota"], theirs["node_bytes"],
+                              theirs["process_bytes"], theirs["governor"]});
   }
   launch.default_threads = fair_threads(machine.places);
   if (std::any_of(machine.places.begin(), machine.places.end(),

@@ -14,6 +14,7 @@ namespace lamina {
 struct RankPlace {
   std::string host;
   std::vector<int> cpus;      // its affinity
+  std::vector<int> cores;     // the physical ones these belong to
   double quota = 0;           // CPUs' worth of time that its node's ranks may take together; 0: no limit
   int64_t node_bytes = 0;     // memory that its node's ranks may still take together
   int64_t process_bytes = 0;  // and this rank alone
@@ -33,7 +34,7 @@ struct Machine {
   std::vector<std::string> warnings_for(int ranks, int threads) const;
 };
 
-// Threads a rank: the CPUs each may run on, at most its share of what its node's ranks may use together. The
+// Threads a rank: the cores each may run on, at most its share of what its node's ranks may use together. The
 // same for all ranks, so that cases and their names are.
 int fair_threads(const std::vector<RankPlace>& places);
 

@@ -114,6 +114,17 @@ std::vector<int> affinity() {
   return cpus;
 }
 
+std::vector<int> cores_of(const std::vector<int>& cpus, const std::string& root) {
+  std::set<int> cores;
+  for (int cpu : cpus) {
+    // "0,64" or "0-1"
+    const auto first =
+        number_in(fmt::format("{}/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", root, cpu));
+    cores.insert(first ? static_cast<int>(*first) : cpu);
+  }
+  return {cores.begin(), cores.end()};
+}
+
 std::map<int, int64_t> node_caches() {
   std::map<int, int64_t> caches;
   std::set<std::string> seen;

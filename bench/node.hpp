@@ -13,6 +13,9 @@ std::string first_line(const std::string& path);
 std::string field_of(const std::string& path, const std::string& key);
 // The CPUs that this process may run on.
 std::vector<int> affinity();
+// The physical cores that these CPUs (hardware threads) belong to, each by its first CPU; a CPU without
+// topology is a core of its own.
+std::vector<int> cores_of(const std::vector<int>& cpus, const std::string& root = "");
 // Level → bytes of all instances on the node, as sysfs lists them.
 std::map<int, int64_t> node_caches();
 // Of a "KEY:  123 kB" line.

@@ -169,10 +169,34 @@ std::vector<PlannedGroup> fit(const std::vector<PlannedCase>& cases, int64_t bud
     parts.back().memory_bytes += memory_of(one);
     parts.back().cases.push_back(one);
   }
-  // Parts alternate, so that nothing packed for one would serve the next.
-  if (parts.size() > 1)
-    for (PlannedGroup& part : parts) part.packed_group.clear();
   return parts;
+}
+
+// The groups of one packed_group. They share packed weights, made for the most tokens of any, where each fits
+// in memory whole; else each has its own.
+std::vector<PlannedGroup> fit_alike(std::vector<std::vector<PlannedCase>>& groups, int64_t budget) {
+  int64_t most = 1;
+  for (const auto& cases : groups) most = std::max(most, cases.front().spec->tokens);
+  const auto size_for = [](CaseSpec& spec, int64_t tokens) {
+    spec.own_bytes += spec.token_bytes * (tokens - spec.max_tokens);
+    spec.max_tokens = tokens;
+  };
+  for (const bool shared : {true, false}) {
+    std::vector<PlannedGroup> parts;
+    for (auto& cases : groups) {
+      for (PlannedCase& one : cases) size_for(*one.spec, shared ? most : one.spec->tokens);
+      for (PlannedGroup& part : fit(cases, budget)) parts.push_back(std::move(part));
+    }
+    const bool whole = parts.size() == groups.size() &&
+                       std::all_of(parts.begin(), parts.end(),
+                                   [&](const PlannedGroup& part) { return part.memory_bytes <= budget; });
+    if (whole || !shared) {
+      if (!whole)
+        for (PlannedGroup& part : parts) part.packed_group.clear();
+      return parts;
+    }
+  }
+  return {};
 }
 
 // What one weights group's parts take when its canonical weights stay from one to the next.
@@ -257,7 +281,7 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
   // Groups follow one another that share original weights, and among them those that share packed ones.
   std::vector<std::string> weights_order;
   std::map<std::string, std::vector<std::string>> packed_order;  // by weights group
-  std::map<std::string, std::vector<PlannedGroup>> by_packed;
+  std::map<std::string, std::vector<std::vector<PlannedCase>>> by_packed;
   for (const std::string& key : group_order) {
     const std::vector<Candidate*>& members = groups[key];
     const CaseSpec& first = *members.front()->spec;
@@ -286,21 +310,13 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
     if (!packed_order.contains(first.weights_group)) weights_order.push_back(first.weights_group);
     if (!by_packed.contains(first.packed_group))
       packed_order[first.weights_group].push_back(first.packed_group);
-    for (PlannedGroup& part : fit(cases, budget)) by_packed[first.packed_group].push_back(std::move(part));
+    by_packed[first.packed_group].push_back(std::move(cases));
   }
   for (const std::string& key : weights_order) {
     std::vector<PlannedGroup> parts;
-    for (const std::string& packed : packed_order[key]) {
-      std::vector<PlannedGroup>& alike = by_packed[packed];
-      int64_t max_tokens = 1;
-      for (const PlannedGroup& part : alike)
-        max_tokens = std::max(max_tokens, part.cases.front().spec->tokens);
-      for (PlannedGroup& part : alike) {
-        for (PlannedCase& one : part.cases) one.spec->max_tokens = max_tokens;
-        parts.push_back(std::move(part));
-      }
-    }
-    const int64_t budget = budget_for(parts.front().ranks);  // a weights group's ranks are the same
+    const int64_t budget = budget_for(by_packed[packed_order[key].front()].front().front().spec->ranks);
+    for (const std::string& packed : packed_order[key])
+      for (PlannedGroup& part : fit_alike(by_packed[packed], budget)) parts.push_back(std::move(part));
     const int64_t largest = memory_with_all_kept(parts);
     const bool keep = largest <= budget;
     std::set<std::string> made, packed;

@@ -169,12 +169,17 @@ void drop_settled(Plan& plan, const std::vector<Record>& records, const Registry
   mark_repeated(plan.groups);
 }
 
-double hang_limit_s(const MeasureOptions& measure) {
+double hang_limit_s(const MeasureOptions& measure, const Plan& plan) {
   if (const char* text = std::getenv("LAMINA_HANG_SECONDS")) {
     const double value = std::atof(text);
     if (value > 0) return value;
   }
-  return std::max(600.0, 3 * measure.timeout_seconds);
+  // Nothing is heard of a rank that compresses, which may take long: estimates are rough.
+  double compress_s = 0;
+  for (const PlannedGroup& group : plan.groups)
+    for (const PlannedCase& one : group.cases)
+      compress_s = std::max(compress_s, one.spec->estimated_compress_s);
+  return std::max({600.0, 3 * measure.timeout_seconds, 10 * compress_s});
 }
 
 // Every group in turn; rank 0 records what comes of it.
@@ -206,7 +211,7 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
     write_environment();
     writer = std::make_unique<JsonlWriter>((folder.path / "records.jsonl").string());
   }
-  Watchdog watchdog(world, hang_limit_s(config.measure));
+  Watchdog watchdog(world, hang_limit_s(config.measure, plan));
   WeightStore store(machine.launch.default_threads);
   std::map<int, std::unique_ptr<Communicator>> subsets;
   uint64_t seed = config.seed;

@@ -54,7 +54,7 @@ std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef&
   auto& slot = compressed_[matrix + " " + scheme.name()];
   if (!slot)
     slot = std::make_shared<const CompressedWeights>(
-        compress(scheme, *original(layer, comm), comm, layer.seed, &factors_[matrix]));
+        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors_[matrix]));
   return slot;
 }
 

@@ -67,6 +67,7 @@ class CaseSpec {
   int64_t shared_bytes = 0;     // memory a rank needs for weights that the weights_group shares
   int64_t canonical_bytes = 0;  // and for this scheme's canonical weights, kept for the weights_group
   int64_t own_bytes = 0;        // and for this case while its group is measured
+  int64_t token_bytes = 0;      // what one more token of max_tokens adds to that
   int64_t passing_bytes = 0;    // and for a while, one case at a time: made, checked, or beside the ceilings
   double estimated_step_s = 0;  // rough, for --dry-run
   double estimated_compress_s = 0;

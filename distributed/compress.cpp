@@ -96,14 +96,14 @@ void expect_finite(const Matrix<float>& slab, int64_t row_begin, const std::stri
 }
 
 // Fills norm_squared and error_squared. Collective.
-void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communicator& comm) {
+void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communicator& comm, int threads) {
   const Leaf& leaf = result.canonical.leaves.front();
   const bool chain = result.canonical.is_chain();
   const int64_t cols = slab.cols;
   Matrix<double> buffers;
-  together(comm, [&] { buffers = Matrix<double>(omp_get_max_threads(), cols); });
+  together(comm, [&] { buffers = Matrix<double>(threads, cols); });
   double norm = 0, error = 0;
-#pragma omp parallel for reduction(+ : norm, error)
+#pragma omp parallel for num_threads(threads) reduction(+ : norm, error)
   for (int64_t i = 0; i < slab.rows; ++i) {
     const float* w = slab.row(i);
     double* stored = buffers.row(omp_get_thread_num());
@@ -214,14 +214,14 @@ OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int
 }
 
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
-                           uint64_t seed, FactorMemory* memory) {
+                           uint64_t seed, int threads, FactorMemory* memory) {
   CompressedWeights result;
   FactorMemory own_memory;
   result.shape = weights.shape;
   result.rows = weights.rows;
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
-  const auto factorizer = make_randomized_factorizer(comm, omp_get_max_threads());
+  const auto factorizer = make_randomized_factorizer(comm, threads);
   RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory);
   together(comm, [&] {
     const int64_t unit = scheme.units().rows;
@@ -249,7 +249,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   own_bytes = std::max({own_bytes, canonical_bytes, peak.bytes()});
   comm.all_reduce(&own_bytes, &result.peak_bytes, 1, DType::i64, ReduceOp::max);
   result.seconds = comm.max(elapsed);
-  measure_error(result, weights.slab, comm);
+  measure_error(result, weights.slab, comm, threads);
   return result;
 }
 

@@ -53,9 +53,10 @@ struct FactorMemory {
   std::vector<Known> known;
 };
 
-// Collective; a failure on one rank is the same AgreedError on all. `memory` belongs to these weights.
+// Collective, on `threads` threads a rank; a failure on one rank is the same AgreedError on all. `memory`
+// belongs to these weights.
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
-                           uint64_t seed, FactorMemory* memory = nullptr);
+                           uint64_t seed, int threads = 1, FactorMemory* memory = nullptr);
 
 // A leaf spread by rows over `comm` (this rank holds `leaf`), cut anew: every rank r gets the rows in its own
 // `wanted_rows` (ranges of the whole matrix, stacked in the order given) and columns `wanted_cols`. Each rank

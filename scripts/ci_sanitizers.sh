@@ -17,5 +17,6 @@ arguments=(-DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF)
 [ "$#" -gt 0 ] || arguments+=(-DLAMINA_SANITIZE=address,undefined)
 configure "$preset" "$folder" "${arguments[@]}"
 build "$folder"
-# Not again on 1, 3 and 4 ranks: more ranks than CI has cores take minutes and reach no other code.
-ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" --timeout 600 -E 'ranks[134]'
+# Three ranks meet every uneven and empty part; the others, and what only reads results, would double the time.
+ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" --timeout 600 \
+  -E 'ranks[124]|cli.(checks|docs|export|memory|run)_test'

@@ -13,7 +13,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build_packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libopenblas-openmp-dev nlohmann-json3-dev
   libcli11-dev libfmt-dev)
 test_packages=(libgtest-dev libgmock-dev libbenchmark-dev python3)
-check_packages=(clang-format-14 ccache git)
+check_packages=(clang-format-14 ccache git libbenchmark-tools python3-scipy nodejs)
 
 # sysexits.h: a service (here: a package) is not available.
 exit_unavailable=69

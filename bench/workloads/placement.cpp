@@ -154,7 +154,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
 
   const int local_ranks = std::min(placement.ranks, launch.local_ranks);
   const int64_t ranks = placement.ranks, held = std::max(tokens, kQualityTokens);
-  int64_t packed = 0, scratch = 0, part = 0, check = 0;
+  int64_t packed = 0, part = 0, check = 0;
   double macs = 0, compress = 0;
   for (size_t i = 0; i < parts.layers.size(); ++i) {
     const Shape shape = parts.layers[i].shape;
@@ -162,7 +162,11 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     const double elements = static_cast<double>(k) * static_cast<double>(n);
     spec.dense_operations += 2.0 * elements * static_cast<double>(tokens);
     macs += parts.schemes[i]->estimated_macs(shape) / static_cast<double>(ranks);
+    const int64_t rank = parts.schemes[i]->largest_rank();
     compress += elements / static_cast<double>(ranks) * 30e-9;
+    // Two power iterations: six products with a sketch somewhat wider than the rank.
+    if (rank > 0)
+      compress += 12 * elements * static_cast<double>(rank + 16) / static_cast<double>(ranks) / kNominalFlops;
 
     // Rows are loaded and compressed in whole blocks: the largest rank's share of them.
     const int64_t blocks = (n + kRowBlock - 1) / kRowBlock, rows = (blocks + ranks - 1) / ranks * kRowBlock;
@@ -179,14 +183,16 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       const int64_t sharers = leaves.size() > 1 && is_v == cut_rows ? 1 : ranks;
       spec.canonical_bytes += is_v ? bytes.canonical : slab(bytes.canonical);
       packed += bytes.packed / sharers;
-      scratch += bytes.scratch_per_token * tokens / (cut_rows ? 1 : sharers);
+      spec.token_bytes += bytes.scratch_per_token / (cut_rows ? 1 : sharers);
       part = std::max(part, bytes.canonical / sharers);
     }
     // Inputs whole and local, outputs (of V, at most as wide, too).
     spec.own_bytes += 4 * held * (2 * k + (leaves.size() > 1 ? 2 : 1) * n);
     // What is summed where communication is timed alone; of a chain it is no wider than the rank.
     const bool reduces = ranks > 1 && (parts.shard == "row" || i > 0);
-    if (reduces && leaves.size() == 1) spec.own_bytes += 4 * tokens * n;
+    if (reduces && rank == 0) spec.token_bytes += 4 * n;
+    // The float32 factors are kept for schemes that share them.
+    spec.canonical_bytes += 4 * (slab(n * rank) + rank * k);
     // Inputs and outputs once more, gathered ones, and a few tokens of both in float64.
     check += 4 * held * 3 * (k + n) + 8 * 9 * 4 * (k + n);
     spec.passing_bytes =
@@ -197,7 +203,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.passing_bytes =
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
-  spec.own_bytes += copies * packed + scratch;
+  spec.own_bytes += copies * packed + spec.token_bytes * tokens;
   spec.estimated_step_s = std::max(static_cast<double>(packed) / kNominalBandwidth,
                                    2 * macs * static_cast<double>(tokens) / kNominalFlops);
   spec.estimated_compress_s = compress;

@@ -74,6 +74,7 @@ class LowRank final : public Scheme {
     const int64_t sketch = std::min(rank_ + 16, std::min(shape.out_features, shape.in_features));
     return 8 * 3 * sketch * (shape.in_features + shape.out_features / ranks + sketch);
   }
+  int64_t largest_rank() const override { return rank_; }
   double estimated_macs(Shape shape) const override {
     return u_->estimated_macs(u_shape(shape)) + v_->estimated_macs(v_shape(shape));
   }

@@ -85,6 +85,8 @@ class Scheme {
   }
   // Bytes that compress() takes for a while on each of `ranks`, beyond weights and canonical weights.
   virtual int64_t estimated_compress_bytes(Shape, int64_t /*ranks*/) const { return 0; }
+  // Of factors U and V: how many columns U has, at most. 0 where W is not factorised.
+  virtual int64_t largest_rank() const { return 0; }
   // Multiply-adds per token, as executed.
   virtual double estimated_macs(Shape shape) const = 0;
   virtual Canonical compress(const RowSlab& slab, CompressContext& context) const = 0;

@@ -124,9 +124,17 @@ TEST_F(NodeTest, TheClock) {
   EXPECT_EQ(turbo(root), "off");
 }
 
+TEST_F(NodeTest, HardwareThreadsOfOneCoreAreOneCore) {
+  for (const auto& [cpu, siblings] : {std::pair{0, "0,4\n"}, {4, "0,4\n"}, {1, "1-2\n"}, {2, "1-2\n"}})
+    write("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list", siblings);
+  EXPECT_THAT(cores_of({0, 1, 2, 4}, root), ElementsAre(0, 1));
+  EXPECT_THAT(cores_of({2, 4}, root), ElementsAre(0, 1));
+  EXPECT_THAT(cores_of({7, 9}, root), ElementsAre(7, 9));  // without topology
+}
+
 RankPlace place(const std::string& host, std::vector<int> cpus, double quota = 0,
                 int64_t node_bytes = 8 * kGiB, int64_t process_bytes = 1000 * kGiB) {
-  return {host, std::move(cpus), quota, node_bytes, process_bytes, ""};
+  return {host, cpus, cpus, quota, node_bytes, process_bytes, ""};
 }
 
 Machine machine_of(std::vector<RankPlace> places) {

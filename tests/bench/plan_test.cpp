@@ -29,7 +29,7 @@ Machine machine(int64_t available_bytes = int64_t{1} << 40) {
   made.launch.cache_bytes = 1 << 20;
   RankPlace& place = made.places.emplace_back();
   place.host = "test";
-  place.cpus = {0};
+  place.cpus = place.cores = {0};
   place.node_bytes = place.process_bytes = available_bytes;
   return made;
 }
@@ -107,8 +107,10 @@ TEST(Plan, PartsOfASplitGroupEachHaveTheBaselinesAndRecordThemOnce) {
     EXPECT_GT(part.cases.size(), 2u);
     EXPECT_TRUE(part.packed_group.empty());
     EXPECT_LE(part.memory_bytes, static_cast<int64_t>(budget));
-    for (const PlannedCase& one : part.cases)
+    for (const PlannedCase& one : part.cases) {
       if (!one.repeated) recorded.insert(one.spec->name);
+      EXPECT_EQ(one.spec->max_tokens, one.spec->tokens) << "sized for a group it shares nothing with";
+    }
   }
   EXPECT_EQ(recorded.size(), 12u);
   EXPECT_EQ(std::set<std::string>(recorded.begin(), recorded.end()).size(), 12u);
@@ -139,11 +141,11 @@ TEST(WeightStore, SchemesShareFactorsAndTokensSharePackedWeights) {
   ASSERT_TRUE(problems.empty());
   const auto original = store.original(ref, *comm);
   FactorMemory memory;
-  (void)compress(*plain, *original, *comm, ref.seed, &memory);
+  (void)compress(*plain, *original, *comm, ref.seed, 1, &memory);
   ASSERT_EQ(memory.known.size(), 1u);
   memory.known[0].seconds = 1000;
   // The second does not factorise, and says what it would have taken.
-  const CompressedWeights second = compress(*quantized, *original, *comm, ref.seed, &memory);
+  const CompressedWeights second = compress(*quantized, *original, *comm, ref.seed, 1, &memory);
   EXPECT_EQ(memory.known.size(), 1u);
   EXPECT_GT(second.seconds, 1000);
   EXPECT_LT(second.seconds, 1001);
