@@ -68,15 +68,76 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
     std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
 }
 
-QuantizedActivations::QuantizedActivations(int64_t cols, int64_t padded, const LayerOptions& options)
+TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t tile, const LayerOptions& options)
     : cols_(cols),
       padded_(padded),
-      codes_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 2)),
-      scales_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * 4)) {}
+      tile_(tile),
+      data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
-void QuantizedActivations::prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts) {
-  for (int64_t t = part; t < tokens; t += parts)
-    ops.quantize(x + t * cols_, cols_, codes_->as<int16_t>() + t * padded_, scales_->as<float>() + t);
+void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
+  if (part == 0) as_they_are_ = tokens == 1 && cols_ == padded_;
+  if (tokens == 1 && cols_ == padded_) return;
+  const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
+  for (int64_t token = 0; token < tokens; token += tile_) {
+    const int64_t some = std::min(tile_, tokens - token);
+    float* out = data_->as<float>() + token * padded_;
+    const float* in = x + token * cols_;
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t t = 0; t < some; ++t) out[i * some + t] = i < cols_ ? in[t * cols_ + i] : 0.0f;
+  }
+}
+
+TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t tile, int64_t word, int64_t group, int32_t bias,
+                       const LayerOptions& options)
+    : cols_(cols),
+      padded_(padded),
+      tile_(tile),
+      word_(word),
+      group_(std::max<int64_t>(group, 1)),
+      groups_((padded + group_ - 1) / group_),
+      bias_(bias) {
+  const int64_t tokens = std::max<int64_t>(options.max_tokens, 1), threads = std::max(options.threads, 1);
+  words_ = make_scratch(options, tokens * padded / word * 4);
+  starts_ = make_scratch(options, tokens * groups_ * 4);
+  scales_ = make_scratch(options, tokens * 4);
+  // Rows of whole cache lines, and zeros past the columns that stay.
+  row_ = make_scratch(options, threads * round_up(padded, 64));
+  sums_ = make_scratch(options, threads * round_up(padded, 64) / 32 * 4);
+}
+
+void TiledCodes::prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts) {
+  // Whole tiles where there are enough: threads would write the same lines otherwise.
+  const int64_t unit = tokens >= tile_ * parts ? tile_ : 1;
+  for (int64_t first = part * unit; first < tokens; first += parts * unit)
+    for (int64_t token = first; token < std::min(first + unit, tokens); ++token)
+      prepare_token(ops, x + token * cols_, tokens, token, part);
+}
+
+void TiledCodes::prepare_token(const CpuOps& ops, const float* x, int64_t tokens, int64_t token, int part) {
+  const int64_t row_bytes = round_up(padded_, 64);
+  auto* codes = row_->as<int8_t>() + part * row_bytes;
+  ops.quantize(x, cols_, codes, scales_->as<float>() + token);
+  const int64_t first = token / tile_ * tile_, some = std::min(tile_, tokens - first);
+  int32_t* words = words_->as<int32_t>() + first * padded_ / word_ + (token - first);
+  for (int64_t i = 0; i < padded_ / word_; ++i) {
+    int32_t packed;
+    if (word_ == 4) {
+      std::memcpy(&packed, codes + 4 * i, 4);
+    } else {
+      const int16_t pair[2] = {codes[2 * i], codes[2 * i + 1]};
+      std::memcpy(&packed, pair, 4);
+    }
+    words[i * some] = packed;
+  }
+  if (bias_ == 0) return;
+  auto* sums = sums_->as<int32_t>() + part * row_bytes / 32;
+  ops.sum_codes(codes, row_bytes, sums);
+  int32_t* starts = starts_->as<int32_t>() + first * groups_ + (token - first);
+  for (int64_t g = 0; g < groups_; ++g) {
+    int32_t sum = 0;
+    for (int64_t i = g * group_ / 32; i < ((g + 1) * group_ + 31) / 32; ++i) sum += sums[i];
+    starts[g * some] = -bias_ * sum;
+  }
 }
 
 std::string native_refusal(const Leaf& leaf) {

@@ -43,6 +43,10 @@ class CpuLayer : public Layer {
   virtual double macs() const { return static_cast<double>(rows_) * static_cast<double>(cols_); }
   virtual bool integer() const { return false; }
 
+  static void fill_zero(float* y, int64_t stride, int64_t tokens, Range rows) {
+    for (int64_t t = 0; t < tokens; ++t) std::fill(y + t * stride + rows.begin, y + t * stride + rows.end, 0.0f);
+  }
+
   // The rows of thread `part`, at multiples of `row_unit_`.
   Range thread_rows(int part, int parts) const;
 
@@ -67,18 +71,59 @@ class PaddedActivations {
   std::shared_ptr<Buffer> copy_;
 };
 
-// The activations as int8 codes widened to int16, padded, with a scale a token.
-class QuantizedActivations {
+// Activations in tiles of up to `tile` tokens, as the panel functions read them: what a tile of tokens has of a
+// column (or of a word of columns) lies together.
+class TiledActivations {
  public:
-  QuantizedActivations(int64_t cols, int64_t padded, const LayerOptions& options);
+  // `padded` columns, zeros past `cols`.
+  TiledActivations(int64_t cols, int64_t padded, int64_t tile, const LayerOptions& options);
+  void prepare(const float* x, int64_t tokens, int part, int parts);
+  // Of the tile that begins with `token`, from column `col` on.
+  const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
+    return as_they_are_ ? x + col : data_->as<float>() + token * padded_ + col * tokens;
+  }
+
+ private:
+  int64_t cols_, padded_, tile_;
+  bool as_they_are_ = false;  // one token, nothing to pad
+  std::shared_ptr<Buffer> data_;
+};
+
+// The activations' codes in tiles, `word` columns together in 32 bits: 4 int8 or 2 int16. `group` columns have a
+// start, −bias times the sum of their codes.
+class TiledCodes {
+ public:
+  TiledCodes(int64_t cols, int64_t padded, int64_t tile, int64_t word, int64_t group, int32_t bias,
+             const LayerOptions& options);
   void prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts);
-  const int16_t* codes() const { return codes_->as<int16_t>(); }
+  const int32_t* words(int64_t token, int64_t tokens, int64_t col) const {
+    return words_->as<int32_t>() + (token * padded_ + col * tokens) / word_;
+  }
+  const int32_t* starts(int64_t token, int64_t tokens, int64_t col) const {
+    return starts_->as<int32_t>() + token * groups_ + col / group_ * tokens;
+  }
   const float* scales() const { return scales_->as<float>(); }
 
  private:
-  int64_t cols_, padded_;
-  std::shared_ptr<Buffer> codes_, scales_;
+  void prepare_token(const CpuOps& ops, const float* x, int64_t tokens, int64_t token, int part);
+  int64_t cols_, padded_, tile_, word_, group_, groups_;
+  int32_t bias_;
+  std::shared_ptr<Buffer> words_, starts_, scales_;
+  std::shared_ptr<Buffer> row_, sums_;  // a thread's row of codes, and their sums
 };
+
+// Walks `rows` × `columns` × `tokens` for the panel functions: a block of columns of two panels stays in the
+// second-level cache while all tokens pass. visit(first row, rows, first column, columns, first token, tokens).
+template <class Visit>
+void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block, int64_t tokens,
+                         int64_t tile, Visit visit) {
+  if (tokens == 1) return visit(rows.begin, rows.size(), 0, columns, 0, 1);
+  for (int64_t col = 0; col < columns; col += column_block)
+    for (int64_t row = rows.begin; row < rows.end; row += 2 * panel_rows)
+      for (int64_t token = 0; token < tokens; token += tile)
+        visit(row, std::min(2 * panel_rows, rows.end - row), col, std::min(column_block, columns - col), token,
+              std::min(tile, tokens - token));
+}
 
 // One step of a tiled product: a group of rows meets a chunk of columns for a block of tokens.
 struct Tile {

@@ -29,15 +29,16 @@ const CpuOps& choose_ops() {
 std::vector<const CpuOps*> cpu_ops_available() {
   std::vector<const CpuOps*> available = {&portable_ops()};
 #ifdef LAMINA_X86
-  // What the flags of isa_avx2.cpp and isa_avx512.cpp let the compiler use; these also ask whether the
+  // What the flags of the isa_*.cpp let the compiler use; these also ask whether the
   // operating system saves the wide registers.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                     __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
                     __builtin_cpu_supports("popcnt");
   if (avx2) available.push_back(&avx2_ops());
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-    available.push_back(&avx512_ops());
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512) available.push_back(&avx512_ops());
+  if (avx512 && __builtin_cpu_supports("avx512vnni")) available.push_back(&avx512_vnni_ops());
 #endif
   return available;
 }

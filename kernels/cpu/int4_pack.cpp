@@ -4,44 +4,49 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "kernels/cpu/cpu_layer.hpp"
 
 namespace lamina {
 
-Int4Packed::Int4Packed(const Leaf& leaf, int64_t padded_columns, int64_t lanes, int64_t word_bits,
+namespace {
+
+uint32_t pack_columns(const int8_t* codes, Int4Order order) {
+  uint32_t word = 0;
+  for (int j = 0; j < 8; ++j) {
+    const auto code = static_cast<uint32_t>(codes[j]);
+    word |= order == Int4Order::columns ? (code & 15) << (4 * j) : ((code + 8) & 15) << (j % 4 * 8 + j / 4 * 4);
+  }
+  return word;
+}
+
+}  // namespace
+
+Int4Packed::Int4Packed(const Leaf& leaf, int64_t padded_columns, int64_t rows_of_a_panel, Int4Order order,
                        int threads)
     : padded(padded_columns),
-      row_bytes(padded_columns / 2),
-      groups((padded_columns + leaf.group - 1) / leaf.group),
       group(leaf.group),
-      codes(leaf.rows * row_bytes, threads),
-      scales(leaf.rows * groups * 4, threads) {
-  const int64_t nibbles = word_bits / 4, block = nibbles * lanes, word_bytes = word_bits / 8;
-  // Where a block's columns go: the divisions are done once, not for every weight. Words are little-endian,
-  // as every machine here is: nibble n is in byte n/2, the odd one in its upper half.
-  std::vector<int64_t> byte_of(static_cast<size_t>(block));
-  std::vector<int> shift_of(static_cast<size_t>(block));
-  for (int64_t j = 0; j < block; ++j) {
-    const int64_t nibble = j / lanes, word = j % lanes;
-    byte_of[static_cast<size_t>(j)] = word * word_bytes + nibble / 2;
-    shift_of[static_cast<size_t>(j)] = static_cast<int>(nibble % 2 * 4);
-  }
+      groups((padded_columns + leaf.group - 1) / leaf.group),
+      panel_rows(rows_of_a_panel),
+      panel_bytes(rows_of_a_panel * padded_columns / 2),
+      scale_stride(rows_of_a_panel * groups),
+      codes(round_up(leaf.rows, rows_of_a_panel) * padded_columns / 2, threads),
+      scales(round_up(leaf.rows, rows_of_a_panel) * groups * 4, threads) {
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int64_t i = 0; i < leaf.rows; ++i) {
-    uint8_t* row = codes.as<uint8_t>() + i * row_bytes;
-    const int8_t* source = leaf.codes.data() + i * leaf.cols;
-    for (int64_t begin = 0; begin < leaf.cols; begin += block, row += block / 2) {
-      const int64_t count = std::min(block, leaf.cols - begin);
-      for (int64_t j = 0; j < count; ++j) {
-        uint8_t& byte = row[byte_of[static_cast<size_t>(j)]];
-        byte = static_cast<uint8_t>(byte | (source[begin + j] & 15) << shift_of[static_cast<size_t>(j)]);
+  for (int64_t first = 0; first < leaf.rows; first += panel_rows) {
+    for (int64_t r = 0; r < std::min(panel_rows, leaf.rows - first); ++r) {
+      const int8_t* row = leaf.codes.data() + (first + r) * leaf.cols;
+      uint8_t* to = codes.as<uint8_t>() + first * padded / 2 + 4 * r;
+      for (int64_t i = 0; i < padded; i += 8, to += 4 * panel_rows) {
+        int8_t some[8] = {};  // past the columns: zeros, in either order's sense
+        if (i < leaf.cols) std::memcpy(some, row + i, static_cast<size_t>(std::min<int64_t>(8, leaf.cols - i)));
+        const uint32_t word = pack_columns(some, order);
+        std::memcpy(to, &word, 4);  // little-endian, as every machine here is
       }
+      for (int64_t g = 0; g < leaf.groups() && leaf.cols > 0; ++g)
+        scales.as<float>()[first * groups + g * panel_rows + r] =
+            leaf.scales[static_cast<size_t>((first + r) * leaf.groups() + g)];
     }
-    if (leaf.cols > 0)
-      std::memcpy(scales.as<float>() + i * groups, leaf.scales.data() + i * leaf.groups(),
-                  static_cast<size_t>(leaf.groups()) * 4);
   }
 }
 

@@ -1,4 +1,4 @@
-// 4-bit codes as the vector loops read them; see CpuOps::int4_block.
+// 4-bit codes in panels, as the panel functions read them; see CpuOps.
 #pragma once
 
 #include "kernels/buffer.hpp"
@@ -6,19 +6,30 @@
 
 namespace lamina {
 
+// How 8 columns of a row lie in 4 bytes.
+enum class Int4Order {
+  columns,  // two's complement, the first column lowest
+  halves,   // 8 too large, the first four columns in the bytes' lower halves
+};
+
 struct Int4Packed {
-  int64_t padded = 0;     // columns
-  int64_t row_bytes = 0;  // of codes
-  int64_t groups = 0;     // scales a row, padding included
-  int64_t group = 0;
+  int64_t padded = 0;  // columns, whole groups
+  int64_t group = 0, groups = 0;
+  int64_t panel_rows = 0;
+  int64_t panel_bytes = 0;   // of codes
+  int64_t scale_stride = 0;  // from one panel's scales to the next one's
   Buffer codes, scales;
 
-  // `lanes` words of `word_bits` bits (32 or 16) hold a block; padded is a multiple of the block.
-  Int4Packed(const Leaf& leaf, int64_t padded_columns, int64_t lanes, int64_t word_bits, int threads);
+  Int4Packed(const Leaf& leaf, int64_t padded_columns, int64_t rows_of_a_panel, Int4Order order, int threads);
 
   int64_t bytes() const { return codes.bytes() + scales.bytes(); }
-  const uint8_t* row_codes(int64_t row) const { return codes.as<uint8_t>() + row * row_bytes; }
-  const float* row_scales(int64_t row) const { return scales.as<float>() + row * groups; }
+  // Of the panel that begins with `row`, from column `col` on (a group's first).
+  const uint8_t* panel_codes(int64_t row, int64_t col) const {
+    return codes.as<uint8_t>() + (row * padded + col * panel_rows) / 2;
+  }
+  const float* panel_scales(int64_t row, int64_t col) const {
+    return scales.as<float>() + row * groups + col / group * panel_rows;
+  }
 };
 
 // Why 4-bit loops do not take this leaf, or empty.

@@ -11,7 +11,7 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kF = 8;
-constexpr int kTokensF32 = 3, kTokensI8 = 2, kTokensGrouped = 1;
+constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 5, kTokensI4 = 3, kPanelsI4 = 1;
 constexpr int kChains = 12, kIntChains = 8;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 
@@ -27,6 +27,15 @@ using I32 = __m256i;
 }
 [[gnu::always_inline]] inline void f_store(float* p, F v) {
   _mm256_storeu_ps(p, v);
+}
+[[gnu::always_inline]] inline __m256i first_lanes(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+[[gnu::always_inline]] inline F f_load_some(const float* p, int64_t n) {
+  return _mm256_maskload_ps(p, first_lanes(n));
+}
+[[gnu::always_inline]] inline void f_store_some(float* p, F v, int64_t n) {
+  _mm256_maskstore_ps(p, first_lanes(n), v);
 }
 [[gnu::always_inline]] inline F f_set(float v) {
   return _mm256_set1_ps(v);
@@ -68,11 +77,14 @@ using I32 = __m256i;
 [[gnu::always_inline]] inline I32 i32_load(const void* p) {
   return _mm256_loadu_si256(static_cast<const I32*>(p));
 }
-[[gnu::always_inline]] inline void i16_store(int16_t* p, I16 v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
-}
 [[gnu::always_inline]] inline I16 i16_widen(const int8_t* p) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+[[gnu::always_inline]] inline I32 i32_set(int32_t v) {
+  return _mm256_set1_epi32(v);
+}
+[[gnu::always_inline]] inline void i32_store(int32_t* p, I32 v) {
+  _mm256_storeu_si256(reinterpret_cast<I32*>(p), v);
 }
 [[gnu::always_inline]] inline I32 i32_zero() {
   return _mm256_setzero_si256();
@@ -86,15 +98,10 @@ using I32 = __m256i;
 [[gnu::always_inline]] inline F i32_to_f(I32 a) {
   return _mm256_cvtepi32_ps(a);
 }
-[[gnu::always_inline]] inline void i32_sum4(I32 a, I32 b, I32 c, I32 d, int32_t* out) {
-  const I32 abcd = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(out),
-                   _mm_add_epi32(_mm256_castsi256_si128(abcd), _mm256_extracti128_si256(abcd, 1)));
-}
 [[gnu::always_inline]] inline int32_t i32_sum(I32 a) {
-  int32_t out[4];
-  i32_sum4(a, i32_zero(), i32_zero(), i32_zero(), out);
-  return out[0];
+  __m128i v = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
 }
 
 // A nibble at the top of its word is a signed number times 2²⁸, which converts exactly: no sign extension is
@@ -105,12 +112,6 @@ template <int S>
   if constexpr (S < 7) word = _mm256_slli_epi32(word, 28 - 4 * S);
   return _mm256_cvtepi32_ps(_mm256_and_si256(word, _mm256_set1_epi32(static_cast<int>(0xf0000000u))));
 }
-template <int S>
-[[gnu::always_inline]] inline I16 nibble_i16(I16 word) {
-  if constexpr (S < 3) word = _mm256_slli_epi16(word, 12 - 4 * S);
-  return _mm256_srai_epi16(word, 12);
-}
-
 // For each mask of 8 bits, the place among the kept values that each lane takes, or −1.
 struct ExpandTable {
   int8_t place[256][8];
@@ -138,10 +139,43 @@ constexpr ExpandTable kExpand;
   return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(index, 31)), spread);
 }
 
-[[gnu::always_inline]] inline void store_codes(int16_t* codes, F scaled) {
-  const __m256i rounded = _mm256_cvtps_epi32(scaled);  // to nearest, ties to even
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes),
-                   _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1)));
+// Rounds to nearest, ties to even.
+[[gnu::always_inline]] inline void store_codes(int8_t* codes, F scaled) {
+  const __m256i rounded = _mm256_cvtps_epi32(scaled);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(codes), _mm_packs_epi16(words, words));
+}
+
+// int8 products go through int16: weights widened, pairs of columns summed.
+constexpr int64_t kI8Columns = 2;
+constexpr int32_t kI8Bias = 0;
+using I8Vector = I16;
+[[gnu::always_inline]] inline I8Vector i8_load(const void* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+[[gnu::always_inline]] inline I32 i8_dot(I32 sum, I8Vector w, I32 x) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
+}
+
+// 8 columns of 8 rows: a byte has one of the first four columns below and one of the last four above.
+struct Nibbles {
+  I32 low, high;
+};
+[[gnu::always_inline]] inline Nibbles nibbles_load(const uint8_t* p) {
+  const I32 bytes = i32_load(p), mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask)};
+}
+// Sums of 16 products of 15·127 fit int16: 32 columns, two a product and step.
+using Part = I16;
+[[gnu::always_inline]] inline Part part_begin(I32) {
+  return _mm256_setzero_si256();
+}
+[[gnu::always_inline]] inline Part part_dot(Part part, const Nibbles& w, I32 low, I32 high) {
+  part = _mm256_add_epi16(part, _mm256_maddubs_epi16(w.low, low));
+  return _mm256_add_epi16(part, _mm256_maddubs_epi16(w.high, high));
+}
+[[gnu::always_inline]] inline I32 part_end(I32 exact, Part part) {
+  return _mm256_add_epi32(exact, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));
 }
 
 #include "kernels/cpu/ops_body.inc"

@@ -11,7 +11,7 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kF = 4;
-constexpr int kTokensF32 = 2, kTokensI8 = 2, kTokensGrouped = 1;
+constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2, kPanelsI4 = 1;
 constexpr int kChains = 8, kIntChains = 8;
 #if defined(__SSE2__)
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
@@ -41,6 +41,14 @@ inline F f_load(const float* p) {
 }
 inline void f_store(float* p, F v) {
   std::memcpy(p, &v, sizeof v);
+}
+inline F f_load_some(const float* p, int64_t n) {
+  F v = {};
+  std::memcpy(&v, p, static_cast<size_t>(n) * sizeof(float));
+  return v;
+}
+inline void f_store_some(float* p, F v, int64_t n) {
+  std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
 }
 inline F f_set(float v) {
   return F{v, v, v, v};
@@ -79,11 +87,14 @@ inline I16 i16_load(const void* p) {
 inline I32 i32_load(const void* p) {
   return load<I32>(p);
 }
-inline void i16_store(int16_t* p, I16 v) {
-  std::memcpy(p, &v, sizeof v);
-}
 inline I16 i16_widen(const int8_t* p) {
   return __builtin_convertvector(load<I8>(p), I16);
+}
+inline I32 i32_set(int32_t v) {
+  return I32{v, v, v, v};
+}
+inline void i32_store(int32_t* p, I32 v) {
+  std::memcpy(p, &v, sizeof v);
 }
 inline I32 i32_zero() {
   return I32{};
@@ -104,12 +115,6 @@ inline I32 i32_add(I32 a, I32 b) {
 inline int32_t i32_sum(I32 a) {
   return (a[0] + a[1]) + (a[2] + a[3]);
 }
-inline void i32_sum4(I32 a, I32 b, I32 c, I32 d, int32_t* out) {
-  out[0] = i32_sum(a);
-  out[1] = i32_sum(b);
-  out[2] = i32_sum(c);
-  out[3] = i32_sum(d);
-}
 inline F i32_to_f(I32 a) {
   return __builtin_convertvector(a, F);
 }
@@ -119,11 +124,6 @@ template <int S>
 inline F nibble_f(I32 word) {
   return __builtin_convertvector((word << (28 - 4 * S)) >> 28, F);
 }
-template <int S>
-inline I16 nibble_i16(I16 word) {
-  return (word << (12 - 4 * S)) >> 12;
-}
-
 inline F f_expand(const float* values, uint32_t mask) {
   F out;
   for (int lane = 0; lane < kF; ++lane) {
@@ -134,8 +134,41 @@ inline F f_expand(const float* values, uint32_t mask) {
   return out;
 }
 
-inline void store_codes(int16_t* codes, F scaled) {
-  for (int lane = 0; lane < kF; ++lane) codes[lane] = static_cast<int16_t>(std::nearbyint(scaled[lane]));
+inline void store_codes(int8_t* codes, F scaled) {
+  for (int lane = 0; lane < kF; ++lane) codes[lane] = static_cast<int8_t>(std::nearbyint(scaled[lane]));
+}
+
+constexpr int64_t kI8Columns = 2;
+constexpr int32_t kI8Bias = 0;
+using I8Vector = I16;
+inline I8Vector i8_load(const void* p) {
+  return __builtin_convertvector(load<I8>(p), I16);
+}
+inline I32 i8_dot(I32 sum, I8Vector w, I32 x) {
+  return sum + i32_madd(w, (I16)x);
+}
+
+// 8 columns of 4 rows: a byte has one of the first four columns below and one of the last four above.
+struct Nibbles {
+  I32 bytes;
+};
+inline Nibbles nibbles_load(const uint8_t* p) {
+  return {load<I32>(p)};
+}
+using Part = I32;
+inline Part part_begin(I32 exact) {
+  return exact;
+}
+inline Part part_dot(Part part, const Nibbles& w, I32 low, I32 high) {
+  for (int column = 0; column < 4; ++column) {
+    const int shift = 24 - 8 * column;
+    part += ((w.bytes >> (8 * column)) & 15) * ((low << shift) >> 24);
+    part += ((w.bytes >> (8 * column + 4)) & 15) * ((high << shift) >> 24);
+  }
+  return part;
+}
+inline I32 part_end(I32, Part part) {
+  return part;
 }
 
 #include "kernels/cpu/ops_body.inc"

@@ -1,43 +1,52 @@
-// Dense float32, rows as they are. A BLAS of its processor's generation may beat it at many tokens, so a run
+// Dense float32, rows side by side in panels. A BLAS of its processor's generation may beat it at many tokens, so a run
 // times both.
-#include <cstring>
-
-#include "kernels/cpu/float_layer.hpp"
+#include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/kernels.hpp"
 
 namespace lamina {
 namespace {
 
-class DenseWeights {
+class DenseLayer final : public CpuLayer {
  public:
-  static constexpr int64_t kColumnUnit = 32;
-  struct Cursor {};
-
-  DenseWeights(const Leaf& leaf, const LayerOptions& options, const CpuOps&, int64_t padded)
-      : rows_(leaf.rows), padded_(padded), data_(leaf.rows * padded * 4, options.threads) {
-    for (int64_t i = 0; i < leaf.rows && leaf.cols > 0; ++i)
-      std::memcpy(data_.as<float>() + i * padded, leaf.values.data() + i * leaf.cols,
-                  static_cast<size_t>(leaf.cols) * 4);
-    macs_ = static_cast<double>(leaf.rows) * static_cast<double>(leaf.cols);
+  DenseLayer(const Leaf& leaf, const LayerOptions& options)
+      : CpuLayer(leaf, options, 1),
+        weights_(round_up(rows_, ops_.panel_rows) * cols_ * 4, threads_),
+        activations_(cols_, cols_, ops_.tokens_f32, options) {
+    row_unit_ = ops_.panel_rows;
+    const int64_t unit = ops_.panel_rows;
+#pragma omp parallel for num_threads(threads_) schedule(static) if (threads_ > 1)
+    for (int64_t first = 0; first < rows_; first += unit) {
+      float* panel = weights_.as<float>() + first * cols_;
+      const int64_t some = std::min(unit, rows_ - first);
+      for (int64_t r = 0; r < some; ++r) {
+        const float* row = leaf.values.data() + (first + r) * cols_;
+        for (int64_t i = 0; i < cols_; ++i) panel[i * unit + r] = row[i];
+      }
+    }
+    weight_bytes_ = weights_.bytes();
   }
 
-  int64_t bytes() const { return rows_ * padded_ * 4; }
-  double macs() const { return macs_; }
+ protected:
+  static constexpr int64_t kColumnBlock = 512;
 
-  void gemv(const CpuOps& ops, Range rows, const float* x, float* y) const {
-    ops.dot_f32(data_.as<float>() + rows.begin * padded_, padded_, rows.size(), x, padded_, 1, padded_,
-                y + rows.begin, rows_, false);
+  void prepare(const float* x, int64_t tokens, int part, int parts) override {
+    activations_.prepare(x, tokens, part, parts);
   }
-  Cursor seek(int64_t) const { return {}; }
-  const float* tile(const CpuOps&, Cursor*, const Tile& tile, float*, int64_t* stride) const {
-    *stride = padded_;
-    return data_.as<float>() + tile.row * padded_ + tile.col;
+
+  void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
+    if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    for_each_panel_tile(rows, ops_.panel_rows, cols_, kColumnBlock, tokens, ops_.tokens_f32,
+                        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+                          ops_.panel_f32(weights_.as<float>() + row * cols_ + col * ops_.panel_rows,
+                                         cols_ * ops_.panel_rows, count,
+                                         activations_.data(x, token, some, col), some, cols,
+                                         y + token * rows_ + row, rows_, col > 0);
+                        });
   }
 
  private:
-  int64_t rows_, padded_;
-  double macs_ = 0;
-  Buffer data_;
+  Buffer weights_;  // [panels × cols × panel_rows]
+  TiledActivations activations_;
 };
 
 }  // namespace
@@ -46,7 +55,7 @@ Kernel native_dense_kernel() {
   Kernel kernel;
   kernel.name = "native";
   kernel.device = "cpu";
-  kernel.help = "dense float32, rows as they are";
+  kernel.help = "dense float32, rows side by side in panels";
   kernel.isa = cpu_ops().name;
   kernel.preference = kernel.isa == "portable" ? 5 : 20;
   kernel.refuses = [](const Leaf& leaf) -> std::string {
@@ -55,7 +64,7 @@ Kernel native_dense_kernel() {
     return native_refusal(leaf);
   };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
-    return std::make_unique<FloatLayer<DenseWeights>>(leaf, options);
+    return std::make_unique<DenseLayer>(leaf, options);
   };
   return kernel;
 }

@@ -1,41 +1,42 @@
 // 4-bit weights, float32 activations: nibbles become float32 in registers, each group's sum takes its scale.
-#include "kernels/cpu/float_layer.hpp"
+#include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/int4_pack.hpp"
 #include "kernels/cpu/kernels.hpp"
 
 namespace lamina {
 namespace {
 
-class Int4Weights {
+class Int4Layer final : public CpuLayer {
  public:
-  // A multiple of every instruction set's block (32, 64 or 128).
-  static constexpr int64_t kColumnUnit = 128;
-  struct Cursor {};
-
-  Int4Weights(const Leaf& leaf, const LayerOptions& options, const CpuOps& ops, int64_t padded)
-      : packed_(leaf, padded, ops.int4_f32_lanes, 32, std::max(options.threads, 1)),
-        macs_(static_cast<double>(leaf.rows) * static_cast<double>(leaf.cols)) {}
-
-  int64_t bytes() const { return packed_.bytes(); }
-  double macs() const { return macs_; }
-
-  void gemv(const CpuOps& ops, Range rows, const float* x, float* y) const {
-    ops.dot_int4_f32(packed_.row_codes(rows.begin), packed_.row_bytes, packed_.row_scales(rows.begin),
-                     packed_.groups, packed_.group, rows.size(), x, packed_.padded, y + rows.begin);
+  Int4Layer(const Leaf& leaf, const LayerOptions& options)
+      : CpuLayer(leaf, options, leaf.group),
+        packed_(leaf, padded_, ops_.panel_rows, Int4Order::columns, threads_),
+        activations_(cols_, padded_, ops_.tokens_f32, options) {
+    row_unit_ = ops_.panel_rows;
+    weight_bytes_ = packed_.bytes();
   }
-  Cursor seek(int64_t) const { return {}; }
-  // A chunk's 512 columns are whole blocks and groups.
-  const float* tile(const CpuOps& ops, Cursor*, const Tile& tile, float* scratch, int64_t* stride) const {
-    for (int64_t r = 0; r < tile.rows; ++r)
-      ops.expand_int4_f32(packed_.row_codes(tile.row + r) + tile.col / 2,
-                          packed_.row_scales(tile.row + r) + tile.col / packed_.group, packed_.group,
-                          tile.cols, scratch + r * *stride);
-    return scratch;
+
+ protected:
+  static constexpr int64_t kColumnBlock = 512;  // whole groups
+
+  void prepare(const float* x, int64_t tokens, int part, int parts) override {
+    activations_.prepare(x, tokens, part, parts);
+  }
+
+  void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
+    if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    for_each_panel_tile(
+        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_f32,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+          ops_.panel_i4_f32(packed_.panel_codes(row, col), packed_.panel_bytes, packed_.panel_scales(row, col),
+                            packed_.scale_stride, packed_.group, count, activations_.data(x, token, some, col),
+                            some, cols, y + token * rows_ + row, rows_, col > 0);
+        });
   }
 
  private:
   Int4Packed packed_;
-  double macs_;
+  TiledActivations activations_;
 };
 
 }  // namespace
@@ -49,7 +50,7 @@ Kernel native_int4_kernel() {
   kernel.preference = 10;
   kernel.refuses = [](const Leaf& leaf) { return int4_refusal(leaf, ActivationRule::f32); };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
-    return std::make_unique<FloatLayer<Int4Weights>>(leaf, options);
+    return std::make_unique<Int4Layer>(leaf, options);
   };
   return kernel;
 }

@@ -10,60 +10,39 @@ namespace {
 class Int4A8Layer final : public CpuLayer {
  public:
   Int4A8Layer(const Leaf& leaf, const LayerOptions& options)
-      : CpuLayer(leaf, options, kColumnUnit),
-        packed_(leaf, padded_, ops_.int4_i16_lanes, 16, threads_),
-        activations_(cols_, padded_, options),
-        scratch_(make_scratch(options, threads_ * kMaxGroupRows * kChunk * 2, threads_)) {
+      : CpuLayer(leaf, options, leaf.group),
+        packed_(leaf, padded_, ops_.panel_rows, Int4Order::halves, threads_),
+        activations_(cols_, padded_, ops_.tokens_i4, 4, leaf.group, 8, options) {
+    row_unit_ = ops_.panel_rows;
     weight_bytes_ = packed_.bytes();
   }
 
  protected:
-  static constexpr int64_t kColumnUnit = 128;  // a multiple of every instruction set's block
-  static constexpr int64_t kChunk =
-      512;  // whole blocks and groups; 8 expanded rows fit the first-level cache
+  static constexpr int64_t kColumnBlock = 2048;  // whole groups
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
   }
 
-  void compute(const float*, float* y, int64_t tokens, Range rows, int part) override {
-    const int16_t* input = activations_.codes();
-    auto finish = [&](int64_t row, int64_t count, int64_t token, int64_t block_tokens) {
-      for (int64_t t = token; t < token + block_tokens; ++t)
-        for (int64_t i = row; i < row + count; ++i) y[t * rows_ + i] *= activations_.scales()[t];
-    };
-    if (padded_ == 0) {
-      for (int64_t t = 0; t < tokens; ++t)
-        std::fill(y + t * rows_ + rows.begin, y + t * rows_ + rows.end, 0.0f);
-      return;
-    }
-    if (tokens == 1) {
-      ops_.dot_int4_i16(packed_.row_codes(rows.begin), packed_.row_bytes, packed_.row_scales(rows.begin),
-                        packed_.groups, packed_.group, rows.size(), input, padded_, y + rows.begin);
-      finish(rows.begin, rows.size(), 0, 1);
-      return;
-    }
-    auto* scratch = scratch_->as<int16_t>() + part * kMaxGroupRows * kChunk;
-    for_each_tile(
-        rows, padded_, kChunk, tokens,
-        [&](const Tile& tile) {
-          for (int64_t r = 0; r < tile.rows; ++r)
-            ops_.expand_int4_i16(packed_.row_codes(tile.row + r) + tile.col / 2, tile.cols,
-                                 scratch + r * kChunk);
-          ops_.dot_i16_grouped(scratch, kChunk, packed_.row_scales(tile.row) + tile.col / packed_.group,
-                               packed_.groups, packed_.group, tile.rows,
-                               input + tile.token * padded_ + tile.col, padded_, tile.tokens, tile.cols,
-                               y + tile.token * rows_ + tile.row, rows_, tile.col > 0);
-        },
-        finish);
+  void compute(const float*, float* y, int64_t tokens, Range rows, int) override {
+    if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    for_each_panel_tile(
+        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i4,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+          ops_.panel_i4_i8(packed_.panel_codes(row, col), packed_.panel_bytes, packed_.panel_scales(row, col),
+                           packed_.scale_stride, packed_.group, count, activations_.words(token, some, col),
+                           activations_.starts(token, some, col), some, cols, y + token * rows_ + row, rows_,
+                           col > 0);
+        });
+    for (int64_t t = 0; t < tokens; ++t)
+      for (int64_t r = rows.begin; r < rows.end; ++r) y[t * rows_ + r] *= activations_.scales()[t];
   }
 
   bool integer() const override { return true; }
 
  private:
   Int4Packed packed_;
-  QuantizedActivations activations_;
-  std::shared_ptr<Buffer> scratch_;  // [threads × kMaxGroupRows × kChunk] int16
+  TiledCodes activations_;
 };
 
 }  // namespace

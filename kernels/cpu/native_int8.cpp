@@ -7,82 +7,68 @@
 namespace lamina {
 namespace {
 
+constexpr int64_t kExactColumns = 131072;  // of ±127·±127
+
 class Int8Layer final : public CpuLayer {
  public:
   Int8Layer(const Leaf& leaf, const LayerOptions& options)
-      : CpuLayer(leaf, options, kColumnUnit),
-        codes_(leaf.rows * padded_, threads_),
-        scales_(leaf.rows * 4),
-        activations_(cols_, padded_, options),
-        sums_(make_scratch(options, threads_ * kMaxBlockRows * kMaxBlockTokens * 4, threads_)),
-        totals_(make_scratch(options,
-                             padded_ > kExactColumns ? threads_ * kMaxBlockRows * kMaxBlockTokens * 8 : 0,
-                             threads_)) {
-    for (int64_t i = 0; i < rows_ && cols_ > 0; ++i) {
-      std::memcpy(codes_.as<int8_t>() + i * padded_, leaf.codes.data() + i * cols_,
-                  static_cast<size_t>(cols_));
-      scales_.as<float>()[i] = leaf.scales[static_cast<size_t>(i)];
+      : CpuLayer(leaf, options, cpu_ops().i8_columns),
+        codes_(round_up(rows_, ops_.panel_rows) * padded_, threads_),
+        scales_(rows_ * 4),
+        activations_(cols_, padded_, ops_.tokens_i8, ops_.i8_columns, padded_, ops_.i8_bias, options) {
+    row_unit_ = ops_.panel_rows;
+    const int64_t unit = ops_.panel_rows, together = ops_.i8_columns;
+#pragma omp parallel for num_threads(threads_) schedule(static) if (threads_ > 1)
+    for (int64_t first = 0; first < rows_; first += unit) {
+      auto* panel = codes_.as<uint8_t>() + first * padded_;
+      const int64_t some = std::min(unit, rows_ - first);
+      for (int64_t r = 0; r < some; ++r) {
+        const int8_t* row = leaf.codes.data() + (first + r) * cols_;
+        for (int64_t i = 0; i < cols_; ++i)
+          panel[i / together * together * unit + r * together + i % together] =
+              static_cast<uint8_t>(row[i] + ops_.i8_bias);
+      }
     }
+    if (rows_ > 0) std::memcpy(scales_.data(), leaf.scales.data(), static_cast<size_t>(rows_) * 4);
     weight_bytes_ = codes_.bytes() + scales_.bytes();
   }
 
  protected:
-  static constexpr int64_t kColumnUnit = 32;
-  // int32 holds 65536 products of ±127·±127; beyond that sums move to int64.
-  static constexpr int64_t kExactColumns = 65536;
-  // Columns at a time: 8 rows and a few tokens stay in the first-level cache. Divides kExactColumns.
-  static constexpr int64_t kChunk = 1024;
+  static constexpr int64_t kColumnBlock = 2048;
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
   }
 
-  void compute(const float*, float* y, int64_t tokens, Range rows, int part) override {
-    auto* sums = sums_->as<int32_t>() + part * kMaxBlockRows * kMaxBlockTokens;
-    auto* totals =
-        totals_->bytes() > 0 ? totals_->as<int64_t>() + part * kMaxBlockRows * kMaxBlockTokens : nullptr;
-    const int16_t* input = activations_.codes();
-    const float* row_scales = scales_.as<float>();
-    // One token reads each weight once: no chunks then, rows stream from end to end.
-    const int64_t chunk = tokens == 1 ? kExactColumns : kChunk;
-    if (padded_ == 0) std::fill(sums, sums + kMaxBlockRows * kMaxBlockTokens, 0);
-    auto visit = [&](const Tile& tile) {
-      const int64_t offset = tile.row - tile.block_row;
-      const bool starts = tile.col % kExactColumns == 0;
-      ops_.dot_i8(codes_.as<int8_t>() + tile.row * padded_ + tile.col, padded_, tile.rows,
-                  input + tile.token * padded_ + tile.col, padded_, tile.tokens, tile.cols, sums + offset,
-                  kMaxBlockRows, !starts);
-      const int64_t end = tile.col + tile.cols;
-      if (totals == nullptr || (end % kExactColumns != 0 && end != padded_)) return;
-      for (int64_t t = 0; t < tile.tokens; ++t) {
-        for (int64_t r = offset; r < offset + tile.rows; ++r) {
-          int64_t& total = totals[t * kMaxBlockRows + r];
-          total = (end <= kExactColumns ? 0 : total) + sums[t * kMaxBlockRows + r];
-        }
+  void compute(const float*, float* y, int64_t tokens, Range rows, int) override {
+    if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    // Until all columns are through, y holds exact sums.
+    auto* sums = reinterpret_cast<int32_t*>(y);
+    for_each_panel_tile(
+        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i8,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+          const bool first = col == 0;
+          ops_.panel_i8(codes_.as<uint8_t>() + row * padded_ + col * ops_.panel_rows, padded_ * ops_.panel_rows,
+                        count, activations_.words(token, some, col),
+                        first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some, cols,
+                        sums + token * rows_ + row, rows_, !first);
+        });
+    for (int64_t t = 0; t < tokens; ++t) {
+      const float scale = activations_.scales()[t];
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        int32_t sum;
+        std::memcpy(&sum, y + t * rows_ + r, 4);
+        y[t * rows_ + r] = static_cast<float>(sum) * scales_.as<float>()[r] * scale;
       }
-    };
-    auto finish = [&](int64_t row, int64_t count, int64_t token, int64_t block_tokens) {
-      for (int64_t t = 0; t < block_tokens; ++t) {
-        const float scale = activations_.scales()[token + t];
-        float* out = y + (token + t) * rows_ + row;
-        for (int64_t r = 0; r < count; ++r) {
-          const int64_t at = t * kMaxBlockRows + r;
-          const float sum = totals != nullptr ? static_cast<float>(totals[at]) : static_cast<float>(sums[at]);
-          out[r] = sum * row_scales[row + r] * scale;
-        }
-      }
-    };
-    for_each_tile(rows, padded_, chunk, tokens, visit, finish);
+    }
   }
 
   bool integer() const override { return true; }
 
  private:
-  Buffer codes_;   // [rows × padded] int8
+  Buffer codes_;   // [panels × padded / i8_columns × panel_rows × i8_columns], i8_bias too large
   Buffer scales_;  // [rows]
-  QuantizedActivations activations_;
-  std::shared_ptr<Buffer> sums_;    // [threads × kMaxBlockTokens × kMaxBlockRows] int32
-  std::shared_ptr<Buffer> totals_;  // the same in int64, where K is too long for int32
+  TiledCodes activations_;
 };
 
 }  // namespace
@@ -98,6 +84,7 @@ Kernel native_int8_kernel() {
     if (std::string why = kind_refusal(leaf, 8, ActivationRule::int8_per_token); !why.empty()) return why;
     if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
     if (!leaf.per_channel) return "multiplies one scale per output channel, not groups";
+    if (leaf.cols > kExactColumns) return "takes at most 131072 columns, whose sum is exact in int32";
     return native_refusal(leaf);
   };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {

@@ -39,7 +39,7 @@ std::vector<SchemeCase> cases() {
   return {
       {"dense", "dense", {}, any},
       {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
-      {"int8_long", "int8", {}, {{3, 66001}, {2, 131073}}, 5},
+      {"int8_long", "int8", {}, {{3, 66001}, {2, 131072}}, 5},
       {"int4_g32", "int4", {{"group", int64_t{32}}}, {{131, 96}, {9, 608}, {7, 32}}},
       {"int4_g64", "int4", {{"group", int64_t{64}}}, {{67, 192}, {5, 64}, {9, 1088}}},
       {"int4_g128", "int4", {{"group", int64_t{128}}}, groups},
@@ -313,7 +313,7 @@ TEST(CpuOpsTable, QuantizeFollowsTheRule) {
     if (count > 2) x(0, 0) = 2.5f, x(0, 1) = -3.5f;
     const Matrix<double> expected = reference_activations(x, ActivationRule::int8_per_token, {0, count});
     for (const CpuOps* ops : cpu_ops_available()) {
-      std::vector<int16_t> codes(static_cast<size_t>(count) + 8, 99);
+      std::vector<int8_t> codes(static_cast<size_t>(count) + 8, 99);
       float scale = 0;
       ops->quantize(x.data.data(), count, codes.data(), &scale);
       for (int64_t k = 0; k < count; ++k)
