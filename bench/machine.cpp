@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -108,6 +109,8 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
   launch.cores = static_cast<int>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
   const std::map<int, int64_t> caches = node_caches();
   launch.cache_bytes = caches.empty() ? 32 << 20 : caches.rbegin()->second;
+  if (const char* text = std::getenv("LAMINA_CACHE_BYTES"))
+    if (const long long bytes = std::atoll(text); bytes > 0) launch.cache_bytes = bytes;
   launch.cache_bytes = static_cast<int64_t>(world.max(static_cast<double>(launch.cache_bytes)));
 
   char host[256] = "";

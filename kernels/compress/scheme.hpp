@@ -81,7 +81,8 @@ class Scheme {
     int64_t scratch_per_token = 0;  // that its copies keep together beside their weights
   };
   virtual std::vector<LeafBytes> estimated_leaves(Shape shape) const {
-    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape), 0}};
+    // float32 activations in tiles
+    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape), 4 * shape.in_features}};
   }
   // Bytes that compress() takes for a while on each of `ranks`, beyond weights and canonical weights.
   virtual int64_t estimated_compress_bytes(Shape, int64_t /*ranks*/) const { return 0; }

@@ -44,7 +44,8 @@ class CpuLayer : public Layer {
   virtual bool integer() const { return false; }
 
   static void fill_zero(float* y, int64_t stride, int64_t tokens, Range rows) {
-    for (int64_t t = 0; t < tokens; ++t) std::fill(y + t * stride + rows.begin, y + t * stride + rows.end, 0.0f);
+    for (int64_t t = 0; t < tokens; ++t)
+      std::fill(y + t * stride + rows.begin, y + t * stride + rows.end, 0.0f);
   }
 
   // The rows of thread `part`, at multiples of `row_unit_`.
@@ -71,8 +72,8 @@ class PaddedActivations {
   std::shared_ptr<Buffer> copy_;
 };
 
-// Activations in tiles of up to `tile` tokens, as the panel functions read them: what a tile of tokens has of a
-// column (or of a word of columns) lies together.
+// Activations in tiles of up to `tile` tokens, as the panel functions read them: what a tile of tokens has of
+// a column (or of a word of columns) lies together.
 class TiledActivations {
  public:
   // `padded` columns, zeros past `cols`.
@@ -89,8 +90,8 @@ class TiledActivations {
   std::shared_ptr<Buffer> data_;
 };
 
-// The activations' codes in tiles, `word` columns together in 32 bits: 4 int8 or 2 int16. `group` columns have a
-// start, −bias times the sum of their codes.
+// The activations' codes in tiles, `word` columns together in 32 bits: 4 int8 or 2 int16. `group` columns
+// have a start, −bias times the sum of their codes.
 class TiledCodes {
  public:
   TiledCodes(int64_t cols, int64_t padded, int64_t tile, int64_t word, int64_t group, int32_t bias,
@@ -113,16 +114,17 @@ class TiledCodes {
 };
 
 // Walks `rows` × `columns` × `tokens` for the panel functions: a block of columns of two panels stays in the
-// second-level cache while all tokens pass. visit(first row, rows, first column, columns, first token, tokens).
+// second-level cache while all tokens pass. visit(first row, rows, first column, columns, first token,
+// tokens).
 template <class Visit>
-void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block, int64_t tokens,
-                         int64_t tile, Visit visit) {
+void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
+                         int64_t tokens, int64_t tile, Visit visit) {
   if (tokens == 1) return visit(rows.begin, rows.size(), 0, columns, 0, 1);
   for (int64_t col = 0; col < columns; col += column_block)
     for (int64_t row = rows.begin; row < rows.end; row += 2 * panel_rows)
       for (int64_t token = 0; token < tokens; token += tile)
-        visit(row, std::min(2 * panel_rows, rows.end - row), col, std::min(column_block, columns - col), token,
-              std::min(tile, tokens - token));
+        visit(row, std::min(2 * panel_rows, rows.end - row), col, std::min(column_block, columns - col),
+              token, std::min(tile, tokens - token));
 }
 
 // One step of a tiled product: a group of rows meets a chunk of columns for a block of tokens.

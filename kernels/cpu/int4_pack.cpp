@@ -15,7 +15,8 @@ uint32_t pack_columns(const int8_t* codes, Int4Order order) {
   uint32_t word = 0;
   for (int j = 0; j < 8; ++j) {
     const auto code = static_cast<uint32_t>(codes[j]);
-    word |= order == Int4Order::columns ? (code & 15) << (4 * j) : ((code + 8) & 15) << (j % 4 * 8 + j / 4 * 4);
+    word |=
+        order == Int4Order::columns ? (code & 15) << (4 * j) : ((code + 8) & 15) << (j % 4 * 8 + j / 4 * 4);
   }
   return word;
 }
@@ -39,7 +40,8 @@ Int4Packed::Int4Packed(const Leaf& leaf, int64_t padded_columns, int64_t rows_of
       uint8_t* to = codes.as<uint8_t>() + first * padded / 2 + 4 * r;
       for (int64_t i = 0; i < padded; i += 8, to += 4 * panel_rows) {
         int8_t some[8] = {};  // past the columns: zeros, in either order's sense
-        if (i < leaf.cols) std::memcpy(some, row + i, static_cast<size_t>(std::min<int64_t>(8, leaf.cols - i)));
+        if (i < leaf.cols)
+          std::memcpy(some, row + i, static_cast<size_t>(std::min<int64_t>(8, leaf.cols - i)));
         const uint32_t word = pack_columns(some, order);
         std::memcpy(to, &word, 4);  // little-endian, as every machine here is
       }

@@ -11,7 +11,8 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kF = 8;
-constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 5, kTokensI4 = 3, kPanelsI4 = 1;
+constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 5, kTokensI4 = 3;
+constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
 constexpr int kChains = 12, kIntChains = 8;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 
@@ -29,7 +30,8 @@ using I32 = __m256i;
   _mm256_storeu_ps(p, v);
 }
 [[gnu::always_inline]] inline __m256i first_lanes(int64_t n) {
-  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 [[gnu::always_inline]] inline F f_load_some(const float* p, int64_t n) {
   return _mm256_maskload_ps(p, first_lanes(n));
@@ -142,7 +144,8 @@ constexpr ExpandTable kExpand;
 // Rounds to nearest, ties to even.
 [[gnu::always_inline]] inline void store_codes(int8_t* codes, F scaled) {
   const __m256i rounded = _mm256_cvtps_epi32(scaled);
-  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
+  const __m128i words =
+      _mm_packs_epi32(_mm256_castsi256_si128(rounded), _mm256_extracti128_si256(rounded, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(codes), _mm_packs_epi16(words, words));
 }
 

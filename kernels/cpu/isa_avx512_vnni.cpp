@@ -14,8 +14,8 @@ namespace {
 
 #include "kernels/cpu/isa_avx512.inc"
 
-// Products of unsigned by signed bytes, four columns summed into int32 without saturation. Weights are the unsigned
-// side, 128 too large, which the sum's start takes back.
+// Products of unsigned by signed bytes, four columns summed into int32 without saturation. Weights are the
+// unsigned side, 128 too large, which the sum's start takes back.
 constexpr int64_t kI8Columns = 4;
 constexpr int32_t kI8Bias = 128;
 using I8Vector = __m512i;

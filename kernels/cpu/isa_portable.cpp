@@ -11,7 +11,8 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kF = 4;
-constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2, kPanelsI4 = 1;
+constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
+constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
 constexpr int kChains = 8, kIntChains = 8;
 #if defined(__SSE2__)
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)

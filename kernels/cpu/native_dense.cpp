@@ -1,5 +1,5 @@
-// Dense float32, rows side by side in panels. A BLAS of its processor's generation may beat it at many tokens, so a run
-// times both.
+// Dense float32, rows side by side in panels. A BLAS of its processor's generation may beat it at many
+// tokens, so a run times both.
 #include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/kernels.hpp"
 
@@ -35,13 +35,13 @@ class DenseLayer final : public CpuLayer {
 
   void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
-    for_each_panel_tile(rows, ops_.panel_rows, cols_, kColumnBlock, tokens, ops_.tokens_f32,
-                        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-                          ops_.panel_f32(weights_.as<float>() + row * cols_ + col * ops_.panel_rows,
-                                         cols_ * ops_.panel_rows, count,
-                                         activations_.data(x, token, some, col), some, cols,
-                                         y + token * rows_ + row, rows_, col > 0);
-                        });
+    for_each_panel_tile(
+        rows, ops_.panel_rows, cols_, kColumnBlock, tokens, ops_.tokens_f32,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+          ops_.panel_f32(weights_.as<float>() + row * cols_ + col * ops_.panel_rows, cols_ * ops_.panel_rows,
+                         count, activations_.data(x, token, some, col), some, cols, y + token * rows_ + row,
+                         rows_, col > 0);
+        });
   }
 
  private:

@@ -28,9 +28,10 @@ class Int4Layer final : public CpuLayer {
     for_each_panel_tile(
         rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_f32,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-          ops_.panel_i4_f32(packed_.panel_codes(row, col), packed_.panel_bytes, packed_.panel_scales(row, col),
-                            packed_.scale_stride, packed_.group, count, activations_.data(x, token, some, col),
-                            some, cols, y + token * rows_ + row, rows_, col > 0);
+          ops_.panel_i4_f32(packed_.panel_codes(row, col), packed_.panel_bytes,
+                            packed_.panel_scales(row, col), packed_.scale_stride, packed_.group, count,
+                            activations_.data(x, token, some, col), some, cols, y + token * rows_ + row,
+                            rows_, col > 0);
         });
   }
 

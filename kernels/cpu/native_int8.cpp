@@ -48,10 +48,10 @@ class Int8Layer final : public CpuLayer {
         rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i8,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
           const bool first = col == 0;
-          ops_.panel_i8(codes_.as<uint8_t>() + row * padded_ + col * ops_.panel_rows, padded_ * ops_.panel_rows,
-                        count, activations_.words(token, some, col),
-                        first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some, cols,
-                        sums + token * rows_ + row, rows_, !first);
+          ops_.panel_i8(codes_.as<uint8_t>() + row * padded_ + col * ops_.panel_rows,
+                        padded_ * ops_.panel_rows, count, activations_.words(token, some, col),
+                        first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some,
+                        cols, sums + token * rows_ + row, rows_, !first);
         });
     for (int64_t t = 0; t < tokens; ++t) {
       const float scale = activations_.scales()[t];
@@ -63,7 +63,9 @@ class Int8Layer final : public CpuLayer {
     }
   }
 
-  bool integer() const override { return true; }
+  bool integer() const override {
+    return true;
+  }
 
  private:
   Buffer codes_;   // [panels × padded / i8_columns × panel_rows × i8_columns], i8_bias too large

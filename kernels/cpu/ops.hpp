@@ -11,38 +11,39 @@ namespace lamina {
 struct CpuOps {
   const char* name;  // "portable", "avx2", "avx512", "avx512_vnni"
 
-  // Weights of the panel functions lie in panels of `panel_rows` rows, column after column; `rows` of them are
-  // there, from the first panel on. Activations lie in tiles of up to tokens_*: x[column · tokens + token].
-  // y[token · y_stride + row] is set, or added to.
+  // Weights of the panel functions lie in panels of `panel_rows` rows, column after column; `rows` of them
+  // are there, from the first panel on. Activations lie in tiles of up to tokens_*: x[column · tokens +
+  // token]. y[token · y_stride + row] is set, or added to.
   int64_t panel_rows;
 
   int64_t tokens_f32;
   // w[panel · panel_stride + column · panel_rows + row]; panel_stride in floats.
-  void (*panel_f32)(const float* w, int64_t panel_stride, int64_t rows, const float* x, int64_t tokens, int64_t k,
-                    float* y, int64_t y_stride, bool accumulate);
+  void (*panel_f32)(const float* w, int64_t panel_stride, int64_t rows, const float* x, int64_t tokens,
+                    int64_t k, float* y, int64_t y_stride, bool accumulate);
   // 4-bit codes in two's complement: 8 columns of a row are 32 bits, the first column lowest; scales
   // [panel · scale_stride + group · panel_rows + row]. k a multiple of the group, which is one of 8.
   void (*panel_i4_f32)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                        int64_t group, int64_t rows, const float* x, int64_t tokens, int64_t k, float* y,
                        int64_t y_stride, bool accumulate);
 
-  // int8: `i8_columns` columns of a row lie together, and so many activations make a word of 32 bits: 4 int8 codes or
-  // 2 int16 ones. Weights are i8_bias too large; a token's start is −i8_bias · Σ codes (null: 0). Exact while the
-  // result fits int32.
+  // int8: `i8_columns` columns of a row lie together, and so many activations make a word of 32 bits: 4 int8
+  // codes or 2 int16 ones. Weights are i8_bias too large; a token's start is −i8_bias · Σ codes (null: 0).
+  // Exact while the result fits int32.
   int64_t tokens_i8, i8_columns;
   int32_t i8_bias;
-  void (*panel_i8)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int32_t* x, const int32_t* start,
-                   int64_t tokens, int64_t k, int32_t* y, int64_t y_stride, bool accumulate);
-  // 4-bit codes plus 8, unsigned, by int8 activations, 4 a word: 8 columns of a row are 4 bytes, the first four
-  // columns in their lower halves; scales as above. starts[group · tokens + token] = −8 · Σ codes of the group.
-  // k a multiple of the group, which is one of 32.
+  void (*panel_i8)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int32_t* x,
+                   const int32_t* start, int64_t tokens, int64_t k, int32_t* y, int64_t y_stride,
+                   bool accumulate);
+  // 4-bit codes plus 8, unsigned, by int8 activations, 4 a word: 8 columns of a row are 4 bytes, the first
+  // four columns in their lower halves; scales as above. starts[group · tokens + token] = −8 · Σ codes of the
+  // group. k a multiple of the group, which is one of 32.
   int64_t tokens_i4;
   void (*panel_i4_i8)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                       int64_t group, int64_t rows, const int32_t* x, const int32_t* starts, int64_t tokens,
                       int64_t k, float* y, int64_t y_stride, bool accumulate);
 
-  // y[t·y_stride + r] (+)= Σ_k x[t·x_stride + k] · w[r·w_stride + k] for `rows` × `tokens`, of weights that lie row
-  // after row; k a multiple of 32.
+  // y[t·y_stride + r] (+)= Σ_k x[t·x_stride + k] · w[r·w_stride + k] for `rows` × `tokens`, of weights that
+  // lie row after row; k a multiple of 32.
   void (*dot_f32)(const float* w, int64_t w_stride, int64_t rows, const float* x, int64_t x_stride,
                   int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
 
@@ -70,8 +71,8 @@ struct CpuOps {
 };
 
 // The table in use: the widest the processor has, or the one that the environment's LAMINA_ISA names
-// (portable, avx2, avx512, avx512_vnni). Throws std::runtime_error when it names one that is unknown or that the processor
-// lacks.
+// (portable, avx2, avx512, avx512_vnni). Throws std::runtime_error when it names one that is unknown or that
+// the processor lacks.
 const CpuOps& cpu_ops();
 // Every table this processor can run, narrowest first.
 std::vector<const CpuOps*> cpu_ops_available();

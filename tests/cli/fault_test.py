@@ -44,7 +44,7 @@ class FaultTest(unittest.TestCase):
         command += ["resume"] if resume else []
         if ranks > 1:
             command = [MPIEXEC, "-n", str(ranks)] + command
-        environment = dict(os.environ)
+        environment = {**os.environ, "LAMINA_CACHE_BYTES": str(2 << 20)}
         if hang_seconds:
             environment["LAMINA_HANG_SECONDS"] = str(hang_seconds)
         start = time.monotonic()

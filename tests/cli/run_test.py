@@ -90,7 +90,7 @@ class Run(Case):
         for record in (by_error, by_ratio):
             packed = 4 * record["scheme_rank"] * (64 + 96)
             self.assertLessEqual(packed, record["weight_bytes"])
-            self.assertLess(record["weight_bytes"], 1.3 * packed)
+            self.assertLess(record["weight_bytes"], 1.8 * packed)
         # What int8 factors add is not worked out.
         self.assertIsNone(found["lowrank-r8-int8"]["compress_error"])
         self.assertEqual(found["lowrank-r8-int8"]["scheme_rank"], 8)

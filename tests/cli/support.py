@@ -52,7 +52,8 @@ def command(*arguments, ranks=None):
 
 
 def environment():
-    return {**os.environ, **ALLOW}
+    # Small caches: tiny layers pass them in few copies, on any machine.
+    return {**os.environ, **ALLOW, "LAMINA_CACHE_BYTES": str(2 << 20)}
 
 
 def lamina(*arguments, ranks=None, timeout=120, cwd=None):
