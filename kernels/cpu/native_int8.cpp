@@ -24,9 +24,11 @@ class Int8Layer final : public CpuLayer {
       const int64_t some = std::min(unit, rows_ - first);
       for (int64_t r = 0; r < some; ++r) {
         const int8_t* row = leaf.codes.data() + (first + r) * cols_;
-        for (int64_t i = 0; i < cols_; ++i)
-          panel[i / together * together * unit + r * together + i % together] =
-              static_cast<uint8_t>(row[i] + ops_.i8_bias);
+        for (int64_t i = 0; i < cols_; i += together) {
+          uint8_t* to = panel + i * unit + r * together;
+          for (int64_t j = 0; j < std::min(together, cols_ - i); ++j)
+            to[j] = static_cast<uint8_t>(row[i + j] + ops_.i8_bias);
+        }
       }
     }
     if (rows_ > 0) std::memcpy(scales_.data(), leaf.scales.data(), static_cast<size_t>(rows_) * 4);
