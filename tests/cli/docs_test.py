@@ -115,6 +115,18 @@ class Published(unittest.TestCase):
             self.assertGreater(len(rows), 2)
             self.assertEqual(rows, published.get(heading), heading)
 
+    def test_it_is_of_a_commit_and_of_this_program(self):
+        environment = json.loads((self.run / "environment.json").read_text())
+        self.assertRegex(environment["lamina"]["commit"], r"^[0-9a-f]+$")
+        # Each group has a dense row of each kernel for dense weights, as every run does now.
+        groups = {}
+        for line in (self.run / "records.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            if record["scheme"] == "dense-f32":
+                groups.setdefault((record["layer"], record["tokens"], record["shard"]), set()).add(record["kernel"])
+        self.assertEqual(len(groups), 12)
+        self.assertEqual(set(map(frozenset, groups.values())), {frozenset({"native", "openblas"})})
+
     def test_every_row_is_ok(self):
         records = [json.loads(line) for line in (self.run / "records.jsonl").read_text().splitlines()]
         self.assertGreater(len(records), 10)
