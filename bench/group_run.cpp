@@ -221,7 +221,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   double dense_us = 0;
   std::string dense_name;
   for (const Entry& entry : entries)
-    if (entry.open() && !entry.all.timed_out() && entry.record.text("scheme").starts_with("dense")) {
+    if (entry.open() && !entry.all.timed_out() && entry.planned->spec->dense) {
       const double us = entry.all.p50_us();
       if (dense_us == 0 || us < dense_us) {
         dense_us = us;

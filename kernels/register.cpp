@@ -11,6 +11,7 @@ void register_kernels(Registry& registry) {
   registry.add(dense_scheme());
   registry.add(int8_scheme());
   registry.add(int4_scheme());
+  registry.add(fp8_scheme());
   registry.add(pruned_scheme());
   registry.add(lowrank_scheme());
 

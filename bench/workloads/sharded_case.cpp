@@ -49,7 +49,11 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
     isas.push_back(one->layer.isa());
     const std::vector<Leaf>& leaves = weights.canonical.leaves;
     const Leaf& leaf = leaves.front();
-    weight_dtypes.push_back(leaf.bits == 32 ? "f32" : leaf.bits == 8 ? "int8" : "int4");
+    weight_dtypes.push_back(leaf.bits == 32   ? "f32"
+                            : leaf.bits == 16 ? "bf16"
+                            : leaf.fp8        ? "fp8-e4m3"
+                            : leaf.bits == 8  ? "int8"
+                                              : "int4");
     activation_dtypes.push_back(leaf.activation == ActivationRule::int8_per_token ? "int8" : "f32");
     if (weights.canonical.is_chain()) ranks.push_back(std::to_string(leaves.back().rows));
   }

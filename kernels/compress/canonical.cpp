@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include "kernels/compress/float8.hpp"
+
 namespace lamina {
 namespace {
 
@@ -52,7 +54,7 @@ void append(std::vector<T>& to, const std::vector<T>& from) {
 struct Header {
   char magic[8] = {'l', 'm', 'n', 'l', 'e', 'a', 'f', '1'};
   int64_t rows, cols, whole_rows, whole_cols, row_begin, col_begin, bits, group;
-  int64_t kind, n, m, block_rows, block_cols, activation, per_channel;
+  int64_t kind, n, m, block_rows, block_cols, activation, per_channel, fp8;
 };
 static_assert(std::is_trivially_copyable_v<Header>);
 
@@ -76,7 +78,9 @@ void check_leaf(const Leaf& leaf) {
   if (leaf.cols > 0 && leaf.rows > kMax / leaf.cols)
     throw std::invalid_argument(
         fmt::format("leaf: {} × {} weights are too many to count", leaf.rows, leaf.cols));
-  if (leaf.bits == 32) {
+  if (leaf.fp8 && (leaf.bits != 8 || !leaf.zero_points.empty()))
+    throw std::invalid_argument("leaf: expected fp8 codes of 8 bits without zero points");
+  if (leaf.bits == 32 || leaf.bits == 16) {
     expect_size("values", leaf.values.size(), leaf.rows, leaf.cols);
     expect_size("codes (of float weights)", leaf.codes.size(), 0, 0);
   } else if (leaf.bits == 8 || leaf.bits == 4) {
@@ -91,7 +95,7 @@ void check_leaf(const Leaf& leaf) {
     if (!leaf.zero_points.empty())
       expect_size("zero_points", leaf.zero_points.size(), leaf.rows, leaf.groups());
   } else {
-    throw std::invalid_argument(fmt::format("leaf: expected 32, 8 or 4 bits, found {}", leaf.bits));
+    throw std::invalid_argument(fmt::format("leaf: expected 32, 16, 8 or 4 bits, found {}", leaf.bits));
   }
   if (!leaf.input_scales.empty()) expect_size("input_scales", leaf.input_scales.size(), 1, leaf.cols);
   if (!leaf.mask.empty()) expect_size("mask", leaf.mask.size(), leaf.rows, leaf.cols);
@@ -123,6 +127,7 @@ Leaf slice(const Leaf& leaf, Range rows, Range cols) {
   part.row_begin = leaf.row_begin + rows.begin;
   part.col_begin = leaf.col_begin + cols.begin;
   part.bits = leaf.bits;
+  part.fp8 = leaf.fp8;
   part.pattern = leaf.pattern;
   part.activation = leaf.activation;
   part.per_channel = leaf.per_channel;
@@ -149,8 +154,8 @@ Leaf stack_rows(const std::vector<Leaf>& parts) {
     const Leaf& part = parts[i];
     check_leaf(part);
     if (part.cols != whole.cols || part.col_begin != whole.col_begin || part.whole_rows != whole.whole_rows ||
-        part.whole_cols != whole.whole_cols || part.bits != whole.bits || part.group != whole.group ||
-        part.pattern != whole.pattern || part.activation != whole.activation ||
+        part.whole_cols != whole.whole_cols || part.bits != whole.bits || part.fp8 != whole.fp8 ||
+        part.group != whole.group || part.pattern != whole.pattern || part.activation != whole.activation ||
         part.per_channel != whole.per_channel || part.input_scales != whole.input_scales)
       throw std::invalid_argument(fmt::format(
           "stack_rows: expected parts of the same columns and kind, found part {} of {} columns at {} "
@@ -191,6 +196,7 @@ std::vector<std::byte> serialize(const Leaf& leaf) {
   header.block_cols = leaf.pattern.block_cols;
   header.activation = static_cast<int64_t>(leaf.activation);
   header.per_channel = leaf.per_channel ? 1 : 0;
+  header.fp8 = leaf.fp8 ? 1 : 0;
 
   size_t size = sizeof header;
   for_each_array(leaf, [&](const auto& array) { size += sizeof(int64_t) + array.size() * sizeof(array[0]); });
@@ -238,6 +244,7 @@ Leaf deserialize(const std::byte* bytes, int64_t size) {
                   header.block_cols};
   leaf.activation = static_cast<ActivationRule>(header.activation);
   leaf.per_channel = header.per_channel != 0;
+  leaf.fp8 = header.fp8 != 0;
   for_each_array(leaf, [&](auto& array) {
     int64_t count = 0;
     take(&count, sizeof count);
@@ -265,7 +272,12 @@ void dequantize_row(const Leaf& leaf, int64_t row, double* out) {
       const int zero = leaf.zero_points.empty() ? 0 : leaf.zero_points[at];
       const int8_t* codes = leaf.codes.data() + first + g * leaf.group;
       double* group = out + g * leaf.group;
-      for (int64_t j = 0; j < leaf.group; ++j) group[j] = scale * (codes[j] - zero);
+      if (leaf.fp8) {
+        for (int64_t j = 0; j < leaf.group; ++j)
+          group[j] = scale * static_cast<double>(float_of_e4m3(static_cast<uint8_t>(codes[j])));
+      } else {
+        for (int64_t j = 0; j < leaf.group; ++j) group[j] = scale * (codes[j] - zero);
+      }
     }
   }
   if (!leaf.input_scales.empty()) {

@@ -33,8 +33,8 @@ struct Pattern {
 // One matrix [rows × cols] of weights, cut from a whole [whole_rows × whole_cols] at (row_begin, col_begin).
 // Float weights fill `values`; quantized ones fill `codes` and `scales`:
 //   w[i][j] = scales[i][j / group] · (codes[i][j] − zero_points[i][j / group]) / input_scales[j]
-// with zero_points absent meaning 0 and input_scales absent meaning 1. Pruned weights have `mask`; what it
-// drops is stored as 0 in `values` or `codes`.
+// with zero_points absent meaning 0 and input_scales absent meaning 1; fp8 codes are the numbers that their
+// bits say (float8.hpp). Pruned weights have `mask`; what it drops is stored as 0 in `values` or `codes`.
 struct Leaf {
   int64_t rows = 0, cols = 0;
   int64_t whole_rows = 0, whole_cols = 0;
@@ -42,7 +42,8 @@ struct Leaf {
 
   std::vector<float> values;  // [rows × cols], or empty
   std::vector<int8_t> codes;  // [rows × cols], or empty
-  int bits = 32;              // 32: values; 8 or 4: codes, in ±127 or −8..7
+  int bits = 32;              // 32: values; 16: values that are bfloat16; 8 or 4: codes, in ±127 or −8..7
+  bool fp8 = false;           // the 8-bit codes are e4m3
   int64_t group = 0;          // columns that share a scale; divides cols (cols itself: per output channel)
   std::vector<float> scales;  // [rows × cols/group]
   std::vector<int8_t> zero_points;  // optional, as scales
@@ -52,7 +53,7 @@ struct Leaf {
   ActivationRule activation = ActivationRule::f32;
   bool per_channel = false;  // group spans whole rows: slicing columns keeps the scale
 
-  bool quantized() const { return !codes.empty() || bits < 32; }
+  bool quantized() const { return !codes.empty() || bits < 16; }
   int64_t groups() const { return group > 0 ? cols / group : 0; }
 };
 

@@ -8,6 +8,7 @@ namespace lamina {
 SchemeType dense_scheme();
 SchemeType int8_scheme();
 SchemeType int4_scheme();
+SchemeType fp8_scheme();
 SchemeType pruned_scheme();
 SchemeType lowrank_scheme();
 

@@ -148,6 +148,10 @@ std::string native_refusal(const Leaf& leaf) {
 }
 
 std::string kind_refusal(const Leaf& leaf, int bits, ActivationRule rule) {
+  if (leaf.fp8 || leaf.bits == 16)
+    return fmt::format("multiplies {}, not {}",
+                       bits == 32 ? "float32 weights" : fmt::format("{}-bit codes", bits),
+                       leaf.fp8 ? "fp8 weights" : "bfloat16 ones");
   if (leaf.bits != bits) {
     return bits == 32
                ? fmt::format("multiplies float32 weights, not {}-bit codes", leaf.bits)

@@ -39,6 +39,17 @@ using I32 = __m256i;
 [[gnu::always_inline]] inline void f_store_some(float* p, F v, int64_t n) {
   _mm256_maskstore_ps(p, first_lanes(n), v);
 }
+[[gnu::always_inline]] inline F b16_load(const uint8_t* p) {
+  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+// As float16, whose exponent has a bit more: the bits moved into place are the number times 2⁻⁸, subnormal or
+// not.
+[[gnu::always_inline]] inline F e4m3_load(const uint8_t* p) {
+  const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_cvtph_ps(
+      _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(static_cast<int16_t>(0xbfff))));
+}
 [[gnu::always_inline]] inline F f_set(float v) {
   return _mm256_set1_ps(v);
 }

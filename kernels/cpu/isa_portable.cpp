@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/activations.hpp"
+#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/ops.hpp"
 
 namespace lamina {
@@ -50,6 +51,20 @@ inline F f_load_some(const float* p, int64_t n) {
 }
 inline void f_store_some(float* p, F v, int64_t n) {
   std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
+}
+inline F b16_load(const uint8_t* p) {
+  uint16_t halves[kF];
+  std::memcpy(halves, p, sizeof halves);
+  I32 bits;
+  for (int lane = 0; lane < kF; ++lane)
+    bits[lane] = static_cast<int32_t>(static_cast<uint32_t>(halves[lane]) << 16);
+  return (F)bits;
+}
+// Times 2⁻⁸, as where it goes through float16.
+inline F e4m3_load(const uint8_t* p) {
+  F v;
+  for (int lane = 0; lane < kF; ++lane) v[lane] = float_of_e4m3(p[lane]) * 0x1p-8f;
+  return v;
 }
 inline F f_set(float v) {
   return F{v, v, v, v};

@@ -120,6 +120,7 @@ Kernel openblas_kernel() {
   kernel.isa = blas_isa();
   kernel.preference = 10;
   kernel.refuses = [](const Leaf& leaf) -> std::string {
+    if (leaf.bits == 16) return "multiplies float32 weights, not bfloat16 ones";
     if (leaf.quantized()) return fmt::format("multiplies float32 weights, not {}-bit codes", leaf.bits);
     if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
     if (leaf.activation != ActivationRule::f32) return "multiplies float32 activations only";

@@ -17,9 +17,10 @@ struct CpuOps {
   int64_t panel_rows;
 
   int64_t tokens_f32;
-  // w[panel · panel_stride + column · panel_rows + row]; panel_stride in floats.
-  void (*panel_f32)(const float* w, int64_t panel_stride, int64_t rows, const float* x, int64_t tokens,
-                    int64_t k, float* y, int64_t y_stride, bool accumulate);
+  // w[panel][column][row]: float32, bfloat16, or e4m3 bytes, whose products come out 2⁸ too small.
+  using PanelFloat = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const float* x,
+                              int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
+  PanelFloat panel_f32, panel_b16, panel_e4m3;
   // 4-bit codes in two's complement: 8 columns of a row are 32 bits, the first column lowest; scales
   // [panel · scale_stride + group · panel_rows + row]. k a multiple of the group, which is one of 8.
   void (*panel_i4_f32)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,

@@ -80,6 +80,8 @@ inline std::vector<SchemeCase> scheme_cases() {
   return {{"dense", {}},
           {"int8", {}},
           {"int4", {{"group", int64_t{64}}}},
+          {"dense", {{"dtype", std::string("bf16")}}},
+          {"fp8", {}},
           {"pruned", {{"pattern", std::string("2:4")}}},
           {"pruned", {{"pattern", std::string("unstructured")}, {"sparsity", 0.5}}},
           {"lowrank", {{"rank", int64_t{9}}}},

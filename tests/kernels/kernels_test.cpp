@@ -38,6 +38,8 @@ std::vector<SchemeCase> cases() {
   const std::vector<Shape> groups = {{131, 256}, {33, 1152}, {7, 128}};
   return {
       {"dense", "dense", {}, any},
+      {"dense_bf16", "dense", {{"dtype", std::string("bf16")}}, any},
+      {"fp8", "fp8", {}, any},
       {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
       {"int8_long", "int8", {}, {{3, 66001}, {2, 131072}}, 5},
       {"int4_g32", "int4", {{"group", int64_t{32}}}, {{131, 96}, {9, 608}, {7, 32}}},

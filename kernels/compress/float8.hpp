@@ -1,0 +1,48 @@
+// Small floating-point formats, as weights are stored in them.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace lamina {
+
+// e4m3 as machine learning uses it (Micikevicius et al. 2022, "FP8 formats for deep learning"): a sign, 4
+// bits of exponent with bias 7, 3 of fraction; no infinities, NaN where all exponent and fraction bits are
+// set.
+inline constexpr float kLargestE4m3 = 448;
+
+inline float float_of_e4m3(uint8_t code) {
+  const uint32_t exponent = code >> 3 & 15, fraction = code & 7;
+  const float magnitude = exponent == 0 ? static_cast<float>(fraction) * 0x1p-9f
+                          : exponent == 15 && fraction == 7
+                              ? std::bit_cast<float>(0x7fc00000u)
+                              : std::bit_cast<float>((exponent + 120) << 23 | fraction << 20);
+  return (code & 128) != 0 ? -magnitude : magnitude;
+}
+
+// The nearest e4m3 number, ties to even; what is beyond ±448 becomes that. `value` is finite.
+inline uint8_t e4m3_of_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint8_t>(bits >> 24 & 128);
+  const float magnitude = std::bit_cast<float>(bits & 0x7fffffffu);
+  if (magnitude >= kLargestE4m3) return static_cast<uint8_t>(sign | 0x7e);
+  if (magnitude < 0x1p-6f) {
+    // Subnormal: multiples of 2⁻⁹. Adding 2¹⁴ leaves a float no finer bits, and rounds as the rule wants.
+    const float shifted = magnitude + 0x1p14f;
+    return static_cast<uint8_t>(sign | (std::bit_cast<uint32_t>(shifted) & 15));
+  }
+  const uint32_t kept = std::bit_cast<uint32_t>(magnitude);
+  const uint32_t rounded = kept + 0x7ffffu + (kept >> 20 & 1);
+  const uint32_t code = (rounded >> 20) - (120u << 3);
+  return static_cast<uint8_t>(sign | (code > 0x7e ? 0x7e : code));
+}
+
+// The nearest bfloat16, as a float; ties to even. `value` is finite.
+inline float to_bfloat16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
+  // Rounding up the largest would give an infinity.
+  return std::bit_cast<float>((rounded & 0x7fffffffu) >= 0x7f800000u ? bits & 0xffff0000u : rounded);
+}
+
+}  // namespace lamina

@@ -1,0 +1,65 @@
+// fp8: weights as e4m3 floats, symmetric per output channel; activations stay float32.
+//
+//   scale_i = max_j |w_ij| / 448,  code_ij = e4m3(w_ij · 448 / max_j |w_ij|),  w_ij ≈ scale_i · code_ij
+#include <algorithm>
+
+#include "kernels/activations.hpp"
+#include "kernels/compress/float8.hpp"
+#include "kernels/compress/rows.hpp"
+#include "kernels/compress/schemes.hpp"
+
+namespace lamina {
+namespace {
+
+class Fp8 final : public Scheme {
+ public:
+  std::string name() const override { return "fp8"; }
+  std::vector<std::pair<std::string, Value>> describe() const override {
+    return {{"method", std::string("rtn")}, {"activations", std::string("f32")}};
+  }
+  CutUnits units() const override { return {}; }
+  int64_t estimated_weight_bytes(Shape shape) const override {
+    return shape.out_features * (shape.in_features + 4);
+  }
+  int64_t estimated_canonical_bytes(Shape shape) const override { return estimated_weight_bytes(shape); }
+  double estimated_macs(Shape shape) const override {
+    return static_cast<double>(shape.out_features) * static_cast<double>(shape.in_features);
+  }
+
+  Canonical compress(const RowSlab& slab, CompressContext&) const override {
+    check_rows(slab);
+    Leaf leaf = leaf_of(slab);
+    leaf.bits = 8;
+    leaf.fp8 = true;
+    leaf.group = leaf.cols;
+    leaf.per_channel = true;
+    leaf.codes.resize(static_cast<size_t>(leaf.rows * leaf.cols));
+    leaf.scales.resize(static_cast<size_t>(leaf.cols > 0 ? leaf.rows : 0));
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < static_cast<int64_t>(leaf.scales.size()); ++i) {
+      const float* w = slab.rows.row(i);
+      const float amax = largest_magnitude(w, leaf.cols);
+      // A row this small counts as zero: 448/amax would overflow. Codes and scale stay 0.
+      if (amax < 4 * kSmallestActivation) continue;
+      const float inverse = kLargestE4m3 / amax;
+      int8_t* codes = leaf.codes.data() + i * leaf.cols;
+      for (int64_t j = 0; j < leaf.cols; ++j) codes[j] = static_cast<int8_t>(e4m3_of_float(w[j] * inverse));
+      leaf.scales[static_cast<size_t>(i)] = amax / kLargestE4m3;
+    }
+    return Canonical{{std::move(leaf)}};
+  }
+};
+
+}  // namespace
+
+SchemeType fp8_scheme() {
+  SchemeType type;
+  type.type = "fp8";
+  type.help = "weights as e4m3 floats, symmetric per output channel, times float32 activations";
+  type.make = [](const Params&, Shape, const Registry&) -> std::unique_ptr<Scheme> {
+    return std::make_unique<Fp8>();
+  };
+  return type;
+}
+
+}  // namespace lamina
