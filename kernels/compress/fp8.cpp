@@ -1,9 +1,6 @@
 // fp8: weights as e4m3 floats, symmetric per output channel; activations stay float32.
 //
 //   scale_i = max_j |w_ij| / 448,  code_ij = e4m3(w_ij · 448 / max_j |w_ij|),  w_ij ≈ scale_i · code_ij
-#include <algorithm>
-
-#include "kernels/activations.hpp"
 #include "kernels/compress/float8.hpp"
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
@@ -28,24 +25,9 @@ class Fp8 final : public Scheme {
 
   Canonical compress(const RowSlab& slab, CompressContext&) const override {
     check_rows(slab);
-    Leaf leaf = leaf_of(slab);
-    leaf.bits = 8;
+    Leaf leaf = quantize_rows(slab, kLargestE4m3,
+                              [](float scaled) { return static_cast<int8_t>(e4m3_of_float(scaled)); });
     leaf.fp8 = true;
-    leaf.group = leaf.cols;
-    leaf.per_channel = true;
-    leaf.codes.resize(static_cast<size_t>(leaf.rows * leaf.cols));
-    leaf.scales.resize(static_cast<size_t>(leaf.cols > 0 ? leaf.rows : 0));
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < static_cast<int64_t>(leaf.scales.size()); ++i) {
-      const float* w = slab.rows.row(i);
-      const float amax = largest_magnitude(w, leaf.cols);
-      // A row this small counts as zero: 448/amax would overflow. Codes and scale stay 0.
-      if (amax < 4 * kSmallestActivation) continue;
-      const float inverse = kLargestE4m3 / amax;
-      int8_t* codes = leaf.codes.data() + i * leaf.cols;
-      for (int64_t j = 0; j < leaf.cols; ++j) codes[j] = static_cast<int8_t>(e4m3_of_float(w[j] * inverse));
-      leaf.scales[static_cast<size_t>(i)] = amax / kLargestE4m3;
-    }
     return Canonical{{std::move(leaf)}};
   }
 };

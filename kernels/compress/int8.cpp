@@ -4,7 +4,6 @@
 //   code_ij
 #include <algorithm>
 
-#include "kernels/activations.hpp"
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
 
@@ -31,25 +30,10 @@ class Int8 final : public Scheme {
 
   Canonical compress(const RowSlab& slab, CompressContext&) const override {
     check_rows(slab);
-    Leaf leaf = leaf_of(slab);
-    leaf.bits = 8;
-    leaf.group = leaf.cols;
-    leaf.per_channel = true;
+    Leaf leaf = quantize_rows(slab, 127.0f, [](float scaled) {
+      return static_cast<int8_t>(std::clamp(round_even(scaled), -127.0f, 127.0f));
+    });
     leaf.activation = ActivationRule::int8_per_token;
-    leaf.codes.resize(static_cast<size_t>(leaf.rows * leaf.cols));
-    leaf.scales.resize(static_cast<size_t>(leaf.cols > 0 ? leaf.rows : 0));
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < static_cast<int64_t>(leaf.scales.size()); ++i) {
-      const float* w = slab.rows.row(i);
-      const float amax = largest_magnitude(w, leaf.cols);
-      // A row this small counts as zero: 127/amax would overflow. Codes and scale stay 0.
-      if (amax < kSmallestActivation) continue;
-      const float inverse = 127.0f / amax;
-      int8_t* codes = leaf.codes.data() + i * leaf.cols;
-      for (int64_t j = 0; j < leaf.cols; ++j)
-        codes[j] = static_cast<int8_t>(std::clamp(round_even(w[j] * inverse), -127.0f, 127.0f));
-      leaf.scales[static_cast<size_t>(i)] = amax / 127.0f;
-    }
     return Canonical{{std::move(leaf)}};
   }
 };
