@@ -68,18 +68,19 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
     std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
 }
 
-TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t tile, const LayerOptions& options)
+TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options)
     : cols_(cols),
       padded_(padded),
-      tile_(tile),
+      most_(most),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
 void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
   if (part == 0) as_they_are_ = tokens == 1 && cols_ == padded_;
   if (tokens == 1 && cols_ == padded_) return;
   const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
-  for (int64_t token = 0; token < tokens; token += tile_) {
-    const int64_t some = std::min(tile_, tokens - token);
+  const int64_t tile = tile_tokens(tokens, most_);
+  for (int64_t token = 0; token < tokens; token += tile) {
+    const int64_t some = std::min(tile, tokens - token);
     float* out = data_->as<float>() + token * padded_;
     const float* in = x + token * cols_;
     for (int64_t i = begin; i < end; ++i)
@@ -87,11 +88,11 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
   }
 }
 
-TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t tile, int64_t word, int64_t group, int32_t bias,
+TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t group, int32_t bias,
                        const LayerOptions& options)
     : cols_(cols),
       padded_(padded),
-      tile_(tile),
+      most_(most),
       word_(word),
       group_(std::max<int64_t>(group, 1)),
       groups_((padded + group_ - 1) / group_),
@@ -107,7 +108,7 @@ TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t tile, int64_t word,
 
 void TiledCodes::prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts) {
   // Whole tiles where there are enough: threads would write the same lines otherwise.
-  const int64_t unit = tokens >= tile_ * parts ? tile_ : 1;
+  const int64_t tile = tile_tokens(tokens, most_), unit = tokens >= tile * parts ? tile : 1;
   for (int64_t first = part * unit; first < tokens; first += parts * unit)
     for (int64_t token = first; token < std::min(first + unit, tokens); ++token)
       prepare_token(ops, x + token * cols_, tokens, token, part);
@@ -117,7 +118,8 @@ void TiledCodes::prepare_token(const CpuOps& ops, const float* x, int64_t tokens
   const int64_t row_bytes = round_up(padded_, 64);
   auto* codes = row_->as<int8_t>() + part * row_bytes;
   ops.quantize(x, cols_, codes, scales_->as<float>() + token);
-  const int64_t first = token / tile_ * tile_, some = std::min(tile_, tokens - first);
+  const int64_t tile = tile_tokens(tokens, most_);
+  const int64_t first = token / tile * tile, some = std::min(tile, tokens - first);
   int32_t* words = words_->as<int32_t>() + first * padded_ / word_ + (token - first);
   for (int64_t i = 0; i < padded_ / word_; ++i) {
     int32_t packed;

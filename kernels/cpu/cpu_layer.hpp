@@ -20,6 +20,12 @@ inline int64_t round_up(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
+// Tokens of a tile: tiles of at most `most`, as even as can be, so that no last one is left with a few.
+inline int64_t tile_tokens(int64_t tokens, int64_t most) {
+  const int64_t tiles = (tokens + most - 1) / most;
+  return (tokens + tiles - 1) / std::max<int64_t>(tiles, 1);
+}
+
 // Memory that a forward writes and reads again: shared with the layer's copies where there is a workspace.
 std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes, int threads = 1);
 
@@ -72,12 +78,12 @@ class PaddedActivations {
   std::shared_ptr<Buffer> copy_;
 };
 
-// Activations in tiles of up to `tile` tokens, as the panel functions read them: what a tile of tokens has of
+// Activations in tiles of up to `most` tokens, as the panel functions read them: what a tile of tokens has of
 // a column (or of a word of columns) lies together.
 class TiledActivations {
  public:
   // `padded` columns, zeros past `cols`.
-  TiledActivations(int64_t cols, int64_t padded, int64_t tile, const LayerOptions& options);
+  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options);
   void prepare(const float* x, int64_t tokens, int part, int parts);
   // Of the tile that begins with `token`, from column `col` on.
   const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
@@ -85,7 +91,7 @@ class TiledActivations {
   }
 
  private:
-  int64_t cols_, padded_, tile_;
+  int64_t cols_, padded_, most_;
   bool as_they_are_ = false;  // one token, nothing to pad
   std::shared_ptr<Buffer> data_;
 };
@@ -94,7 +100,7 @@ class TiledActivations {
 // have a start, −bias times the sum of their codes.
 class TiledCodes {
  public:
-  TiledCodes(int64_t cols, int64_t padded, int64_t tile, int64_t word, int64_t group, int32_t bias,
+  TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t group, int32_t bias,
              const LayerOptions& options);
   void prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts);
   const int32_t* words(int64_t token, int64_t tokens, int64_t col) const {
@@ -107,7 +113,7 @@ class TiledCodes {
 
  private:
   void prepare_token(const CpuOps& ops, const float* x, int64_t tokens, int64_t token, int part);
-  int64_t cols_, padded_, tile_, word_, group_, groups_;
+  int64_t cols_, padded_, most_, word_, group_, groups_;
   int32_t bias_;
   std::shared_ptr<Buffer> words_, starts_, scales_;
   std::shared_ptr<Buffer> row_, sums_;  // a thread's row of codes, and their sums
@@ -118,8 +124,9 @@ class TiledCodes {
 // tokens).
 template <class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
-                         int64_t tokens, int64_t tile, Visit visit) {
+                         int64_t tokens, int64_t most, Visit visit) {
   if (tokens == 1) return visit(rows.begin, rows.size(), 0, columns, 0, 1);
+  const int64_t tile = tile_tokens(tokens, most);
   for (int64_t col = 0; col < columns; col += column_block)
     for (int64_t row = rows.begin; row < rows.end; row += 2 * panel_rows)
       for (int64_t token = 0; token < tokens; token += tile)
