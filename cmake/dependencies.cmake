@@ -27,6 +27,19 @@ if(NOT TARGET BLAS::BLAS)
 endif()
 message(STATUS "BLAS: ${BLAS_LIBRARIES}")
 
+# A peer to compare with, never needed.
+set(lamina_onednn OFF)
+if(LAMINA_ONEDNN)
+  find_package(dnnl CONFIG QUIET)
+  if(dnnl_FOUND)
+    set(lamina_onednn ON)
+    message(STATUS "oneDNN: ${dnnl_VERSION}")
+  elseif(NOT LAMINA_ONEDNN STREQUAL "AUTO")
+    message(FATAL_ERROR "LAMINA_ONEDNN is ${LAMINA_ONEDNN}, but CMake finds no dnnl-config.cmake. Install libdnnl-dev, "
+      "name oneDNN's folder in CMAKE_PREFIX_PATH, or leave LAMINA_ONEDNN at AUTO.")
+  endif()
+endif()
+
 if(LAMINA_MPI)
   find_package(MPI REQUIRED COMPONENTS CXX)
 endif()

@@ -55,6 +55,8 @@ breach 'nccl.h belongs under distributed/nccl/' \
 breach 'CUDA headers belong under kernels/cuda/ and distributed/nccl/' \
   < <(search "${include}[\"<](cuda|cublas|cusparse|cusolver|curand)[A-Za-z0-9_]*\.h" "${all[@]}" |
     except kernels/cuda/ distributed/nccl/)
+breach "oneDNN's headers belong in kernels/cpu/onednn.cpp" \
+  < <(search "${include}[\"<]([a-z]+/)*dnnl" "${all[@]}" | except 'kernels/cpu/onednn\.cpp')
 breach 'JSON is read and written in kernels/json.*, kernels/weights/*.cpp and bench/: no nlohmann elsewhere' \
   < <(search "${include}[\"<](nlohmann/|kernels/json\.hpp)" "${all[@]}" |
     except 'kernels/json\.' 'kernels/weights/[^:]*\.cpp' bench/ tests/)

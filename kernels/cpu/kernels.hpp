@@ -13,6 +13,8 @@ Kernel native_int4_kernel();
 Kernel native_int4_a8_kernel();
 Kernel native_bitmap_kernel();
 Kernel native_block_kernel();
+// A peer that is optional: from cpu/ where CMake found the library, else from absent/.
+Kernel onednn_kernel();
 Kernel reference_kernel();
 
 // Model name and cores, as `lamina list` shows them.
