@@ -27,7 +27,7 @@ if(NOT TARGET BLAS::BLAS)
 endif()
 message(STATUS "BLAS: ${BLAS_LIBRARIES}")
 
-# A peer to compare with, never needed.
+# Peers to compare with, never needed.
 set(lamina_onednn OFF)
 if(LAMINA_ONEDNN)
   find_package(dnnl CONFIG QUIET)
@@ -37,6 +37,20 @@ if(LAMINA_ONEDNN)
   elseif(NOT LAMINA_ONEDNN STREQUAL "AUTO")
     message(FATAL_ERROR "LAMINA_ONEDNN is ${LAMINA_ONEDNN}, but CMake finds no dnnl-config.cmake. Install libdnnl-dev, "
       "name oneDNN's folder in CMAKE_PREFIX_PATH, or leave LAMINA_ONEDNN at AUTO.")
+  endif()
+endif()
+# BLIS is opened when the program runs, and only its OpenMP build: see kernels/cpu/blis.cpp.
+set(lamina_blis OFF)
+if(LAMINA_BLIS)
+  find_library(LAMINA_BLIS_LIBRARY blis PATH_SUFFIXES blis-openmp
+    PATHS /usr/lib/${CMAKE_LIBRARY_ARCHITECTURE}/blis-openmp /usr/lib/x86_64-linux-gnu/blis-openmp
+          /usr/lib/aarch64-linux-gnu/blis-openmp NO_DEFAULT_PATH DOC "The OpenMP build of BLIS")
+  if(LAMINA_BLIS_LIBRARY)
+    set(lamina_blis ON)
+    message(STATUS "BLIS: ${LAMINA_BLIS_LIBRARY}")
+  elseif(NOT LAMINA_BLIS STREQUAL "AUTO")
+    message(FATAL_ERROR "LAMINA_BLIS is ${LAMINA_BLIS}, but CMake finds no libblis.so. Install libblis-openmp-dev, "
+      "set LAMINA_BLIS_LIBRARY to the file, or leave LAMINA_BLIS at AUTO.")
   endif()
 endif()
 

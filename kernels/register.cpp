@@ -23,6 +23,7 @@ void register_kernels(Registry& registry) {
   registry.add(native_bitmap_kernel());
   registry.add(native_block_kernel());
   registry.add(onednn_kernel());
+  registry.add(blis_kernel());
   registry.add(reference_kernel());
 
   registry.add(cpu_device_info());

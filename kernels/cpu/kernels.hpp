@@ -13,8 +13,9 @@ Kernel native_int4_kernel();
 Kernel native_int4_a8_kernel();
 Kernel native_bitmap_kernel();
 Kernel native_block_kernel();
-// A peer that is optional: from cpu/ where CMake found the library, else from absent/.
+// Peers that are optional: from cpu/ where CMake found the library, else from absent/.
 Kernel onednn_kernel();
+Kernel blis_kernel();
 Kernel reference_kernel();
 
 // Model name and cores, as `lamina list` shows them.
