@@ -1,10 +1,12 @@
-// What the tests of schemes and kernels share: seeded matrices, schemes from a few keys, and a factorizer
-// that needs no other ranks.
+// What the tests of schemes and kernels share: seeded matrices, schemes from a few keys, a factorizer that
+// needs no other ranks, a list of schemes, and the comparison with the reference.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include "kernels/compress/scheme.hpp"
+#include "kernels/reference.hpp"
 #include "kernels/registry.hpp"
 
 namespace lamina {
@@ -77,6 +80,94 @@ inline Canonical compress_whole(const Scheme& scheme, const Matrix<float>& w) {
   FirstColumns factorizer;
   CompressContext context{factorizer, 1};
   return scheme.compress({w, 0, {w.rows, w.cols}}, context);
+}
+
+inline constexpr float kGuard = 123456.0f;
+inline constexpr int64_t kGuardFloats = 64;
+inline constexpr int64_t kMaxTokens = 130;  // more than the kernels take at a time
+
+struct SchemeCase {
+  std::string name;
+  std::string type;
+  Keys keys;
+  std::vector<Shape> shapes;
+  int64_t max_tokens = kMaxTokens;
+};
+
+// Every scheme, with shapes that each takes; tests of kernels run through them.
+inline std::vector<SchemeCase> scheme_cases() {
+  const Value text_2_4 = std::string("2:4"), block = std::string("block"), int8 = std::string("int8");
+  Problems* none = nullptr;
+  auto factors = std::make_shared<Params>("/scheme/factors", none);
+  factors->set("type", int8);
+  const std::vector<Shape> any = {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}};
+  const std::vector<Shape> groups = {{131, 256}, {33, 1152}, {7, 128}};
+  return {
+      {"dense", "dense", {}, any},
+      {"dense_bf16", "dense", {{"dtype", std::string("bf16")}}, any},
+      {"fp8", "fp8", {}, any},
+      {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
+      {"int8_long", "int8", {}, {{3, 66001}, {2, 131072}}, 5},
+      {"int4_g32", "int4", {{"group", int64_t{32}}}, {{131, 96}, {9, 608}, {7, 32}}},
+      {"int4_g64", "int4", {{"group", int64_t{64}}}, {{67, 192}, {5, 64}, {9, 1088}}},
+      {"int4_g128", "int4", {{"group", int64_t{128}}}, groups},
+      {"int4_g32_a8",
+       "int4",
+       {{"group", int64_t{32}}, {"activations", int8}},
+       {{131, 96}, {9, 608}, {7, 32}}},
+      {"int4_g64_a8",
+       "int4",
+       {{"group", int64_t{64}}, {"activations", int8}},
+       {{67, 192}, {5, 64}, {9, 1088}}},
+      {"int4_g128_a8", "int4", {{"group", int64_t{128}}, {"activations", int8}}, groups},
+      {"unstructured", "pruned", {{"sparsity", 0.5}}, any},
+      {"unstructured_0", "pruned", {{"sparsity", 0.0}}, {{37, 77}}},
+      {"unstructured_95", "pruned", {{"sparsity", 0.95}}, any},
+      {"pruned_2_4", "pruned", {{"pattern", text_2_4}}, {{131, 256}, {37, 76}, {9, 1156}}},
+      {"pruned_3_7", "pruned", {{"pattern", std::string("3:7")}}, {{37, 77}}},
+      {"block_16", "pruned", {{"pattern", block}}, {{131, 256}, {40, 1040}}},
+      {"block_4x8",
+       "pruned",
+       {{"pattern", block}, {"block", std::string("4x8")}, {"sparsity", 0.75}},
+       {{37, 72}}},
+      {"block_1x7", "pruned", {{"pattern", block}, {"block", std::string("1x7")}}, {{13, 77}}},
+      {"block_128x1", "pruned", {{"pattern", block}, {"block", std::string("128x1")}}, {{131, 77}}},
+      {"lowrank", "lowrank", {{"rank", int64_t{13}}}, {{131, 77}}},
+      {"lowrank_int8", "lowrank", {{"rank", int64_t{13}}, {"factors", factors}}, {{131, 77}}},
+  };
+}
+
+// y as a kernel must leave it: NaN before, and nothing but y written.
+class GuardedOutput {
+ public:
+  explicit GuardedOutput(int64_t size)
+      : size_(size), data_(static_cast<size_t>(size + 2 * kGuardFloats), kGuard) {
+    std::fill(y(), y() + size_, std::numeric_limits<float>::quiet_NaN());
+  }
+  float* y() { return data_.data() + kGuardFloats; }
+  bool intact() const {
+    return std::all_of(data_.begin(), data_.begin() + kGuardFloats, [](float v) { return v == kGuard; }) &&
+           std::all_of(data_.end() - kGuardFloats, data_.end(), [](float v) { return v == kGuard; });
+  }
+
+ private:
+  int64_t size_;
+  std::vector<float> data_;
+};
+
+// The worst |y − reference| over its tolerance; infinite for what is not finite.
+inline double worst_error(const float* y, int64_t tokens, const ReferenceProduct& reference) {
+  double worst = 0;
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < reference.y.cols; ++i) {
+      const double error = std::fabs(y[t * reference.y.cols + i] - reference.y(t, i));
+      const double tolerance = kCheckFactor * kFloat32Epsilon * reference.bound(t, i);
+      if (!(error <= tolerance)) worst = std::max(worst, tolerance > 0 ? error / tolerance : 1e300);
+      if (std::isnan(error)) return 1e300;
+      if (tolerance > 0) worst = std::max(worst, error / tolerance);
+    }
+  }
+  return worst;
 }
 
 }  // namespace lamina
