@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "bench/node.hpp"
+#include "kernels/cpu/blas_threads.hpp"
 
 namespace lamina {
 namespace {
@@ -123,13 +124,14 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
                       {"quota", std::isfinite(quota) ? quota : 0.0},
                       {"node_bytes", available_memory()},
                       {"process_bytes", process_memory_left()},
-                      {"governor", clock_governor(cpus.front())}};
+                      {"governor", clock_governor(cpus.front())},
+                      {"blas_warning", blas_threads_warning()}};
   const std::string mine = place.dump(-1, ' ', false, Json::error_handler_t::replace);
   for (int rank = 0; rank < world.size(); ++rank) {
     const Json theirs = Json::parse(world.broadcast_text(mine, rank));
     machine.places.push_back({theirs["host"], theirs["cpus"].get<std::vector<int>>(),
                               theirs["cores"].get<std::vector<int>>(), theirs["quota"], theirs["node_bytes"],
-                              theirs["process_bytes"], theirs["governor"]});
+                              theirs["process_bytes"], theirs["governor"], theirs["blas_warning"]});
   }
   launch.default_threads = fair_threads(machine.places);
   if (std::any_of(machine.places.begin(), machine.places.end(),
@@ -137,6 +139,11 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
     machine.warnings.push_back(
         "clock governor powersave: the clock may lag behind the load (cpupower frequency-set -g "
         "performance)");
+  for (const RankPlace& one : machine.places)
+    if (!one.blas_warning.empty()) {
+      machine.warnings.push_back(one.blas_warning);
+      break;
+    }
   return machine;
 }
 

@@ -19,6 +19,7 @@ struct RankPlace {
   int64_t node_bytes = 0;     // memory that its node's ranks may still take together
   int64_t process_bytes = 0;  // and this rank alone
   std::string governor;       // of its clock
+  std::string blas_warning;   // of its BLAS's threads
 };
 
 struct Machine {

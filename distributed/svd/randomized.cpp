@@ -14,6 +14,7 @@
 #include "distributed/partition.hpp"
 #include "distributed/svd.hpp"
 #include "distributed/svd/tall.hpp"
+#include "kernels/cpu/blas_threads.hpp"
 
 namespace lamina {
 namespace {
@@ -172,7 +173,7 @@ class Spread {
         exact_shift(1.01 * static_cast<double>(shape_.out_features) * max_abs_ * max_abs(q, comm_));
     Matrix<double> sum(shape_.in_features, l);
     std::vector<Matrix<float>> scratch(static_cast<size_t>(threads_), Matrix<float>(kInputPanel, l));
-    const SingleThreadedBlas single;
+    const BlasThreads single(1);
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
     for (int64_t first = 0; first < shape_.in_features; first += kInputPanel) {
       const int64_t width = std::min(kInputPanel, shape_.in_features - first);

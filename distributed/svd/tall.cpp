@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "distributed/exact_sum.hpp"
+#include "kernels/cpu/blas_threads.hpp"
 
 extern "C" {
 void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
@@ -69,13 +70,6 @@ Matrix<double> inverse_cholesky(const Matrix<double>& gram_matrix) {
 
 }  // namespace
 
-SingleThreadedBlas::SingleThreadedBlas() : before_(omp_get_max_threads()) {
-  omp_set_num_threads(1);
-}
-SingleThreadedBlas::~SingleThreadedBlas() {
-  omp_set_num_threads(before_);
-}
-
 // A row-major product is the column-major one of the transposes in reverse order.
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
               int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
@@ -98,7 +92,7 @@ void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
 }
 
 void for_each_block(int64_t rows, int threads, const std::function<void(int64_t, int64_t, int)>& work) {
-  const SingleThreadedBlas single;
+  const BlasThreads single(1);
   const int64_t blocks = count_blocks(rows);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t block = 0; block < blocks; ++block) {
@@ -163,7 +157,7 @@ Matrix<double> gram(const Matrix<double>& tall, Communicator& comm, int threads)
   const double base_shift = exact_shift(1.01 * rows);
 
   Matrix<double> result(l, l);
-  const SingleThreadedBlas single;
+  const BlasThreads single(1);
   const int64_t panels = (l + kGramPanel - 1) / kGramPanel;
   std::vector<Matrix<double>> scratch(static_cast<size_t>(threads));
   for (auto& each : scratch) each = Matrix<double>(kGramPanel, l);
@@ -201,7 +195,7 @@ Eigen symmetric_eigen(Matrix<double> matrix, Communicator& comm) {
   if (l == 0) return eigen;
   std::string problem;
   if (comm.rank() == 0) {
-    const SingleThreadedBlas single;
+    const BlasThreads single(1);
     const int n = blas_int(l);
     // The documented least sizes, which the query also returns: 1 + 6n + 2n² and 3 + 5n.
     const int work_size = blas_int(1 + 6 * l + 2 * l * l);
@@ -260,7 +254,7 @@ void orthonormalize(Matrix<double>& tall, Communicator& comm, int threads, int s
     const Matrix<double> g = gram(tall, comm, threads);
     Matrix<double> transform;
     if (comm.rank() == 0) {
-      const SingleThreadedBlas single;
+      const BlasThreads single(1);
       transform = inverse_cholesky(g);
     }
     broadcast(transform, comm);

@@ -13,19 +13,6 @@
 
 namespace lamina {
 
-// While it lives, BLAS called from this thread uses one thread: how OpenBLAS shares a product among threads
-// changes its last bits.
-class SingleThreadedBlas {
- public:
-  SingleThreadedBlas();
-  ~SingleThreadedBlas();
-  SingleThreadedBlas(const SingleThreadedBlas&) = delete;
-  SingleThreadedBlas& operator=(const SingleThreadedBlas&) = delete;
-
- private:
-  int before_;
-};
-
 // Row-major C[m×n] = op(A)·op(B), with the leading dimensions of the row-major storage. `add`: C += …
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
               int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add = false);

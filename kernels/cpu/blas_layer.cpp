@@ -9,6 +9,7 @@
 #include <string>
 
 #include "kernels/buffer.hpp"
+#include "kernels/cpu/blas_threads.hpp"
 
 namespace lamina {
 namespace {
@@ -31,7 +32,9 @@ class BlasLayer final : public Layer {
     // beta is 0, but some libraries multiply y by it all the same, and old contents may be NaN.
     std::memset(y, 0, static_cast<size_t>(tokens * rows_) * 4);
     if (rows_ == 0 || cols_ == 0 || tokens == 0) return;
-    blas_.use_threads(std::max(stream.threads, 1));
+    const int threads = std::max(stream.threads, 1);
+    const BlasThreads team(threads);
+    if (blas_.use_threads != nullptr) blas_.use_threads(threads);
     const int n = static_cast<int>(rows_), k = static_cast<int>(cols_), m = static_cast<int>(tokens);
     const float one = 1, zero = 0;
     const auto* w = weights_.as<float>();

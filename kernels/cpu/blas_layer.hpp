@@ -12,7 +12,8 @@ struct Blas {
   void (*sgemv)(const char* trans, const int* m, const int* n, const float* alpha, const float* a,
                 const int* lda, const float* x, const int* incx, const float* beta, float* y,
                 const int* incy);
-  void (*use_threads)(int threads);
+  void (*use_threads)(
+      int threads);  // where the library is not the linked one, whose threads BlasThreads sets
 };
 
 // What it refuses and makes; name, help, instruction set and preference are the caller's.

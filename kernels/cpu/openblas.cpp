@@ -23,36 +23,6 @@ Function find_symbol(const char* name) {
   return reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, name));
 }
 
-// Thread counts are each library's own; a BLAS that has none of these runs as its environment says.
-struct BlasThreads {
-  using Set = void (*)(int);
-  using Get = int (*)();
-  Set set = nullptr;
-  Get get = nullptr;
-
-  BlasThreads() {
-    const char* names[][2] = {{"openblas_set_num_threads", "openblas_get_num_threads"},
-                              {"MKL_Set_Num_Threads", "MKL_Get_Max_Threads"},
-                              {"bli_thread_set_num_threads", "bli_thread_get_num_threads"}};
-    for (const auto& name : names) {
-      set = find_symbol<Set>(name[0]);
-      get = find_symbol<Get>(name[1]);
-      if (set != nullptr && get != nullptr) return;
-    }
-    set = nullptr;
-  }
-
-  // Only when it differs: setting it is not free, and others in this process set it too.
-  void use(int threads) const {
-    if (set != nullptr && get() != threads) set(threads);
-  }
-};
-
-const BlasThreads& blas_threads() {
-  static const BlasThreads threads;
-  return threads;
-}
-
 std::string blas_isa() {
   if (auto core = find_symbol<char* (*)()>("openblas_get_corename"))
     return fmt::format("openblas-{}", core());
@@ -64,7 +34,7 @@ std::string blas_isa() {
 }  // namespace
 
 Kernel openblas_kernel() {
-  Kernel kernel = blas_kernel({sgemm_, sgemv_, [](int threads) { blas_threads().use(threads); }});
+  Kernel kernel = blas_kernel({sgemm_, sgemv_, nullptr});
   kernel.name = "openblas";
   kernel.help = "dense float32 by the linked BLAS: sgemv for one token, sgemm for more";
   kernel.isa = blas_isa();

@@ -134,7 +134,7 @@ TEST_F(NodeTest, HardwareThreadsOfOneCoreAreOneCore) {
 
 RankPlace place(const std::string& host, std::vector<int> cpus, double quota = 0,
                 int64_t node_bytes = 8 * kGiB, int64_t process_bytes = 1000 * kGiB) {
-  return {host, cpus, cpus, quota, node_bytes, process_bytes, ""};
+  return {host, cpus, cpus, quota, node_bytes, process_bytes, "", ""};
 }
 
 Machine machine_of(std::vector<RankPlace> places) {
