@@ -18,28 +18,33 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 
 }  // namespace
 
-Buffer::Buffer(int64_t bytes, int threads) {
+Buffer Buffer::untouched(int64_t bytes) {
+  Buffer buffer;
   if (bytes < 0) throw std::bad_alloc();
-  if (bytes == 0) return;
+  if (bytes == 0) return buffer;
   // Large buffers lie on huge pages where the system grants them: streaming weights would otherwise miss the
   // TLB.
   const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : kLine;
   if (bytes > INT64_MAX - alignment) throw std::bad_alloc();
   const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  data_ = static_cast<std::byte*>(
+  buffer.data_ = static_cast<std::byte*>(
       std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded)));
-  if (data_ == nullptr) throw std::bad_alloc();
-  bytes_ = bytes;
+  if (buffer.data_ == nullptr) throw std::bad_alloc();
+  buffer.bytes_ = bytes;
 #ifdef __linux__
-  if (alignment == kHugePage) madvise(data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+  if (alignment == kHugePage) madvise(buffer.data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
 #endif
+  return buffer;
+}
+
+Buffer::Buffer(int64_t bytes, int threads) : Buffer(untouched(bytes)) {
   const int64_t parts = std::max(threads, 1);
 #pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static, 1) if (parts > 1)
   for (int64_t part = 0; part < parts; ++part) {
-    // Not rounded * part / parts: that overflows for absurd sizes.
-    const int64_t size = rounded / parts / kLine * kLine;
+    // Not bytes * part / parts: that overflows for absurd sizes.
+    const int64_t size = bytes / parts / kLine * kLine;
     const int64_t begin = size * part;
-    const int64_t end = part + 1 == parts ? rounded : begin + size;
+    const int64_t end = part + 1 == parts ? bytes : begin + size;
     std::memset(data_ + begin, 0, static_cast<size_t>(end - begin));
   }
 }

@@ -14,6 +14,8 @@ class Buffer {
   // Zero-filled; throws std::bad_alloc. Pages are touched by `threads` OpenMP threads, in equal consecutive
   // parts.
   explicit Buffer(int64_t bytes, int threads = 1);
+  // Neither filled nor touched: its pages go to the threads that first write to them, which must write all.
+  static Buffer untouched(int64_t bytes);
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();

@@ -1,7 +1,6 @@
 #include "kernels/cpu/cpu_layer.hpp"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <climits>
 #include <cstring>
@@ -24,12 +23,6 @@ std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes,
                                       : std::make_shared<Buffer>(bytes, threads);
 }
 
-Range CpuLayer::thread_rows(int part, int parts) const {
-  const int64_t units = (rows_ + row_unit_ - 1) / row_unit_;
-  return {std::min(units * part / parts * row_unit_, rows_),
-          std::min(units * (part + 1) / parts * row_unit_, rows_)};
-}
-
 void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream) {
   // Workspaces are one a thread: no more threads than the layer was made for.
   const int threads = std::clamp(stream.threads, 1, threads_);
@@ -43,7 +36,7 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
     const int part = omp_get_thread_num(), parts = omp_get_num_threads();
     prepare(x, tokens, part, parts);
 #pragma omp barrier
-    compute(x, y, tokens, thread_rows(part, parts), part);
+    compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
   }
 }
 

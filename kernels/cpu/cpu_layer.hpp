@@ -2,6 +2,8 @@
 // and rows are met in tiles that stay in the caches.
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -12,6 +14,7 @@
 
 namespace lamina {
 
+inline constexpr int64_t kRowUnit = 4;           // rows dealt together where no panel or block says more
 inline constexpr int64_t kMaxGroupRows = 8;      // rows whose weights are expanded together
 inline constexpr int64_t kMaxBlockRows = 32;     // rows that share one pass over a chunk of the activations
 inline constexpr int64_t kMaxBlockTokens = 128;  // tokens whose chunk stays in the second-level cache
@@ -24,6 +27,23 @@ inline int64_t round_up(int64_t value, int64_t unit) {
 inline int64_t tile_tokens(int64_t tokens, int64_t most) {
   const int64_t tiles = (tokens + most - 1) / most;
   return (tokens + tiles - 1) / std::max<int64_t>(tiles, 1);
+}
+
+// The rows of thread `part`: whole units, as evenly as they go. Packing deals rows as computing does, so that
+// weights lie in the memory next to the thread that reads them.
+inline Range deal_rows(int64_t rows, int64_t unit, int part, int parts) {
+  const int64_t units = (rows + unit - 1) / unit;
+  return {std::min(units * part / parts * unit, rows), std::min(units * (part + 1) / parts * unit, rows)};
+}
+
+// Calls pack(rows) in each of `threads` threads with those it is dealt. `pack` must not throw.
+template <class Pack>
+void pack_rows(int64_t rows, int64_t unit, int threads, const Pack& pack) {
+#pragma omp parallel num_threads(std::max(threads, 1)) if (threads > 1)
+  {
+    const Range own = deal_rows(rows, unit, omp_get_thread_num(), omp_get_num_threads());
+    if (own.size() > 0) pack(own);
+  }
 }
 
 // Memory that a forward writes and reads again: shared with the layer's copies where there is a workspace.
@@ -54,16 +74,13 @@ class CpuLayer : public Layer {
       std::fill(y + t * stride + rows.begin, y + t * stride + rows.end, 0.0f);
   }
 
-  // The rows of thread `part`, at multiples of `row_unit_`.
-  Range thread_rows(int part, int parts) const;
-
   const CpuOps& ops_;
   int64_t rows_, cols_;
   int64_t padded_;  // columns
   int64_t max_tokens_;
   int threads_;
-  int64_t row_unit_ = 4;
-  int64_t weight_bytes_ = 0;  // set by the derived class once it has packed
+  int64_t row_unit_ = kRowUnit;  // a thread's rows begin at multiples of it
+  int64_t weight_bytes_ = 0;     // set by the derived class once it has packed
 };
 
 // The activations as float32, padded: x itself where no padding is needed.

@@ -12,25 +12,30 @@ class BitmapWeights {
   using Cursor = const float*;
 
   BitmapWeights(const Leaf& leaf, const LayerOptions& options, const CpuOps&, int64_t padded)
-      : words_(padded / 64), bits_(leaf.rows * words_ * 8, options.threads), starts_((leaf.rows + 1) * 8) {
+      : words_(padded / 64), bits_(Buffer::untouched(leaf.rows * words_ * 8)), starts_((leaf.rows + 1) * 8) {
     auto* starts = starts_.as<int64_t>();
-    for (int64_t i = 0; i < leaf.rows; ++i) {
-      int64_t kept = 0;
-      for (int64_t j = 0; j < leaf.cols; ++j) kept += is_kept(leaf, i, j) ? 1 : 0;
-      starts[i + 1] = starts[i] + kept;
-    }
+    pack_rows(leaf.rows, kRowUnit, options.threads, [&](Range rows) {
+      auto* bits = bits_.as<uint64_t>() + rows.begin * words_;
+      std::fill(bits, bits + rows.size() * words_, uint64_t{0});
+      for (int64_t i = rows.begin; i < rows.end; ++i, bits += words_) {
+        for (int64_t j = 0; j < leaf.cols; ++j) {
+          if (!is_kept(leaf, i, j)) continue;
+          bits[j / 64] |= uint64_t{1} << (j % 64);
+          ++starts[i + 1];
+        }
+      }
+    });
+    for (int64_t i = 0; i < leaf.rows; ++i) starts[i + 1] += starts[i];
     kept_ = starts[leaf.rows];
     // The loops read a whole vector at a row's last value.
-    values_ = Buffer((kept_ + kReadAhead) * 4, options.threads);
-    for (int64_t i = 0; i < leaf.rows; ++i) {
-      auto* bits = bits_.as<uint64_t>() + i * words_;
-      float* values = values_.as<float>() + starts[i];
-      for (int64_t j = 0; j < leaf.cols; ++j) {
-        if (!is_kept(leaf, i, j)) continue;
-        bits[j / 64] |= uint64_t{1} << (j % 64);
-        *values++ = leaf.values[static_cast<size_t>(i * leaf.cols + j)];
-      }
-    }
+    values_ = Buffer::untouched((kept_ + kReadAhead) * 4);
+    pack_rows(leaf.rows, kRowUnit, options.threads, [&](Range rows) {
+      float* values = values_.as<float>() + starts[rows.begin];
+      for (int64_t i = rows.begin; i < rows.end; ++i)
+        for (int64_t j = 0; j < leaf.cols; ++j)
+          if (is_kept(leaf, i, j)) *values++ = leaf.values[static_cast<size_t>(i * leaf.cols + j)];
+    });
+    std::fill_n(values_.as<float>() + kept_, kReadAhead, 0.0f);
   }
 
   int64_t bytes() const { return kept_ * 4 + bits_.bytes() + starts_.bytes(); }

@@ -18,37 +18,30 @@ class BlockLayer final : public CpuLayer {
         block_cols_(leaf.pattern.block_cols) {
     row_unit_ = block_rows_;
     const int64_t block_row_count = (rows_ + block_rows_ - 1) / block_rows_;
-    std::vector<int32_t> columns;
-    std::vector<int64_t> widths;
+    // Each block row's kept blocks, by their first columns.
+    std::vector<std::vector<int32_t>> columns(static_cast<size_t>(block_row_count));
+    pack_rows(rows_, row_unit_, threads_, [&](Range rows) {
+      for (int64_t row = rows.begin; row < rows.end; row += block_rows_)
+        for (int64_t col = 0; col < cols_; col += block_cols_)
+          if (any_kept(leaf, row, block_height(row / block_rows_), col))
+            columns[row / block_rows_].push_back(static_cast<int32_t>(col));
+    });
     columns_start_.push_back(0);
     values_start_.push_back(0);
-    double kept = 0;
     for (int64_t b = 0; b < block_row_count; ++b) {
       const int64_t height = block_height(b);
-      for (int64_t col = 0; col < cols_; col += block_cols_) {
-        if (!any_kept(leaf, b * block_rows_, height, col)) continue;
-        columns.push_back(static_cast<int32_t>(col));
-        kept += static_cast<double>(height * std::min(block_cols_, cols_ - col));
-      }
-      columns_start_.push_back(static_cast<int64_t>(columns.size()));
-      widths.push_back(round_up((columns_start_[b + 1] - columns_start_[b]) * block_cols_, kWidthUnit));
-      values_start_.push_back(values_start_.back() + height * widths.back());
-      widest_ = std::max(widest_, widths.back());
+      for (int32_t col : columns[b])
+        macs_ += static_cast<double>(height * std::min(block_cols_, cols_ - col));
+      columns_.insert(columns_.end(), columns[b].begin(), columns[b].end());
+      columns_start_.push_back(static_cast<int64_t>(columns_.size()));
+      widths_.push_back(round_up(static_cast<int64_t>(columns[b].size()) * block_cols_, kWidthUnit));
+      values_start_.push_back(values_start_.back() + height * widths_.back());
+      widest_ = std::max(widest_, widths_.back());
     }
-    macs_ = kept;
-    columns_ = std::move(columns);
-    widths_ = std::move(widths);
-    values_ = Buffer(values_start_.back() * 4, threads_);
-    for (int64_t b = 0; b < block_row_count; ++b) {
-      for (int64_t r = 0; r < block_height(b); ++r) {
-        float* to = values_.as<float>() + values_start_[b] + r * widths_[b];
-        for (int64_t c = columns_start_[b]; c < columns_start_[b + 1]; ++c, to += block_cols_) {
-          const int64_t col = columns_[c];
-          std::memcpy(to, leaf.values.data() + (b * block_rows_ + r) * cols_ + col,
-                      static_cast<size_t>(std::min(block_cols_, cols_ - col)) * 4);
-        }
-      }
-    }
+    values_ = Buffer::untouched(values_start_.back() * 4);
+    pack_rows(rows_, row_unit_, threads_, [&](Range rows) {
+      for (int64_t row = rows.begin; row < rows.end; ++row) pack_row(leaf, row);
+    });
     gathered_ = make_scratch(options, threads_ * kTokens * widest_ * 4, threads_);
     weight_bytes_ =
         values_.bytes() + static_cast<int64_t>(columns_.size() * 4 + 8 * (columns_start_.size() * 2));
@@ -80,6 +73,17 @@ class BlockLayer final : public CpuLayer {
 
  private:
   int64_t block_height(int64_t b) const { return std::min(block_rows_, rows_ - b * block_rows_); }
+
+  void pack_row(const Leaf& leaf, int64_t row) {
+    const int64_t b = row / block_rows_, width = widths_[b];
+    float* to = values_.as<float>() + values_start_[b] + row % block_rows_ * width;
+    std::fill(to, to + width, 0.0f);
+    for (int64_t c = columns_start_[b]; c < columns_start_[b + 1]; ++c, to += block_cols_) {
+      const int64_t col = columns_[c];
+      std::memcpy(to, leaf.values.data() + row * cols_ + col,
+                  static_cast<size_t>(std::min(block_cols_, cols_ - col)) * 4);
+    }
+  }
 
   bool any_kept(const Leaf& leaf, int64_t row, int64_t height, int64_t col) const {
     const int64_t end = std::min(col + block_cols_, cols_);

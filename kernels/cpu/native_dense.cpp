@@ -23,7 +23,7 @@ class DenseLayer final : public CpuLayer {
   DenseLayer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, 1),
         format_(format_of(leaf, ops_)),
-        weights_(round_up(rows_, ops_.panel_rows) * cols_ * format_.bytes, threads_),
+        weights_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * cols_ * format_.bytes)),
         scales_(leaf.fp8 ? rows_ * 4 : 0),
         activations_(cols_, cols_, ops_.tokens_f32, options) {
     row_unit_ = ops_.panel_rows;
@@ -68,15 +68,17 @@ class DenseLayer final : public CpuLayer {
   void pack(const From* from, Convert convert) {
     using To = decltype(convert(From()));
     const int64_t unit = ops_.panel_rows;
-#pragma omp parallel for num_threads(threads_) schedule(static) if (threads_ > 1)
-    for (int64_t first = 0; first < rows_; first += unit) {
-      To* panel = weights_.as<To>() + first * cols_;
-      const int64_t some = std::min(unit, rows_ - first);
-      for (int64_t r = 0; r < some; ++r) {
-        const From* row = from + (first + r) * cols_;
-        for (int64_t i = 0; i < cols_; ++i) panel[i * unit + r] = convert(row[i]);
+    pack_rows(rows_, unit, threads_, [&](Range rows) {
+      for (int64_t first = rows.begin; first < rows.end; first += unit) {
+        To* panel = weights_.as<To>() + first * cols_;
+        std::fill(panel, panel + unit * cols_, To(0));
+        const int64_t some = std::min(unit, rows_ - first);
+        for (int64_t r = 0; r < some; ++r) {
+          const From* row = from + (first + r) * cols_;
+          for (int64_t i = 0; i < cols_; ++i) panel[i * unit + r] = convert(row[i]);
+        }
       }
-    }
+    });
   }
 
   Format format_;

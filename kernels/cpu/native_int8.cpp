@@ -13,24 +13,26 @@ class Int8Layer final : public CpuLayer {
  public:
   Int8Layer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, cpu_ops().i8_columns),
-        codes_(round_up(rows_, ops_.panel_rows) * padded_, threads_),
+        codes_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_)),
         scales_(rows_ * 4),
         activations_(cols_, padded_, ops_.tokens_i8, ops_.i8_columns, padded_, ops_.i8_bias, options) {
     row_unit_ = ops_.panel_rows;
     const int64_t unit = ops_.panel_rows, together = ops_.i8_columns;
-#pragma omp parallel for num_threads(threads_) schedule(static) if (threads_ > 1)
-    for (int64_t first = 0; first < rows_; first += unit) {
-      auto* panel = codes_.as<uint8_t>() + first * padded_;
-      const int64_t some = std::min(unit, rows_ - first);
-      for (int64_t r = 0; r < some; ++r) {
-        const int8_t* row = leaf.codes.data() + (first + r) * cols_;
-        for (int64_t i = 0; i < cols_; i += together) {
-          uint8_t* to = panel + i * unit + r * together;
-          for (int64_t j = 0; j < std::min(together, cols_ - i); ++j)
-            to[j] = static_cast<uint8_t>(row[i + j] + ops_.i8_bias);
+    pack_rows(rows_, unit, threads_, [&](Range rows) {
+      for (int64_t first = rows.begin; first < rows.end; first += unit) {
+        auto* panel = codes_.as<uint8_t>() + first * padded_;
+        std::memset(panel, 0, static_cast<size_t>(unit * padded_));
+        const int64_t some = std::min(unit, rows_ - first);
+        for (int64_t r = 0; r < some; ++r) {
+          const int8_t* row = leaf.codes.data() + (first + r) * cols_;
+          for (int64_t i = 0; i < cols_; i += together) {
+            uint8_t* to = panel + i * unit + r * together;
+            for (int64_t j = 0; j < std::min(together, cols_ - i); ++j)
+              to[j] = static_cast<uint8_t>(row[i + j] + ops_.i8_bias);
+          }
         }
       }
-    }
+    });
     if (rows_ > 0) std::memcpy(scales_.data(), leaf.scales.data(), static_cast<size_t>(rows_) * 4);
     weight_bytes_ = codes_.bytes() + scales_.bytes();
   }
@@ -65,9 +67,7 @@ class Int8Layer final : public CpuLayer {
     }
   }
 
-  bool integer() const override {
-    return true;
-  }
+  bool integer() const override { return true; }
 
  private:
   Buffer codes_;   // [panels × padded / i8_columns × panel_rows × i8_columns], i8_bias too large

@@ -21,6 +21,14 @@ TEST(Buffer, IsAlignedAndZero) {
   }
 }
 
+TEST(Buffer, UntouchedHasItsSize) {
+  const Buffer buffer = Buffer::untouched(4097);
+  EXPECT_EQ(buffer.bytes(), 4097);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(buffer.data()) % 64, 0u);
+  EXPECT_EQ(Buffer::untouched(0).data(), nullptr);
+  EXPECT_THROW(Buffer::untouched(-1), std::bad_alloc);
+}
+
 TEST(Buffer, EmptyHasNoData) {
   const Buffer buffer(0);
   EXPECT_EQ(buffer.bytes(), 0);
