@@ -31,6 +31,25 @@ Json text_or_null(const std::string& text) {
   return text.empty() ? Json(nullptr) : Json(text);
 }
 
+Json domains_json(const std::vector<Domain>& domains) {
+  Json list = Json::array();
+  for (const Domain& domain : domains) {
+    Json one = {{"id", domain.id}};
+    if (domain.bytes > 0) one["bytes"] = domain.bytes;
+    one["cpus"] = cpu_list(domain.cpus);
+    list.push_back(one);
+  }
+  return list;
+}
+
+Json topology_json(const Topology& topology) {
+  if (!topology.absent.empty()) return topology.absent;
+  return {{"source", topology.source},
+          {"sockets", domains_json(topology.sockets)},
+          {"numa_nodes", domains_json(topology.numa_nodes)},
+          {"l3_caches", domains_json(topology.l3_caches)}};
+}
+
 }  // namespace
 
 std::string utc_now() {
@@ -74,6 +93,7 @@ std::string environment_text(const Config& config, const Machine& machine, const
                      {"cores", machine.launch.cores},
                      {"isa", isa},
                      {"caches", caches},
+                     {"topology", topology_json(machine.topology)},
                      {"clock_governor", text_or_null(machine.places.front().governor)},
                      {"turbo", text_or_null(turbo())},
                      {"memory_bytes", bytes_of("/proc/meminfo", "MemTotal")},
@@ -99,7 +119,10 @@ std::string environment_text(const Config& config, const Machine& machine, const
                  {"warnings", machine.warnings}};
   Json places = Json::array();
   for (const RankPlace& place : machine.places)
-    places.push_back({{"host", place.host}, {"cpus", place.cpus}});
+    places.push_back({{"host", place.host},
+                      {"cpus", place.cpus},
+                      {"sockets", place.sockets},
+                      {"numa_nodes", place.numa_nodes}});
   launch["binding"] = places;
   Json limits = Json::array();
   for (const CeilingValues& values : ceilings) {

@@ -82,6 +82,14 @@ std::vector<std::string> Machine::warnings_for(int ranks, int threads) const {
       for (int core : place.cores) ++bound[place.host][core];
   }
   if (unbound && present > 1) add("unbound ranks: the system may move them (mpirun --bind-to core)");
+  for (int rank = 0; rank < present; ++rank) {
+    const RankPlace& place = places[static_cast<size_t>(rank)];
+    if (threads > 1 && place.spans_numa)
+      add(
+          fmt::format("a rank's threads may span NUMA nodes {} (a rank for each: mpirun --map-by numa "
+                      "--bind-to numa)",
+                      cpu_list(place.numa_nodes)));
+  }
   for (const auto& [host, cores] : bound)
     for (const auto& [core, sharers] : cores)
       if (sharers > 1) {
@@ -118,6 +126,7 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
   gethostname(host, sizeof host - 1);
   const std::vector<int> cpus = affinity();
   const double quota = cpu_quota();
+  machine.topology = read_topology();
   const Json place = {{"host", host},
                       {"cpus", cpus},
                       {"cores", cores_of(cpus)},
@@ -125,13 +134,18 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
                       {"node_bytes", available_memory()},
                       {"process_bytes", process_memory_left()},
                       {"governor", clock_governor(cpus.front())},
-                      {"blas_warning", blas_threads_warning()}};
+                      {"blas_warning", blas_threads_warning()},
+                      {"sockets", domains_of(cpus, machine.topology.sockets)},
+                      {"numa_nodes", domains_of(cpus, machine.topology.numa_nodes)},
+                      {"spans_numa", spans(cpus, machine.topology.numa_nodes)}};
   const std::string mine = place.dump(-1, ' ', false, Json::error_handler_t::replace);
   for (int rank = 0; rank < world.size(); ++rank) {
     const Json theirs = Json::parse(world.broadcast_text(mine, rank));
     machine.places.push_back({theirs["host"], theirs["cpus"].get<std::vector<int>>(),
                               theirs["cores"].get<std::vector<int>>(), theirs["quota"], theirs["node_bytes"],
-                              theirs["process_bytes"], theirs["governor"], theirs["blas_warning"]});
+                              theirs["process_bytes"], theirs["governor"], theirs["blas_warning"],
+                              theirs["sockets"].get<std::vector<int>>(),
+                              theirs["numa_nodes"].get<std::vector<int>>(), theirs["spans_numa"]});
   }
   launch.default_threads = fair_threads(machine.places);
   if (std::any_of(machine.places.begin(), machine.places.end(),

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/topology.hpp"
 #include "bench/workload.hpp"
 #include "distributed/communicator.hpp"
 
@@ -20,11 +21,15 @@ struct RankPlace {
   int64_t process_bytes = 0;  // and this rank alone
   std::string governor;       // of its clock
   std::string blas_warning;   // of its BLAS's threads
+  // That its CPUs belong to; empty where nothing says so.
+  std::vector<int> sockets = {}, numa_nodes = {};
+  bool spans_numa = false;  // no NUMA node holds all of its CPUs
 };
 
 struct Machine {
   LaunchInfo launch;
   std::vector<RankPlace> places;      // by rank
+  Topology topology;                  // of this rank's node
   std::vector<std::string> warnings;  // what makes every row of this launch dubious
 
   // What follows is of a group that runs on the first `ranks` ranks, the others at rest.

@@ -52,6 +52,8 @@ breach 'mpi.h belongs under distributed/{mpi,scalapack,nccl}/' \
   < <(search "${include}[\"<]mpi\.h" "${all[@]}" | except distributed/mpi/ distributed/scalapack/ distributed/nccl/)
 breach 'nccl.h belongs under distributed/nccl/' \
   < <(search "${include}[\"<]nccl\.h" "${all[@]}" | except distributed/nccl/)
+breach 'hwloc.h belongs under bench/hwloc/' \
+  < <(search "${include}[\"<]hwloc" "${all[@]}" | except bench/hwloc/)
 breach 'CUDA headers belong under kernels/cuda/ and distributed/nccl/' \
   < <(search "${include}[\"<](cuda|cublas|cusparse|cusolver|curand)[A-Za-z0-9_]*\.h" "${all[@]}" |
     except kernels/cuda/ distributed/nccl/)

@@ -172,6 +172,16 @@ TEST(Machine, WarnsOfUnboundRanksOnlyWhereThereAreSeveral) {
   EXPECT_THAT(unbound.warnings_for(2, 1), ElementsAre(HasSubstr("unbound ranks")));
 }
 
+TEST(Machine, WarnsOfThreadsAcrossNumaNodes) {
+  RankPlace across = place("a", {0, 1});
+  across.numa_nodes = {0, 1};
+  across.spans_numa = true;
+  const Machine machine = machine_of({place("a", {2, 3}), across});
+  EXPECT_THAT(machine.warnings_for(1, 2), IsEmpty());  // the other rank is at rest
+  EXPECT_THAT(machine.warnings_for(2, 2), ElementsAre(HasSubstr("NUMA nodes 0-1")));
+  for (const std::string& one : machine.warnings_for(2, 1)) EXPECT_THAT(one, Not(HasSubstr("NUMA")));
+}
+
 TEST(Machine, WarnsOfMoreThreadsThanTheQuota) {
   const Machine machine = machine_of({place("a", {0, 1, 2, 3}, 2.5)});
   EXPECT_THAT(machine.warnings_for(1, 2), IsEmpty());
@@ -203,7 +213,9 @@ TEST(InspectMachine, FindsThisMachine) {
   EXPECT_EQ(machine.places[0].cpus, affinity());
   EXPECT_GT(machine.available_bytes_for(1), kMiB);
   EXPECT_GE(machine.launch.default_threads, 1);
-  EXPECT_THAT(machine.warnings_for(1, machine.launch.default_threads), IsEmpty());
+  // On a machine of several NUMA nodes an unbound process spans them.
+  for (const std::string& one : machine.warnings_for(1, machine.launch.default_threads))
+    EXPECT_THAT(one, HasSubstr("NUMA"));
   EXPECT_LE(busy_warnings(machine, *world).size(), 1u);
 }
 
