@@ -38,6 +38,7 @@ Buffer Buffer::untouched(int64_t bytes) {
 }
 
 Buffer::Buffer(int64_t bytes, int threads) : Buffer(untouched(bytes)) {
+  if (bytes == 0) return;
   const int64_t parts = std::max(threads, 1);
 #pragma omp parallel for num_threads(static_cast <int>(parts)) schedule(static, 1) if (parts > 1)
   for (int64_t part = 0; part < parts; ++part) {

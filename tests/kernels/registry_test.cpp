@@ -87,7 +87,7 @@ TEST(RegisteredParts, DescribeThemselves) {
   }
   for (const Kernel& kernel : registry.all_kernels()) {
     EXPECT_FALSE(kernel.help.empty()) << kernel.name;
-    EXPECT_EQ(kernel.isa.empty(), !kernel.absent.empty()) << kernel.name;
+    EXPECT_TRUE(!kernel.isa.empty() || !kernel.absent.empty()) << kernel.name;
   }
   bool cpu = false;
   for (const DeviceInfo& device : registry.devices()) {
