@@ -50,8 +50,10 @@ class OneMatrix final : public Factorizer {
 
 // Every registered scheme with its own defaults, and the variants worth a look.
 std::vector<SchemeKeys> schemes(const Registry& registry) {
-  const Value block = std::string("block");
+  const Value block = std::string("block"), bf16 = std::string("bf16");
   std::vector<SchemeKeys> all = {{"dense", {}},
+                                 {"dense", {{"dtype", bf16}}},
+                                 {"dense", {{"dtype", bf16}, {"activations", bf16}}},
                                  {"int8", {}},
                                  {"int4", {}},
                                  {"int4", {{"activations", std::string("int8")}}},

@@ -39,9 +39,11 @@ using I32 = __m256i;
 [[gnu::always_inline]] inline void f_store_some(float* p, F v, int64_t n) {
   _mm256_maskstore_ps(p, first_lanes(n), v);
 }
-[[gnu::always_inline]] inline F b16_load(const uint8_t* p) {
-  const __m128i halves = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+[[gnu::always_inline]] inline F b16_low(I32 word) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(word, 16));
+}
+[[gnu::always_inline]] inline F b16_high(I32 word) {
+  return _mm256_castsi256_ps(_mm256_and_si256(word, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 // As float16, whose exponent has a bit more: the bits moved into place are the number times 2⁻⁸, subnormal or
 // not.

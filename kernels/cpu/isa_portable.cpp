@@ -52,13 +52,11 @@ inline F f_load_some(const float* p, int64_t n) {
 inline void f_store_some(float* p, F v, int64_t n) {
   std::memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
 }
-inline F b16_load(const uint8_t* p) {
-  uint16_t halves[kF];
-  std::memcpy(halves, p, sizeof halves);
-  I32 bits;
-  for (int lane = 0; lane < kF; ++lane)
-    bits[lane] = static_cast<int32_t>(static_cast<uint32_t>(halves[lane]) << 16);
-  return (F)bits;
+inline F b16_low(I32 word) {
+  return (F)(word << 16);
+}
+inline F b16_high(I32 word) {
+  return (F)(word & static_cast<int32_t>(0xffff0000u));
 }
 // Times 2⁻⁸, as where it goes through float16.
 inline F e4m3_load(const uint8_t* p) {

@@ -17,7 +17,8 @@ struct CpuOps {
   int64_t panel_rows;
 
   int64_t tokens_f32;
-  // w[panel][column][row]: float32, bfloat16, or e4m3 bytes, whose products come out 2⁸ too small.
+  // w[panel][column][row]: float32, or e4m3 bytes, whose products come out 2⁸ too small;
+  // w[panel][pair of columns][row][2]: bfloat16, k even.
   using PanelFloat = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const float* x,
                               int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
   PanelFloat panel_f32, panel_b16, panel_e4m3;

@@ -1,0 +1,85 @@
+// Dense bfloat16 weights in panels, pairs of columns in a word; products and sums in float32, activations
+// float32 or rounded to bfloat16.
+#include <bit>
+#include <cstring>
+
+#include "kernels/cpu/cpu_layer.hpp"
+#include "kernels/cpu/kernels.hpp"
+
+namespace lamina {
+namespace {
+
+class Bf16Layer final : public CpuLayer {
+ public:
+  Bf16Layer(const Leaf& leaf, const LayerOptions& options)
+      : CpuLayer(leaf, options, 2),
+        weights_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_ * 2)),
+        activations_(cols_, padded_, ops_.tokens_f32, options, leaf.activation) {
+    row_unit_ = ops_.panel_rows;
+    const int64_t unit = ops_.panel_rows;
+    pack_rows(rows_, unit, threads_, [&](Range rows) {
+      for (int64_t first = rows.begin; first < rows.end; first += unit) {
+        uint16_t* panel = weights_.as<uint16_t>() + first * padded_;
+        std::memset(panel, 0, static_cast<size_t>(unit * padded_ * 2));
+        for (int64_t r = 0; r < std::min(unit, rows_ - first); ++r) {
+          const float* row = leaf.values.data() + (first + r) * cols_;
+          for (int64_t i = 0; i < cols_; ++i)
+            panel[i / 2 * unit * 2 + r * 2 + i % 2] =
+                static_cast<uint16_t>(std::bit_cast<uint32_t>(row[i]) >> 16);
+        }
+      }
+    });
+    weight_bytes_ = weights_.bytes();
+  }
+
+ protected:
+  static constexpr int64_t kColumnBlock = 512;
+
+  void prepare(const float* x, int64_t tokens, int part, int parts) override {
+    activations_.prepare(x, tokens, part, parts);
+  }
+
+  void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
+    if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    for_each_panel_tile(
+        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_f32,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+          ops_.panel_b16(panel(row, col), padded_ * ops_.panel_rows * 2, count,
+                         activations_.data(x, token, some, col), some, cols, y + token * rows_ + row, rows_,
+                         col > 0);
+        });
+  }
+
+ private:
+  // Of the panel that begins with `row`, from column `col` on (a pair's first).
+  const uint8_t* panel(int64_t row, int64_t col) const {
+    return weights_.as<uint8_t>() + (row * padded_ + col * ops_.panel_rows) * 2;
+  }
+
+  Buffer weights_;  // [panels × padded / 2 × panel_rows × 2]
+  TiledActivations activations_;
+};
+
+}  // namespace
+
+Kernel native_bf16_kernel() {
+  Kernel kernel;
+  kernel.name = "native";
+  kernel.device = "cpu";
+  kernel.help = "dense bfloat16 weights times float32 or bfloat16 activations";
+  kernel.isa = cpu_ops().name;
+  kernel.preference = kernel.isa == "portable" ? 5 : 20;
+  kernel.refuses = [](const Leaf& leaf) -> std::string {
+    if (leaf.bits != 16) return "multiplies bfloat16 weights, not other ones";
+    if (leaf.activation == ActivationRule::int8_per_token)
+      return "multiplies float32 or bfloat16 activations";
+    if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
+    return native_refusal(leaf);
+  };
+  kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
+    return std::make_unique<Bf16Layer>(leaf, options);
+  };
+  return kernel;
+}
+
+}  // namespace lamina
