@@ -31,6 +31,7 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
   if (threads == 1) {
     prepare(x, tokens, 0, 1);
     compute(x, y, tokens, {0, rows_}, 0);
+    if (ops_.end_panels != nullptr) ops_.end_panels();
     return;
   }
 #pragma omp parallel num_threads(threads)
@@ -39,6 +40,7 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
     prepare(x, tokens, part, parts);
 #pragma omp barrier
     compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
+    if (ops_.end_panels != nullptr) ops_.end_panels();
   }
 }
 
@@ -89,12 +91,55 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
   }
 }
 
-TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t group, int32_t bias,
+namespace {
+
+// Places the words of one token's row among its tile's.
+void place_words(const void* row, int64_t words, int64_t together, int64_t tokens, int64_t token,
+                 uint32_t* out) {
+  const auto* from = static_cast<const uint32_t*>(row);
+  out += token * together;
+  if (together == 1) {
+    for (int64_t i = 0; i < words; ++i) out[i * tokens] = from[i];
+  } else {
+    for (int64_t i = 0; i < words; i += 16) std::memcpy(out + i * tokens, from + i, 64);
+  }
+}
+
+}  // namespace
+
+TiledPairs::TiledPairs(int64_t cols, int64_t padded, int64_t most, int64_t together,
                        const LayerOptions& options)
     : cols_(cols),
       padded_(padded),
       most_(most),
+      together_(together),
+      words_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 2)) {}
+
+void TiledPairs::prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts) {
+  constexpr int64_t kChunk = 64;  // columns: whole cache lines of a token, whatever lies together
+  const int64_t chunks = (padded_ + kChunk - 1) / kChunk, tile = tile_tokens(tokens, most_);
+  const int64_t begin = chunks * part / parts * kChunk;
+  const int64_t end = std::min(chunks * (part + 1) / parts * kChunk, padded_);
+  for (int64_t first = 0; first < tokens; first += tile) {
+    const int64_t some = std::min(tile, tokens - first);
+    uint32_t* out = words_->as<uint32_t>() + first * padded_ / 2;
+    for (int64_t col = begin; col < end; col += kChunk)
+      for (int64_t t = 0; t < some; ++t) {
+        alignas(64) uint16_t rounded[kChunk] = {};
+        const int64_t there = std::min(kChunk, cols_ - col);
+        if (there > 0) ops.round_b16(x + (first + t) * cols_ + col, there, rounded);
+        place_words(rounded, std::min(kChunk, padded_ - col) / 2, together_, some, t, out + col / 2 * some);
+      }
+  }
+}
+
+TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t together,
+                       int64_t group, int32_t bias, const LayerOptions& options)
+    : cols_(cols),
+      padded_(padded),
+      most_(most),
       word_(word),
+      together_(together),
       group_(std::max<int64_t>(group, 1)),
       groups_((padded + group_ - 1) / group_),
       bias_(bias) {
@@ -121,16 +166,14 @@ void TiledCodes::prepare_token(const CpuOps& ops, const float* x, int64_t tokens
   ops.quantize(x, cols_, codes, scales_->as<float>() + token);
   const int64_t tile = tile_tokens(tokens, most_);
   const int64_t first = token / tile * tile, some = std::min(tile, tokens - first);
-  int32_t* words = words_->as<int32_t>() + first * padded_ / word_ + (token - first);
-  for (int64_t i = 0; i < padded_ / word_; ++i) {
-    int32_t packed;
-    if (word_ == 4) {
-      std::memcpy(&packed, codes + 4 * i, 4);
-    } else {
+  auto* words = words_->as<uint32_t>() + first * padded_ / word_;
+  if (word_ == 4) {
+    place_words(codes, padded_ / 4, together_, some, token - first, words);
+  } else {
+    for (int64_t i = 0; i < padded_ / 2; ++i) {
       const int16_t pair[2] = {codes[2 * i], codes[2 * i + 1]};
-      std::memcpy(&packed, pair, 4);
+      std::memcpy(words + i * some + (token - first), pair, 4);
     }
-    words[i * some] = packed;
   }
   if (bias_ == 0) return;
   auto* sums = sums_->as<int32_t>() + part * row_bytes / 32;

@@ -115,12 +115,12 @@ class TiledActivations {
   std::shared_ptr<Buffer> data_;
 };
 
-// The activations' codes in tiles, `word` columns together in 32 bits: 4 int8 or 2 int16. `group` columns
-// have a start, −bias times the sum of their codes.
+// The activations' codes in tiles, `word` columns together in 32 bits: 4 int8 or 2 int16; `together` words of
+// a token side by side, 1 or 16 of 4 int8. `group` columns have a start, −bias times the sum of their codes.
 class TiledCodes {
  public:
-  TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t group, int32_t bias,
-             const LayerOptions& options);
+  TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t together, int64_t group,
+             int32_t bias, const LayerOptions& options);
   void prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts);
   const int32_t* words(int64_t token, int64_t tokens, int64_t col) const {
     return words_->as<int32_t>() + (token * padded_ + col * tokens) / word_;
@@ -132,10 +132,26 @@ class TiledCodes {
 
  private:
   void prepare_token(const CpuOps& ops, const float* x, int64_t tokens, int64_t token, int part);
-  int64_t cols_, padded_, most_, word_, group_, groups_;
+  int64_t cols_, padded_, most_, word_, together_, group_, groups_;
   int32_t bias_;
   std::shared_ptr<Buffer> words_, starts_, scales_;
   std::shared_ptr<Buffer> row_, sums_;  // a thread's row of codes, and their sums
+};
+
+// The activations as bfloat16 in tiles, 2 columns together in 32 bits, `together` (1 or 16) words of a token
+// side by side.
+class TiledPairs {
+ public:
+  // `padded` columns, zeros past `cols`: a multiple of 2 · together.
+  TiledPairs(int64_t cols, int64_t padded, int64_t most, int64_t together, const LayerOptions& options);
+  void prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts);
+  const uint32_t* words(int64_t token, int64_t tokens, int64_t col) const {
+    return words_->as<uint32_t>() + (token * padded_ + col * tokens) / 2;
+  }
+
+ private:
+  int64_t cols_, padded_, most_, together_;
+  std::shared_ptr<Buffer> words_;
 };
 
 // Walks `rows` × `columns` × `tokens` for the panel functions: a block of columns of two panels stays in the

@@ -2,6 +2,7 @@
 // float32 or rounded to bfloat16.
 #include <bit>
 #include <cstring>
+#include <optional>
 
 #include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/kernels.hpp"
@@ -12,10 +13,14 @@ namespace {
 class Bf16Layer final : public CpuLayer {
  public:
   Bf16Layer(const Leaf& leaf, const LayerOptions& options)
-      : CpuLayer(leaf, options, 2),
-        weights_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_ * 2)),
-        activations_(cols_, padded_, ops_.tokens_f32, options, leaf.activation) {
+      : CpuLayer(leaf, options, by_pairs(leaf) ? 2 * cpu_ops().words_together : 2),
+        weights_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_ * 2)) {
     row_unit_ = ops_.panel_rows;
+    if (by_pairs(leaf)) {
+      pairs_.emplace(cols_, padded_, ops_.tokens_b16, ops_.words_together, options);
+    } else {
+      floats_.emplace(cols_, padded_, ops_.tokens_f32, options, leaf.activation);
+    }
     const int64_t unit = ops_.panel_rows;
     pack_rows(rows_, unit, threads_, [&](Range rows) {
       for (int64_t first = rows.begin; first < rows.end; first += unit) {
@@ -36,28 +41,43 @@ class Bf16Layer final : public CpuLayer {
   static constexpr int64_t kColumnBlock = 512;
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
-    activations_.prepare(x, tokens, part, parts);
+    if (pairs_) {
+      pairs_->prepare(ops_, x, tokens, part, parts);
+    } else {
+      floats_->prepare(x, tokens, part, parts);
+    }
   }
 
   void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     for_each_panel_tile(
-        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_f32,
+        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, pairs_ ? ops_.tokens_b16 : ops_.tokens_f32,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-          ops_.panel_b16(panel(row, col), padded_ * ops_.panel_rows * 2, count,
-                         activations_.data(x, token, some, col), some, cols, y + token * rows_ + row, rows_,
-                         col > 0);
+          const int64_t panel_bytes = padded_ * ops_.panel_rows * 2;
+          float* out = y + token * rows_ + row;
+          if (pairs_) {
+            ops_.panel_b16_b16(panel(row, col), panel_bytes, count, pairs_->words(token, some, col), some,
+                               cols, out, rows_, col > 0);
+          } else {
+            ops_.panel_b16(panel(row, col), panel_bytes, count, floats_->data(x, token, some, col), some,
+                           cols, out, rows_, col > 0);
+          }
         });
   }
 
  private:
+  // Whether an instruction multiplies them; else activations are rounded and multiplied as float32.
+  static bool by_pairs(const Leaf& leaf) {
+    return leaf.activation == ActivationRule::bf16 && cpu_ops().panel_b16_b16 != nullptr;
+  }
   // Of the panel that begins with `row`, from column `col` on (a pair's first).
   const uint8_t* panel(int64_t row, int64_t col) const {
     return weights_.as<uint8_t>() + (row * padded_ + col * ops_.panel_rows) * 2;
   }
 
-  Buffer weights_;  // [panels × padded / 2 × panel_rows × 2]
-  TiledActivations activations_;
+  Buffer weights_;                          // [panels × padded / 2 × panel_rows × 2]
+  std::optional<TiledPairs> pairs_;         // one
+  std::optional<TiledActivations> floats_;  // of these
 };
 
 }  // namespace

@@ -12,7 +12,7 @@ class Int4A8Layer final : public CpuLayer {
   Int4A8Layer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, leaf.group),
         packed_(leaf, padded_, ops_.panel_rows, Int4Order::halves, threads_),
-        activations_(cols_, padded_, ops_.tokens_i4, 4, leaf.group, 8, options) {
+        activations_(cols_, padded_, ops_.tokens_i4, 4, 1, leaf.group, 8, options) {
     row_unit_ = ops_.panel_rows;
     weight_bytes_ = packed_.bytes();
   }

@@ -12,10 +12,11 @@ constexpr int64_t kExactColumns = 131072;  // of ±127·±127
 class Int8Layer final : public CpuLayer {
  public:
   Int8Layer(const Leaf& leaf, const LayerOptions& options)
-      : CpuLayer(leaf, options, cpu_ops().i8_columns),
+      : CpuLayer(leaf, options, cpu_ops().i8_columns * cpu_ops().words_together),
         codes_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_)),
         scales_(rows_ * 4),
-        activations_(cols_, padded_, ops_.tokens_i8, ops_.i8_columns, padded_, ops_.i8_bias, options) {
+        activations_(cols_, padded_, ops_.tokens_i8, ops_.i8_columns, ops_.words_together, padded_,
+                     ops_.i8_bias, options) {
     row_unit_ = ops_.panel_rows;
     const int64_t unit = ops_.panel_rows, together = ops_.i8_columns;
     pack_rows(rows_, unit, threads_, [&](Range rows) {

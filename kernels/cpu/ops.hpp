@@ -9,7 +9,8 @@
 namespace lamina {
 
 struct CpuOps {
-  const char* name;  // "portable", "avx2", "avx512", "avx512_vnni"
+  // "portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"
+  const char* name;
 
   // Weights of the panel functions lie in panels of `panel_rows` rows, column after column; `rows` of them
   // are there, from the first panel on. Activations lie in tiles of up to tokens_*: x[column · tokens +
@@ -28,17 +29,31 @@ struct CpuOps {
                        int64_t group, int64_t rows, const float* x, int64_t tokens, int64_t k, float* y,
                        int64_t y_stride, bool accumulate);
 
-  // int8: `i8_columns` columns of a row lie together, and so many activations make a word of 32 bits: 4 int8
-  // codes or 2 int16 ones. Weights are i8_bias too large; a token's start is −i8_bias · Σ codes (null: 0).
-  // Exact while the result fits int32.
+  // Where both sides are of less than 32 bits, activations lie in words of 32 bits, `words_together` of a
+  // token side by side: word i of token t is x[(i / together · tokens + t) · together + i % together]. k is a
+  // multiple of so many words.
+  int64_t words_together;
+
+  // int8: `i8_columns` columns of a row lie together, and so many activations make a word: 4 int8 codes or 2
+  // int16 ones. Weights are i8_bias too large; a token's start is −i8_bias · Σ codes (null: 0). Exact while
+  // the result fits int32.
   int64_t tokens_i8, i8_columns;
   int32_t i8_bias;
   void (*panel_i8)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int32_t* x,
                    const int32_t* start, int64_t tokens, int64_t k, int32_t* y, int64_t y_stride,
                    bool accumulate);
-  // 4-bit codes plus 8, unsigned, by int8 activations, 4 a word: 8 columns of a row are 4 bytes, the first
-  // four columns in their lower halves; scales as above. starts[group · tokens + token] = −8 · Σ codes of the
-  // group. k a multiple of the group, which is one of 32.
+  // bfloat16 by bfloat16, weights as panel_b16 has them, 2 activations a word. Null where no instruction
+  // multiplies them; subnormal factors and sums may count as zeros.
+  int64_t tokens_b16;
+  void (*panel_b16_b16)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const uint32_t* x,
+                        int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
+  // What a thread calls after its last panel, unless null: gives back registers that are set up for them.
+  void (*end_panels)();
+
+  // 4-bit codes plus 8, unsigned, by int8 activations, 4 a word (words_together or not: token by token, as if
+  // it were 1): 8 columns of a row are 4 bytes, the first four columns in their lower halves; scales as
+  // above. starts[group · tokens + token] = −8 · Σ codes of the group. k a multiple of the group, which is
+  // one of 32.
   int64_t tokens_i4;
   void (*panel_i4_i8)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                       int64_t group, int64_t rows, const int32_t* x, const int32_t* starts, int64_t tokens,
@@ -57,8 +72,9 @@ struct CpuOps {
   // out[k] of (a part of) one row; returns what follows its values.
   const float* (*expand_bitmap)(const float* values, const uint64_t* bits, int64_t k, float* out);
 
-  // The activation rule over any `count`: int8 codes, and their scale.
+  // The activation rules over any `count`: int8 codes, and their scale; bfloat16.
   void (*quantize)(const float* x, int64_t count, int8_t* codes, float* scale);
+  void (*round_b16)(const float* x, int64_t count, uint16_t* out);
   // Σ over each 32 codes; count a multiple of 32.
   void (*sum_codes)(const int8_t* codes, int64_t count, int32_t* sums);
 
@@ -73,8 +89,7 @@ struct CpuOps {
 };
 
 // The table in use: the widest the processor has, or the one that the environment's LAMINA_ISA names
-// (portable, avx2, avx512, avx512_vnni). Throws std::runtime_error when it names one that is unknown or that
-// the processor lacks.
+// (their `name`). Throws std::runtime_error when it names one that is unknown or that the processor lacks.
 const CpuOps& cpu_ops();
 // Every table this processor can run, narrowest first.
 std::vector<const CpuOps*> cpu_ops_available();
@@ -87,5 +102,7 @@ const CpuOps& portable_ops();
 const CpuOps& avx2_ops();
 const CpuOps& avx512_ops();
 const CpuOps& avx512_vnni_ops();
+const CpuOps& avx512_bf16_ops();
+const CpuOps& amx_ops();
 
 }  // namespace lamina

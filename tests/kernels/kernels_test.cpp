@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/ops.hpp"
 #include "kernels/reference.hpp"
 #include "tests/kernels/kernel_cases.hpp"
@@ -238,6 +240,29 @@ TEST(CpuOpsTable, QuantizeFollowsTheRule) {
         EXPECT_EQ(codes[0], 2) << ops->name;
         EXPECT_EQ(codes[1], -4) << ops->name;
       }
+    }
+  }
+}
+
+// bfloat16 too, to the bit: ties, tails, tiny, huge and odd numbers.
+TEST(CpuOpsTable, RoundFollowsTheRule) {
+  constexpr float kMost = std::numeric_limits<float>::max(),
+                  kInfinity = std::numeric_limits<float>::infinity();
+  for (size_t count : {1, 5, 16, 31, 77}) {
+    Matrix<float> x = random_matrix(1, static_cast<int64_t>(count), count);
+    const std::vector<float> odd = {1 + 0x1p-8f, 1 + 0x3p-8f, -kMost, kInfinity,  std::nanf(""), 1e-30f,
+                                    0.9e-30f,    1e-40f,      -0.0f,  0x1.ffp-5f, -kInfinity};
+    std::copy_n(odd.begin(), std::min(count, odd.size()), x.data.begin());
+    for (const CpuOps* ops : cpu_ops_available()) {
+      std::vector<uint16_t> rounded(count + 8, 99);
+      ops->round_b16(x.data.data(), static_cast<int64_t>(count), rounded.data());
+      for (size_t k = 0; k < count; ++k) {
+        const float found = std::bit_cast<float>(static_cast<uint32_t>(rounded[k]) << 16);
+        const float expected = bf16_activation(x.data[k]);
+        EXPECT_TRUE(found == expected || (std::isnan(found) && std::isnan(expected)))
+            << ops->name << ": " << x.data[k] << " became " << found;
+      }
+      EXPECT_EQ(rounded[count], 99) << "wrote past the end";
     }
   }
 }
