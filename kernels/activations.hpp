@@ -1,11 +1,18 @@
-// The activation rule, one for all devices: a token's int8 codes are q = clamp(rint(x · (127/amax)), ±127)
-// and its scale is amax/127, all in float32, rint to nearest with ties to even.
+// The activation rules, the same on all devices.
+//
+// int8: a token's codes are q = clamp(rint(x · (127/amax)), ±127) and its scale is amax/127, all in float32,
+// rint to nearest with ties to even.
+//
+// bf16: each activation becomes the nearest bfloat16, ties to even, what is beyond the largest finite one
+// that one; below kSmallestActivation it becomes a zero: the processors' bfloat16 instructions take subnormal
+// factors and sums for zeros, and with the smallest activations gone none come up beside weights of ordinary
+// size. Infinities and NaN stay.
 #pragma once
 
 namespace lamina {
 
-// A token (or its part in a row shard) whose largest magnitude is below this quantizes to zeros with scale 0:
-// 127/amax would overflow float32. Weights that are quantized follow the same bound.
+// A token (or its part in a row shard) whose largest magnitude is below this quantizes to int8 zeros with
+// scale 0: 127/amax would overflow float32. Weights that are quantized follow the same bound.
 inline constexpr float kSmallestActivation = 1e-30f;
 
 }  // namespace lamina

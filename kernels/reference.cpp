@@ -58,6 +58,16 @@ void product_row(const double* w, const Matrix<double>& x, int64_t row, Matrix<d
   for (int64_t s = 0; s < x.rows; ++s) y(s, row) = sums[s];
 }
 
+// The bf16 rule, by arithmetic where kernels shift bits: 8 bits of fraction, the first included.
+double nearest_bfloat16(float value) {
+  if (!std::isfinite(value)) return value;
+  if (std::fabs(value) < kSmallestActivation) return 0;
+  constexpr double kLargest = 0x1.fep127;
+  int exponent = 0;
+  const double fraction = std::frexp(static_cast<double>(value), &exponent);
+  return std::clamp(std::ldexp(std::nearbyint(fraction * 256), exponent - 8), -kLargest, kLargest);
+}
+
 void expect_columns(const char* what, int64_t expected, int64_t found) {
   if (expected != found)
     throw std::invalid_argument(
@@ -71,6 +81,10 @@ Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule
   Matrix<double> out(x.rows, x.cols);
   if (rule == ActivationRule::f32) {
     std::copy(x.data.begin(), x.data.end(), out.data.begin());
+    return out;
+  }
+  if (rule == ActivationRule::bf16) {
+    std::transform(x.data.begin(), x.data.end(), out.data.begin(), nearest_bfloat16);
     return out;
   }
   if (cuts.size() < 2 || cuts.front() != 0 || cuts.back() != x.cols ||

@@ -10,9 +10,10 @@
 
 namespace lamina {
 
-// The activations a kernel multiplies, as float64: x itself, or the dequantized int8 codes, each row
-// quantized in the segments of K given by `cuts` (a row shard quantizes its own part of K; {0, K} when K is
-// whole). Uses the same float32 arithmetic as the rule states, so that codes agree exactly.
+// The activations a kernel multiplies, as float64: x itself, x rounded to bfloat16, or the dequantized int8
+// codes, each row quantized in the segments of K given by `cuts` (a row shard quantizes its own part of K;
+// {0, K} when K is whole; the other rules ask for none). Uses the same float32 arithmetic as the rule states,
+// so that codes agree exactly.
 Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule,
                                      const std::vector<int64_t>& cuts);
 

@@ -49,7 +49,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
                             : leaf.fp8        ? "fp8-e4m3"
                             : leaf.bits == 8  ? "int8"
                                               : "int4");
-    activation_dtypes.push_back(leaf.activation == ActivationRule::int8_per_token ? "int8" : "f32");
+    activation_dtypes.push_back(name_of(leaf.activation));
     if (weights.canonical.is_chain()) ranks.push_back(std::to_string(leaves.back().rows));
   }
   weight_bytes = comm.sum(weight_bytes);

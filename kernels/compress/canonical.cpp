@@ -70,6 +70,17 @@ void for_each_array(LeafType& leaf, Visit visit) {
 
 }  // namespace
 
+const char* name_of(ActivationRule rule) {
+  switch (rule) {
+    case ActivationRule::int8_per_token:
+      return "int8";
+    case ActivationRule::bf16:
+      return "bf16";
+    default:
+      return "f32";
+  }
+}
+
 void check_leaf(const Leaf& leaf) {
   if (leaf.rows < 0 || leaf.cols < 0)
     throw std::invalid_argument(
@@ -229,7 +240,7 @@ Leaf deserialize(const std::byte* bytes, int64_t size) {
   if (std::memcmp(header.magic, Header{}.magic, sizeof header.magic) != 0)
     throw std::invalid_argument("deserialize: the bytes are not a serialized leaf");
   if (header.kind < 0 || header.kind > static_cast<int64_t>(PatternKind::block) || header.activation < 0 ||
-      header.activation > static_cast<int64_t>(ActivationRule::int8_per_token))
+      header.activation > static_cast<int64_t>(ActivationRule::bf16))
     throw std::invalid_argument("deserialize: unknown pattern or activation rule");
   Leaf leaf;
   leaf.rows = header.rows;

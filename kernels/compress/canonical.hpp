@@ -18,7 +18,10 @@ namespace lamina {
 enum class ActivationRule {
   f32,             // nothing
   int8_per_token,  // q = clamp(rint(x·127/amax(token)), ±127), dynamic
+  bf16,            // each becomes the nearest bfloat16: activations.hpp
 };
+// "f32", "int8", "bf16": as keys and records say it.
+const char* name_of(ActivationRule rule);
 
 // How zeros are laid out, for kernels that exploit it.
 enum class PatternKind { dense, unstructured, n_of_m, block };

@@ -1,4 +1,4 @@
-// dense: W as it is, in float32 or rounded to bfloat16.
+// dense: W as it is, in float32 or rounded to bfloat16; the latter with activations of either.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,13 +14,20 @@ const KeySpec kDtype{.name = "dtype",
                      .help = "how weights are stored",
                      .fallback = std::string("f32"),
                      .choices = {"f32", "bf16"}};
+const KeySpec kActivations{.name = "activations",
+                           .help = "bf16: activations are rounded to bfloat16 too; needs dtype bf16",
+                           .fallback = std::string("f32"),
+                           .choices = {"f32", "bf16"}};
 
 class Dense final : public Scheme {
  public:
-  explicit Dense(std::string dtype) : dtype_(std::move(dtype)) {}
+  Dense(std::string dtype, std::string activations)
+      : dtype_(std::move(dtype)), activations_(std::move(activations)) {}
 
-  std::string name() const override { return "dense-" + dtype_; }
-  std::vector<std::pair<std::string, Value>> describe() const override { return {{"dtype", dtype_}}; }
+  std::string name() const override { return "dense-" + dtype_ + (activations_ == "bf16" ? "-a16" : ""); }
+  std::vector<std::pair<std::string, Value>> describe() const override {
+    return {{"dtype", dtype_}, {"activations", activations_}};
+  }
   CutUnits units() const override { return {}; }
   int64_t estimated_weight_bytes(Shape shape) const override {
     return (dtype_ == "bf16" ? 2 : 4) * shape.out_features * shape.in_features;
@@ -40,11 +47,12 @@ class Dense final : public Scheme {
       leaf.bits = 16;
       std::transform(leaf.values.begin(), leaf.values.end(), leaf.values.begin(), to_bfloat16);
     }
+    if (activations_ == "bf16") leaf.activation = ActivationRule::bf16;
     return Canonical{{std::move(leaf)}};
   }
 
  private:
-  std::string dtype_;
+  std::string dtype_, activations_;
 };
 
 }  // namespace
@@ -53,9 +61,14 @@ SchemeType dense_scheme() {
   SchemeType type;
   type.type = "dense";
   type.help = "W as it is (f32: the baseline of every other scheme), or rounded to bf16";
-  type.keys = {kDtype};
+  type.keys = {kDtype, kActivations};
   type.make = [](const Params& params, Shape, const Registry&) -> std::unique_ptr<Scheme> {
-    return std::make_unique<Dense>(params.string(kDtype));
+    const std::string dtype = params.string(kDtype), activations = params.string(kActivations);
+    if (activations == "bf16" && dtype != "bf16") {
+      params.problem("activations", fmt::format("expected \"f32\" with dtype \"{}\", found \"bf16\"", dtype));
+      return nullptr;
+    }
+    return std::make_unique<Dense>(dtype, activations);
   };
   return type;
 }

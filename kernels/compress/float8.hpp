@@ -4,6 +4,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "kernels/activations.hpp"
+
 namespace lamina {
 
 // e4m3 as machine learning uses it (Micikevicius et al. 2022, "FP8 formats for deep learning"): a sign, 4
@@ -37,12 +39,20 @@ inline uint8_t e4m3_of_float(float value) {
   return static_cast<uint8_t>(sign | (code > 0x7e ? 0x7e : code));
 }
 
-// The nearest bfloat16, as a float; ties to even. `value` is finite.
+// The nearest bfloat16, as a float; ties to even. What is finite stays so, beyond the largest bfloat16 too;
+// subnormal numbers become zeros, as the processors' bfloat16 instructions take them; infinities and NaN
+// stay.
 inline float to_bfloat16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u;
-  // Rounding up the largest would give an infinity.
-  return std::bit_cast<float>((rounded & 0x7fffffffu) >= 0x7f800000u ? bits & 0xffff0000u : rounded);
+  const uint32_t bits = std::bit_cast<uint32_t>(value), magnitude = bits & 0x7fffffffu;
+  if (magnitude < 0x00800000u) return std::bit_cast<float>(bits & 0x80000000u);
+  // Rounding up the largest would give an infinity, and a NaN may keep its only bits below.
+  if (magnitude >= 0x7f7f8000u)
+    return std::bit_cast<float>((bits & 0xffff0000u) | (magnitude > 0x7f800000u ? 0x00400000u : 0u));
+  return std::bit_cast<float>((bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u);
+}
+// The rule for bf16 activations (activations.hpp).
+inline float bf16_activation(float value) {
+  return value < kSmallestActivation && value > -kSmallestActivation ? 0.0f : to_bfloat16(value);
 }
 
 }  // namespace lamina

@@ -5,6 +5,8 @@
 #include <climits>
 #include <cstring>
 
+#include "kernels/compress/float8.hpp"
+
 namespace lamina {
 
 CpuLayer::CpuLayer(const Leaf& leaf, const LayerOptions& options, int64_t column_unit)
@@ -60,15 +62,18 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
     std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
 }
 
-TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options)
+TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
+                                   ActivationRule rule)
     : cols_(cols),
       padded_(padded),
       most_(most),
+      bf16_(rule == ActivationRule::bf16),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
 void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
-  if (part == 0) as_they_are_ = tokens == 1 && cols_ == padded_;
-  if (tokens == 1 && cols_ == padded_) return;
+  const bool as_they_are = tokens == 1 && cols_ == padded_ && !bf16_;
+  if (part == 0) as_they_are_ = as_they_are;
+  if (as_they_are) return;
   const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
   const int64_t tile = tile_tokens(tokens, most_);
   for (int64_t token = 0; token < tokens; token += tile) {
@@ -76,7 +81,10 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
     float* out = data_->as<float>() + token * padded_;
     const float* in = x + token * cols_;
     for (int64_t i = begin; i < end; ++i)
-      for (int64_t t = 0; t < some; ++t) out[i * some + t] = i < cols_ ? in[t * cols_ + i] : 0.0f;
+      for (int64_t t = 0; t < some; ++t) {
+        const float value = i < cols_ ? in[t * cols_ + i] : 0.0f;
+        out[i * some + t] = bf16_ ? bf16_activation(value) : value;
+      }
   }
 }
 
@@ -153,8 +161,7 @@ std::string kind_refusal(const Leaf& leaf, int bits, ActivationRule rule) {
                              leaf.bits == 32 ? "float32 weights" : fmt::format("{}-bit codes", leaf.bits));
   }
   if (leaf.activation != rule)
-    return rule == ActivationRule::f32 ? "multiplies float32 activations, not int8"
-                                       : "multiplies int8 activations, not float32";
+    return fmt::format("multiplies {} activations, not {}", name_of(rule), name_of(leaf.activation));
   return {};
 }
 

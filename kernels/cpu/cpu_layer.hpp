@@ -99,8 +99,9 @@ class PaddedActivations {
 // a column (or of a word of columns) lies together.
 class TiledActivations {
  public:
-  // `padded` columns, zeros past `cols`.
-  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options);
+  // `padded` columns, zeros past `cols`. `rule`: f32, or bf16, whose numbers are float32 here too.
+  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
+                   ActivationRule rule = ActivationRule::f32);
   void prepare(const float* x, int64_t tokens, int part, int parts);
   // Of the tile that begins with `token`, from column `col` on.
   const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
@@ -109,7 +110,8 @@ class TiledActivations {
 
  private:
   int64_t cols_, padded_, most_;
-  bool as_they_are_ = false;  // one token, nothing to pad
+  bool bf16_;
+  bool as_they_are_ = false;  // one token, nothing to pad or to round
   std::shared_ptr<Buffer> data_;
 };
 

@@ -1,5 +1,8 @@
-// Dense float32, bfloat16 or fp8 weights, rows side by side in panels; products and sums in float32. A BLAS
-// of its processor's generation may beat it at many tokens, so a run times both.
+// Dense float32, bfloat16 or fp8 weights, rows side by side in panels; products and sums in float32,
+// activations too unless the leaf wants them rounded to bfloat16. A BLAS of its processor's generation may
+// beat it at many tokens, so a run times both.
+#include <fmt/format.h>
+
 #include <bit>
 
 #include "kernels/cpu/cpu_layer.hpp"
@@ -25,7 +28,7 @@ class DenseLayer final : public CpuLayer {
         format_(format_of(leaf, ops_)),
         weights_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * cols_ * format_.bytes)),
         scales_(leaf.fp8 ? rows_ * 4 : 0),
-        activations_(cols_, cols_, ops_.tokens_f32, options) {
+        activations_(cols_, cols_, ops_.tokens_f32, options, leaf.activation) {
     row_unit_ = ops_.panel_rows;
     if (leaf.fp8) {
       pack(leaf.codes.data(), [](int8_t code) { return code; });
@@ -99,6 +102,10 @@ Kernel native_dense_kernel() {
   kernel.refuses = [](const Leaf& leaf) -> std::string {
     if (leaf.bits != 16 && !leaf.fp8)
       if (std::string why = kind_refusal(leaf, 32, ActivationRule::f32); !why.empty()) return why;
+    if (leaf.activation != ActivationRule::f32 &&
+        (leaf.bits != 16 || leaf.activation != ActivationRule::bf16))
+      return fmt::format("multiplies f32 activations, and bf16 ones by bf16 weights, not {}",
+                         name_of(leaf.activation));
     if (leaf.fp8 && !leaf.per_channel) return "multiplies one scale per output channel, not groups";
     if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
     return native_refusal(leaf);

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/kernels.hpp"
 #include "kernels/reference.hpp"
 
@@ -55,6 +56,10 @@ class ReferenceLayer final : public Layer {
   void load_token(const float* x) {
     if (leaf_.activation == ActivationRule::f32) {
       std::copy(x, x + leaf_.cols, x_.begin());
+      return;
+    }
+    if (leaf_.activation == ActivationRule::bf16) {
+      std::transform(x, x + leaf_.cols, x_.begin(), bf16_activation);
       return;
     }
     float amax = 0;

@@ -28,9 +28,11 @@ struct NamedKeys {
 };
 
 std::vector<NamedKeys> all_schemes(Problems* problems) {
-  const Value block = std::string("block"), int8 = std::string("int8");
+  const Value block = std::string("block"), int8 = std::string("int8"), bf16 = std::string("bf16");
   return {
       {"dense", {}, "dense-f32"},
+      {"dense", {{"dtype", bf16}}, "dense-bf16"},
+      {"dense", {{"dtype", bf16}, {"activations", bf16}}, "dense-bf16-a16"},
       {"int8", {}, "int8"},
       {"int4", {}, "int4-g128"},
       {"int4", {{"group", int64_t{32}}, {"activations", int8}}, "int4-g32-a8"},
@@ -262,6 +264,8 @@ TEST(SchemeKeys, BadOnesAreNamed) {
   };
   const std::vector<BadKeys> bad = {
       {"dense", {{"dtype", std::string("f16")}}, "/scheme/dtype", "f32"},
+      {"dense", {{"activations", std::string("bf16")}}, "/scheme/activations", "with dtype \"f32\""},
+      {"dense", {{"activations", std::string("int8")}}, "/scheme/activations", "found \"int8\""},
       {"int4", {{"group", int64_t{96}}}, "/scheme/group", "expected 32, 64 or 128, found 96"},
       {"int4", {{"group", int64_t{256}}}, "/scheme/group", "found 256"},
       {"int4", {{"group", int64_t{-32}}}, "/scheme/group", "found -32"},

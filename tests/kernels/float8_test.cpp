@@ -2,8 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <vector>
+
+#include "kernels/reference.hpp"
 
 namespace lamina {
 namespace {
@@ -41,7 +46,40 @@ TEST(Bfloat16, RoundsToTheNearestAndTiesToEven) {
   EXPECT_EQ(to_bfloat16(1 + 3 * step / 2), 1 + 2 * step);
   EXPECT_EQ(to_bfloat16(1 + 0.6f * step), 1 + step);
   EXPECT_EQ(to_bfloat16(-1 - 0.6f * step), -1 - step);
-  EXPECT_TRUE(std::isfinite(to_bfloat16(std::numeric_limits<float>::max())));
+  EXPECT_EQ(to_bfloat16(1 + step / 2 + std::ldexp(1.0f, -23)), 1 + step);
+}
+
+TEST(Bfloat16, KeepsWhatIsFiniteFiniteAndWhatIsNotAsItIs) {
+  constexpr float kMost = std::numeric_limits<float>::max(),
+                  kInfinity = std::numeric_limits<float>::infinity();
+  const float largest = std::ldexp(255.0f, 120);
+  EXPECT_EQ(to_bfloat16(kMost), largest);
+  EXPECT_EQ(to_bfloat16(-kMost), -largest);
+  EXPECT_EQ(to_bfloat16(std::nextafter(largest, 0.0f)), largest);
+  EXPECT_EQ(to_bfloat16(kInfinity), kInfinity);
+  EXPECT_EQ(to_bfloat16(-kInfinity), -kInfinity);
+  for (uint32_t bits : {0x7fc00000u, 0x7f800001u, 0x7fffffffu, 0xff800001u, 0xffffffffu})
+    EXPECT_TRUE(std::isnan(to_bfloat16(std::bit_cast<float>(bits)))) << bits;
+}
+
+TEST(Bfloat16, TakesSubnormalNumbersForZeros) {
+  constexpr float kLeast = std::numeric_limits<float>::min();
+  EXPECT_EQ(to_bfloat16(kLeast), kLeast);
+  EXPECT_EQ(to_bfloat16(std::nextafter(kLeast, 0.0f)), 0.0f);
+  EXPECT_EQ(to_bfloat16(-std::numeric_limits<float>::denorm_min()), 0.0f);
+}
+
+// The reference works by arithmetic, kernels by bits.
+TEST(Bfloat16, IsTheReferencesRule) {
+  std::vector<float> values = {0.0f, -0.0f, 1e-30f, -1e-30f, 0.99e-30f, 1e-38f, 1e-44f, 3.4e38f, -3.39e38f};
+  for (uint32_t high = 0; high < 0x7f80u; high += 37)
+    for (uint32_t low : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
+      for (uint32_t sign : {0u, 0x80000000u}) values.push_back(std::bit_cast<float>(high << 16 | low | sign));
+  Matrix<float> x(1, static_cast<int64_t>(values.size()));
+  x.data = values;
+  const Matrix<double> rounded = reference_activations(x, ActivationRule::bf16, {});
+  for (size_t i = 0; i < values.size(); ++i)
+    EXPECT_EQ(bf16_activation(values[i]), rounded.data[i]) << values[i];
 }
 
 }  // namespace

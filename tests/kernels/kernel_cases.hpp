@@ -96,7 +96,8 @@ struct SchemeCase {
 
 // Every scheme, with shapes that each takes; tests of kernels run through them.
 inline std::vector<SchemeCase> scheme_cases() {
-  const Value text_2_4 = std::string("2:4"), block = std::string("block"), int8 = std::string("int8");
+  const Value text_2_4 = std::string("2:4"), block = std::string("block"), int8 = std::string("int8"),
+              bf16 = std::string("bf16");
   Problems* none = nullptr;
   auto factors = std::make_shared<Params>("/scheme/factors", none);
   factors->set("type", int8);
@@ -104,7 +105,8 @@ inline std::vector<SchemeCase> scheme_cases() {
   const std::vector<Shape> groups = {{131, 256}, {33, 1152}, {7, 128}};
   return {
       {"dense", "dense", {}, any},
-      {"dense_bf16", "dense", {{"dtype", std::string("bf16")}}, any},
+      {"dense_bf16", "dense", {{"dtype", bf16}}, any},
+      {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, any},
       {"fp8", "fp8", {}, any},
       {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
       {"int8_long", "int8", {}, {{3, 66001}, {2, 131072}}, 5},
