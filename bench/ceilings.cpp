@@ -30,6 +30,12 @@ double rate(double per_rank, int ranks, const Series& series) {
   return us > 0 ? per_rank * ranks / us * 1e-3 : 0;  // units a second, in 10⁹
 }
 
+// Kinds that one loop multiplies are measured once.
+Arithmetic measured_as(Arithmetic kind) {
+  const bool as_f32 = cpu_ops().probe(kind).run == cpu_ops().probe(Arithmetic::f32).run;
+  return as_f32 ? Arithmetic::f32 : kind;
+}
+
 }  // namespace
 
 Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule)
@@ -69,9 +75,11 @@ Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const S
       sink_ = total;
     };
   };
-  fp32_.step = on_every_thread(cpu_ops().fma_f32);
-  int8_.step = on_every_thread(cpu_ops().int8_mac);
-  fp32_.rule = int8_.rule = short_rule;
+  for (Arithmetic kind : kArithmetics) {
+    if (measured_as(kind) != kind) continue;
+    compute_[kind].step = on_every_thread(cpu_ops().probe(kind).run);
+    compute_[kind].rule = short_rule;
+  }
   if (comm.size() > 1) {
     message_.assign(static_cast<size_t>(kMessageElements), 1.0f);
     latency_.step = [this] {
@@ -91,8 +99,7 @@ int64_t Ceilings::bytes(int64_t cache_bytes, int local_ranks) {
 std::vector<Series*> Ceilings::series() {
   std::vector<Series*> all;
   for (auto& [team, series] : read_) all.push_back(&series);
-  all.push_back(&fp32_);
-  all.push_back(&int8_);
+  for (auto& [kind, series] : compute_) all.push_back(&series);
   if (comm_.size() > 1) {
     all.push_back(&latency_);
     all.push_back(&bandwidth_);
@@ -110,25 +117,28 @@ CeilingValues Ceilings::values() const {
     values.read_gb_per_s[team] = rate(bytes, comm_.size(), series);
   }
   const double work = static_cast<double>(kComputeIterations) * threads_;
-  values.fp32_gflops = rate(work * cpu_ops().fma_f32_flops_per_iteration, comm_.size(), fp32_);
-  values.int8_gops = rate(work * 2 * cpu_ops().int8_macs_per_iteration, comm_.size(), int8_);
+  for (Arithmetic kind : kArithmetics) {
+    const Series& series = compute_.at(measured_as(kind));
+    values.gops[kind] = rate(work * cpu_ops().probe(kind).operations, comm_.size(), series);
+  }
   if (comm_.size() > 1) {
     values.all_reduce_latency_us = best_us(latency_);
     values.all_reduce_gb_per_s = rate(static_cast<double>(kMessageElements) * sizeof(float), 1, bandwidth_);
   }
-  if (!fp32_.block_medians.empty())
-    values.drift = (quantile(fp32_.block_medians, 1.0) - quantile(fp32_.block_medians, 0.0)) /
-                   median(fp32_.block_medians);
+  const std::vector<double>& blocks = compute_.at(Arithmetic::f32).block_medians;
+  if (!blocks.empty()) values.drift = (quantile(blocks, 1.0) - quantile(blocks, 0.0)) / median(blocks);
   return values;
 }
 
-Limit limit_of(const CeilingValues& ceilings, double bytes, double operations, bool integer,
+Limit limit_of(const CeilingValues& ceilings, double bytes, const ByArithmetic& operations,
                double network_bytes, int collectives) {
   double bandwidth = 0;
   for (const auto& [team, value] : ceilings.read_gb_per_s) bandwidth = std::max(bandwidth, value);
   const double rank_share = 1e3 / ceilings.ranks;  // GB/s of all ranks → bytes/µs of one
   const double memory = bytes / (bandwidth * rank_share);
-  const double compute = operations / ((integer ? ceilings.int8_gops : ceilings.fp32_gflops) * rank_share);
+  double compute = 0;
+  for (Arithmetic kind : kArithmetics)
+    if (operations[kind] > 0) compute += operations[kind] / (ceilings.gops[kind] * rank_share);
   double network = 0;
   if (collectives > 0 && ceilings.all_reduce_gb_per_s > 0)
     network =

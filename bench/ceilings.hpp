@@ -17,20 +17,19 @@ namespace lamina {
 struct CeilingValues {
   int ranks = 1, threads = 1;
   std::map<int, double> read_gb_per_s;  // by threads a rank
-  double fp32_gflops = 0;               // a fused multiply-add counts two
-  double int8_gops = 0;                 // exact int8 multiply-adds, counted two
+  ByArithmetic gops;                    // 10⁹ operations a second; a multiply-add counts two
   double all_reduce_latency_us = 0;     // of 8 bytes; 0 on one rank
   double all_reduce_gb_per_s = 0;       // payload bytes over time, of a large message; 0 on one rank
   double drift = 0;  // spread of the fp32 rate's blocks over their median: the machine's steadiness
 };
 
-// Time that no kernel of this cost can beat: the larger of bytes over bandwidth and operations over rate, of
-// the rank with most, plus the collectives'.
+// Time that no kernel of this cost can beat: the larger of bytes over bandwidth and operations over rate
+// (summed over the kinds of arithmetic), of the rank with most, plus the collectives'.
 struct Limit {
   std::string kind;  // "memory", "compute", "network"
   double us = 0;
 };
-Limit limit_of(const CeilingValues& ceilings, double bytes, double operations, bool integer,
+Limit limit_of(const CeilingValues& ceilings, double bytes, const ByArithmetic& operations,
                double network_bytes, int collectives);
 
 // The probes of one group; series() are sampled among the cases', then values() reads them.
@@ -50,7 +49,8 @@ class Ceilings {
   Buffer data_;
   std::vector<float> message_;
   std::map<int, Series> read_;
-  Series fp32_, int8_, latency_, bandwidth_;
+  std::map<Arithmetic, Series> compute_;  // bf16 only where it is not multiplied as float32
+  Series latency_, bandwidth_;
   volatile double sink_ = 0;
 };
 

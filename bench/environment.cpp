@@ -131,8 +131,10 @@ std::string environment_text(const Config& config, const Machine& machine, const
     limits.push_back({{"ranks", values.ranks},
                       {"threads", values.threads},
                       {"read_gb_per_s_by_threads", read},
-                      {"fp32_gflops", values.fp32_gflops},
-                      {"int8_gops", values.int8_gops},
+                      {"fp32_gflops", values.gops[Arithmetic::f32]},
+                      {"bf16_gflops", values.gops[Arithmetic::bf16]},
+                      {"int8_gops", values.gops[Arithmetic::int8]},
+                      {"int4_gops", values.gops[Arithmetic::int4]},
                       {"all_reduce_latency_us", values.all_reduce_latency_us},
                       {"all_reduce_gb_per_s", values.all_reduce_gb_per_s},
                       {"fp32_drift", values.drift}});

@@ -136,9 +136,10 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   }
 
   const Cost cost = entry.prepared->cost();
-  const Limit limit =
-      limit_of(ceilings, comm.max(cost.read_bytes + cost.write_bytes), comm.max(cost.operations),
-               cost.integer, entry.prepared->network_bytes(), entry.prepared->collectives());
+  ByArithmetic operations;
+  for (Arithmetic kind : kArithmetics) operations[kind] = comm.max(cost.operations[kind]);
+  const Limit limit = limit_of(ceilings, comm.max(cost.read_bytes + cost.write_bytes), operations,
+                               entry.prepared->network_bytes(), entry.prepared->collectives());
   for (const std::string& one : context.machine.warnings_for(spec.ranks, spec.threads))
     warnings.push_back(one);
   if (record.text("cache") == "cold" && !entry.prepared->cold()) {

@@ -30,13 +30,19 @@ message(STATUS "BLAS: ${BLAS_LIBRARIES}")
 # Peers to compare with, never needed.
 set(lamina_onednn OFF)
 if(LAMINA_ONEDNN)
-  find_package(dnnl CONFIG QUIET)
-  if(dnnl_FOUND)
+  # Not by its own config file: Debian's ends the configuration where OpenCL's headers are missing, which only a GPU
+  # would need.
+  find_path(LAMINA_ONEDNN_INCLUDE oneapi/dnnl/dnnl.hpp)
+  find_library(LAMINA_ONEDNN_LIBRARY dnnl)
+  if(LAMINA_ONEDNN_INCLUDE AND LAMINA_ONEDNN_LIBRARY)
     set(lamina_onednn ON)
-    message(STATUS "oneDNN: ${dnnl_VERSION}")
+    message(STATUS "oneDNN: ${LAMINA_ONEDNN_LIBRARY}")
+    add_library(lamina_dnnl INTERFACE)
+    target_include_directories(lamina_dnnl SYSTEM INTERFACE ${LAMINA_ONEDNN_INCLUDE})
+    target_link_libraries(lamina_dnnl INTERFACE ${LAMINA_ONEDNN_LIBRARY})
   elseif(NOT LAMINA_ONEDNN STREQUAL "AUTO")
-    message(FATAL_ERROR "LAMINA_ONEDNN is ${LAMINA_ONEDNN}, but CMake finds no dnnl-config.cmake. Install libdnnl-dev, "
-      "name oneDNN's folder in CMAKE_PREFIX_PATH, or leave LAMINA_ONEDNN at AUTO.")
+    message(FATAL_ERROR "LAMINA_ONEDNN is ${LAMINA_ONEDNN}, but CMake finds no dnnl.hpp and libdnnl. Install "
+      "libdnnl-dev, name oneDNN's folder in CMAKE_PREFIX_PATH, or leave LAMINA_ONEDNN at AUTO.")
   endif()
 endif()
 # BLIS is opened when the program runs, and only its OpenMP build: see kernels/cpu/blis.cpp.

@@ -260,12 +260,7 @@ const std::vector<Range>& ShardedLayer::local_rows() const {
 Cost ShardedLayer::cost(int64_t tokens) const {
   Cost sum;
   for (const Stage& stage : stages_) {
-    if (stage.copies.empty()) continue;
-    const Cost one = stage.copies.front()->cost(tokens);
-    sum.operations += one.operations;
-    sum.integer = sum.integer || one.integer;
-    sum.read_bytes += one.read_bytes;
-    sum.write_bytes += one.write_bytes;
+    if (!stage.copies.empty()) sum += stage.copies.front()->cost(tokens);
   }
   return sum;
 }

@@ -1,20 +1,49 @@
 // A layer: one packed matrix on one device, ready to multiply.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 
+#include "kernels/arithmetic.hpp"
 #include "kernels/device.hpp"
 
 namespace lamina {
 
+// A number for each kind of arithmetic.
+class ByArithmetic {
+ public:
+  ByArithmetic() = default;
+  ByArithmetic(Arithmetic kind, double value) { (*this)[kind] = value; }
+  double& operator[](Arithmetic kind) { return values_[static_cast<size_t>(kind)]; }
+  double operator[](Arithmetic kind) const { return values_[static_cast<size_t>(kind)]; }
+  double total() const {
+    double sum = 0;
+    for (double value : values_) sum += value;
+    return sum;
+  }
+  ByArithmetic& operator+=(const ByArithmetic& other) {
+    for (Arithmetic kind : kArithmetics) (*this)[kind] += other[kind];
+    return *this;
+  }
+
+ private:
+  std::array<double, kArithmetics.size()> values_{};
+};
+
 // What one forward costs. Bytes count what must move at least once: weights as packed, activations in and
 // out.
 struct Cost {
-  double operations = 0;  // executed, 2 per multiply-add
-  bool integer = false;   // the multiply-adds are int8, not float32
+  ByArithmetic operations;  // executed, 2 per multiply-add
   double read_bytes = 0;
   double write_bytes = 0;
+
+  Cost& operator+=(const Cost& other) {  // one after the other
+    operations += other.operations;
+    read_bytes += other.read_bytes;
+    write_bytes += other.write_bytes;
+    return *this;
+  }
 };
 
 // Y[M×N] = X[M×K]·W[N×K]ᵀ, row-major, contiguous float32 on the CPU.

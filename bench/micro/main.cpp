@@ -154,7 +154,7 @@ void run(benchmark::State& state, Workbench& bench, const Kernel& kernel, const 
   const Cost cost = copies.front()->cost(tokens);
   const auto iterations = static_cast<double>(state.iterations());
   state.counters["weights_GB/s"] = Counter(static_cast<double>(bytes) * iterations * 1e-9, Counter::kIsRate);
-  state.counters["GFLOP/s"] = Counter(cost.operations * iterations * 1e-9, Counter::kIsRate);
+  state.counters["GFLOP/s"] = Counter(cost.operations.total() * iterations * 1e-9, Counter::kIsRate);
   state.counters["tokens/s"] = Counter(static_cast<double>(tokens) * iterations, Counter::kIsRate);
   state.SetLabel(kernel.isa);
 }

@@ -10,11 +10,6 @@
 
 namespace lamina {
 
-Cost add(const Cost& a, const Cost& b) {
-  return {a.operations + b.operations, a.integer || b.integer, a.read_bytes + b.read_bytes,
-          a.write_bytes + b.write_bytes};
-}
-
 namespace {
 
 // What the layers share, or each one's in order: "native+openblas".
@@ -37,7 +32,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   for (const PackedLayer* one : layers) {
     const CompressedWeights& weights = *one->weights;
     weight_bytes += static_cast<double>(one->layer.weight_bytes());
-    executed += one->layer.cost(tokens).operations;
+    executed += one->layer.cost(tokens).operations.total();
     comm_bytes += one->layer.comm_bytes(tokens);
     dense16_bytes += 2.0 * static_cast<double>(weights.shape.in_features) *
                      static_cast<double>(weights.shape.out_features);

@@ -18,6 +18,4 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
 // them (0: one copy). Returns whether it has: copies are bounded. Collective.
 bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes);
 
-Cost add(const Cost& a, const Cost& b);
-
 }  // namespace lamina

@@ -50,8 +50,7 @@ class BlasLayer final : public Layer {
   Cost cost(int64_t tokens) const override {
     const auto rows = static_cast<double>(rows_), cols = static_cast<double>(cols_),
                m = static_cast<double>(tokens);
-    return {.operations = 2 * m * rows * cols,
-            .integer = false,
+    return {.operations = {Arithmetic::f32, 2 * m * rows * cols},
             .read_bytes = 4 * rows * cols + 4 * m * cols,
             .write_bytes = 4 * m * rows};
   }

@@ -46,8 +46,7 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
 
 Cost CpuLayer::cost(int64_t tokens) const {
   const auto m = static_cast<double>(tokens);
-  return {.operations = 2 * m * macs(),
-          .integer = integer(),
+  return {.operations = {arithmetic(), 2 * m * macs()},
           .read_bytes = static_cast<double>(weight_bytes_) + 4 * m * static_cast<double>(cols_),
           .write_bytes = 4 * m * static_cast<double>(rows_)};
 }

@@ -67,7 +67,7 @@ class CpuLayer : public Layer {
   virtual void compute(const float* x, float* y, int64_t tokens, Range rows, int part) = 0;
   // Multiply-adds of one token.
   virtual double macs() const { return static_cast<double>(rows_) * static_cast<double>(cols_); }
-  virtual bool integer() const { return false; }
+  virtual Arithmetic arithmetic() const { return Arithmetic::f32; }
 
   static void fill_zero(float* y, int64_t stride, int64_t tokens, Range rows) {
     for (int64_t t = 0; t < tokens; ++t)

@@ -13,7 +13,7 @@ namespace {
 constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 5, kTokensI4 = 3;
 constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
-constexpr int kChains = 12, kIntChains = 8;
+constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 
 using F = __m256;

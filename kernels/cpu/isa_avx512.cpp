@@ -25,6 +25,7 @@ using I8Vector = I16;
   return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x));
 }
 // Sums of 16 products of 15·127 fit int16: 32 columns, two a product and step.
+constexpr int kNibbleChains = 8;  // two registers each
 using Part = I16;
 [[gnu::always_inline]] inline Part part_begin(I32) {
   return _mm512_setzero_si512();

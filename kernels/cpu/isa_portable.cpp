@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
 constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
-constexpr int kChains = 8, kIntChains = 8;
+constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
 #if defined(__SSE2__)
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 #elif defined(__aarch64__)

@@ -38,7 +38,7 @@ class Int4A8Layer final : public CpuLayer {
       for (int64_t r = rows.begin; r < rows.end; ++r) y[t * rows_ + r] *= activations_.scales()[t];
   }
 
-  bool integer() const override { return true; }
+  Arithmetic arithmetic() const override { return Arithmetic::int4; }
 
  private:
   Int4Packed packed_;

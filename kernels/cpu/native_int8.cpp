@@ -68,7 +68,7 @@ class Int8Layer final : public CpuLayer {
     }
   }
 
-  bool integer() const override { return true; }
+  Arithmetic arithmetic() const override { return Arithmetic::int8; }
 
  private:
   Buffer codes_;   // [panels × padded / i8_columns × panel_rows × i8_columns], i8_bias too large

@@ -113,8 +113,7 @@ class OneDnnLayer final : public Layer {
   Cost cost(int64_t tokens) const override {
     const auto rows = static_cast<double>(rows_), cols = static_cast<double>(cols_),
                m = static_cast<double>(tokens);
-    return {.operations = 2 * m * rows * cols,
-            .integer = integer_,
+    return {.operations = {integer_ ? Arithmetic::int8 : Arithmetic::f32, 2 * m * rows * cols},
             .read_bytes = static_cast<double>(weight_bytes()) + 4 * m * cols,
             .write_bytes = 4 * m * rows};
   }

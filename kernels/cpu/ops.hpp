@@ -3,8 +3,12 @@
 // Sizes along K are padded with zeros by the caller to what each function asks for.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
+
+#include "kernels/arithmetic.hpp"
 
 namespace lamina {
 
@@ -81,11 +85,14 @@ struct CpuOps {
   // The machine's limits, for the ceilings. read_sum reads `count` floats (a multiple of 256) as wide as it
   // can; the others work in registers and return something that depends on all of it.
   float (*read_sum)(const float* data, int64_t count);
-  double (*fma_f32)(int64_t iterations);
-  double fma_f32_flops_per_iteration;
-  // Multiply-adds of int8 into int32, as panel_i8 does them.
-  double (*int8_mac)(int64_t iterations);
-  double int8_macs_per_iteration;
+  // Multiply-adds of each kind, as the loops above do them; bfloat16 as float32 where no instruction
+  // multiplies it.
+  struct Probe {
+    double (*run)(int64_t iterations) = nullptr;
+    double operations = 0;  // of an iteration, 2 per multiply-add
+  };
+  std::array<Probe, kArithmetics.size()> probes;
+  const Probe& probe(Arithmetic kind) const { return probes[static_cast<size_t>(kind)]; }
 };
 
 // The table in use: the widest the processor has, or the one that the environment's LAMINA_ISA names

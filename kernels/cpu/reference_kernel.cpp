@@ -41,8 +41,7 @@ class ReferenceLayer final : public Layer {
   Cost cost(int64_t tokens) const override {
     const auto rows = static_cast<double>(leaf_.rows), cols = static_cast<double>(leaf_.cols);
     const auto m = static_cast<double>(tokens);
-    return {.operations = 2 * m * rows * cols,
-            .integer = false,
+    return {.operations = {Arithmetic::f32, 2 * m * rows * cols},
             .read_bytes = static_cast<double>(weight_bytes()) + 4 * m * cols,
             .write_bytes = 4 * m * rows};
   }

@@ -121,7 +121,10 @@ class Run(Case):
             memory = (record["weight_bytes"] / ranks + 4 * values) / (
                 max(found["read_gb_per_s_by_threads"].values()) * share)
             executed = record["gflops_executed"] * record["latency_us_p50"] * 1e3 / ranks
-            compute = executed / (found["int8_gops" if record["activation_dtype"] == "int8" else "fp32_gflops"] * share)
+            rate = "fp32_gflops"  # weights that are only stored in less are multiplied as float32
+            if record["activation_dtype"] == "int8":
+                rate = "int4_gops" if record["weight_dtype"] == "int4" else "int8_gops"
+            compute = executed / (found[rate] * share)
             network = 0
             if shard == "row":
                 network = found["all_reduce_latency_us"] + record["comm_bytes"] / (found["all_reduce_gb_per_s"] * 1e3)
@@ -133,7 +136,7 @@ class Run(Case):
 
     def test_the_limit_is_that_of_the_ceilings(self):
         sizes = {"in_features": 512, "out_features": 256, "tokens": [1, 256],
-                 "scheme": [{"type": "dense"}, {"type": "int8"}]}
+                 "scheme": [{"type": "dense"}, {"type": "int8"}, {"type": "int4", "activations": ["int8", "f32"]}]}
         _, records = self.run_tiny(**sizes)
         self.assert_limits(records)
         self.assertEqual({record["limit_kind"] for record in records if record["tokens"] == 256}, {"compute"})

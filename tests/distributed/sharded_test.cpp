@@ -134,7 +134,7 @@ TEST(Sharded, CountsWhatItMoves) {
   EXPECT_EQ(row.layer->comm_bytes(5), many ? 5 * 131 * 4 : 0);
   EXPECT_EQ(row.layer->collectives(), many ? 1 : 0);
   EXPECT_EQ(world().sum(static_cast<double>(row.layer->weight_bytes())), 131.0 * 192 * 4);
-  EXPECT_EQ(world().sum(row.layer->cost(5).operations), 2.0 * 5 * 131 * 192);
+  EXPECT_EQ(world().sum(row.layer->cost(5).operations.total()), 2.0 * 5 * 131 * 192);
   if (registry().find_scheme("lowrank")) {
     Rig lowrank({131, 192}, {"lowrank", {{"rank", int64_t{9}}}}, {.shard = Shard::row, .max_tokens = 5});
     EXPECT_EQ(lowrank.layer->comm_bytes(5), many ? 5 * 9 * 4 : 0) << "the rank's vectors, not N's";

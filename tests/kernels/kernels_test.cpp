@@ -43,8 +43,8 @@ void check_kernel(const Kernel& kernel, const Leaf& leaf, const Problem64& probl
     options.threads = threads;
     const std::unique_ptr<Layer> layer = kernel.make(leaf, options);
     EXPECT_GT(layer->weight_bytes(), 0);
-    EXPECT_GT(layer->cost(1).operations, -1.0);
-    EXPECT_EQ(layer->cost(2).operations, 2 * layer->cost(1).operations);
+    EXPECT_GT(layer->cost(1).operations.total(), -1.0);
+    EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
     EXPECT_EQ(layer->cost(3).write_bytes, 12.0 * static_cast<double>(leaf.rows));
     Stream stream{threads};
     for (int64_t tokens : {1, 2, 3, 5, 8, 17, 64, 130}) {
@@ -189,19 +189,21 @@ TEST(KernelCost, CountsWhatIsKept) {
                 static_cast<double>(scheme->estimated_weight_bytes(shape)),
                 0.05 * static_cast<double>(layer->weight_bytes()))
         << scheme->name();
-    EXPECT_NEAR(layer->cost(1).operations, 2 * scheme->estimated_macs(shape), 1) << scheme->name();
+    EXPECT_NEAR(layer->cost(1).operations.total(), 2 * scheme->estimated_macs(shape), 1) << scheme->name();
     return layer;
   };
   EXPECT_EQ(layer_of("dense", {})->weight_bytes(), 128 * 256 * 4);
   const auto int8 = layer_of("int8", {});
   EXPECT_EQ(int8->weight_bytes(), 128 * (256 + 4));
-  EXPECT_TRUE(int8->cost(1).integer);
+  EXPECT_EQ(int8->cost(1).operations[Arithmetic::int8], 2 * 128 * 256);
   EXPECT_EQ(layer_of("int4", {})->weight_bytes(), 128 * (128 + 2 * 4));
-  EXPECT_FALSE(layer_of("int4", {})->cost(1).integer);
-  EXPECT_TRUE(layer_of("int4", {{"activations", std::string("int8")}})->cost(1).integer);
-  EXPECT_EQ(layer_of("pruned", {{"sparsity", 0.75}})->cost(2).operations, 2 * 2 * 128 * 64);
-  EXPECT_EQ(layer_of("pruned", {{"pattern", std::string("2:4")}})->cost(1).operations, 2 * 128 * 128);
-  EXPECT_EQ(layer_of("pruned", {{"pattern", std::string("block")}})->cost(1).operations, 2 * 128 * 128);
+  EXPECT_EQ(layer_of("int4", {})->cost(1).operations[Arithmetic::f32], 2 * 128 * 256);
+  EXPECT_EQ(layer_of("int4", {{"activations", std::string("int8")}})->cost(1).operations[Arithmetic::int4],
+            2 * 128 * 256);
+  EXPECT_EQ(layer_of("pruned", {{"sparsity", 0.75}})->cost(2).operations.total(), 2 * 2 * 128 * 64);
+  EXPECT_EQ(layer_of("pruned", {{"pattern", std::string("2:4")}})->cost(1).operations.total(), 2 * 128 * 128);
+  EXPECT_EQ(layer_of("pruned", {{"pattern", std::string("block")}})->cost(1).operations.total(),
+            2 * 128 * 128);
 }
 
 TEST(CpuOpsTable, PortableIsAlwaysThere) {
@@ -214,10 +216,11 @@ TEST(CpuOpsTable, CeilingsRun) {
   std::vector<float> data(4096, 0.5f);
   for (const CpuOps* ops : cpu_ops_available()) {
     EXPECT_EQ(ops->read_sum(data.data(), 4096), 2048.0f) << ops->name;
-    EXPECT_TRUE(std::isfinite(ops->fma_f32(1000))) << ops->name;
-    EXPECT_TRUE(std::isfinite(ops->int8_mac(1000))) << ops->name;
-    EXPECT_GT(ops->fma_f32_flops_per_iteration, 0);
-    EXPECT_GT(ops->int8_macs_per_iteration, 0);
+    for (Arithmetic kind : kArithmetics) {
+      const CpuOps::Probe probe = ops->probe(kind);
+      EXPECT_TRUE(std::isfinite(probe.run(1000))) << ops->name;
+      EXPECT_GT(probe.operations, 0) << ops->name;
+    }
   }
 }
 

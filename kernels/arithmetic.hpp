@@ -1,0 +1,14 @@
+// Apart from layer.hpp, so that the files compiled for one instruction set include no functions with it.
+#pragma once
+
+#include <array>
+
+namespace lamina {
+
+// Kinds of multiply-adds that machines have a rate each for, by what is multiplied: float32, bfloat16, int8,
+// and 4-bit codes by int8. Codes that are widened first count as what they are widened to.
+enum class Arithmetic { f32, bf16, int8, int4 };
+inline constexpr std::array kArithmetics = {Arithmetic::f32, Arithmetic::bf16, Arithmetic::int8,
+                                            Arithmetic::int4};
+
+}  // namespace lamina
