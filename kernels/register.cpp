@@ -18,6 +18,7 @@ void register_kernels(Registry& registry) {
   registry.add(openblas_kernel());
   registry.add(native_dense_kernel());
   registry.add(native_bf16_kernel());
+  registry.add(native_fp8_kernel());
   registry.add(native_int8_kernel());
   registry.add(native_int4_kernel());
   registry.add(native_int4_a8_kernel());

@@ -2,10 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <cfloat>
 #include <climits>
+#include <cmath>
 #include <cstring>
 
 #include "kernels/compress/float8.hpp"
+#include "kernels/compress/rows.hpp"
 
 namespace lamina {
 
@@ -72,8 +75,13 @@ TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, c
       bf16_(rule == ActivationRule::bf16),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
+void TiledActivations::normalise(float unit, const LayerOptions& options) {
+  unit_ = unit;
+  scales_ = make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * 4);
+}
+
 void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
-  const bool as_they_are = tokens == 1 && cols_ == padded_ && !bf16_;
+  const bool as_they_are = tokens == 1 && cols_ == padded_ && !bf16_ && unit_ == 0;
   if (part == 0) as_they_are_ = as_they_are;
   if (as_they_are) return;
   const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
@@ -81,12 +89,22 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
   for (int64_t token = 0; token < tokens; token += tile) {
     const int64_t some = std::min(tile, tokens - token);
     float* out = data_->as<float>() + token * padded_;
-    const float* in = x + token * cols_;
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t t = 0; t < some; ++t) {
-        const float value = i < cols_ ? in[t * cols_ + i] : 0.0f;
-        out[i * some + t] = bf16_ ? bf16_activation(value) : value;
+    for (int64_t t = 0; t < some; ++t) {
+      const float* in = x + (token + t) * cols_;
+      float up[2] = {1, 1};
+      if (unit_ != 0) {
+        const float largest = largest_magnitude(in, cols_);
+        const int exponent = largest > 0 ? std::max(std::ilogb(largest), FLT_MIN_EXP) : 0;
+        if (part == 0) scales_->as<float>()[token + t] = std::ldexp(1.0f, exponent);
+        // In two steps: one power may be too large for a float.
+        const int power = -std::ilogb(unit_) - exponent;
+        up[0] = std::ldexp(1.0f, power / 2);
+        up[1] = std::ldexp(1.0f, power - power / 2);
       }
+      for (int64_t i = begin; i < std::min(end, cols_); ++i)
+        out[i * some + t] = bf16_ ? bf16_activation(in[i]) : in[i] * up[0] * up[1];
+      for (int64_t i = std::max(begin, cols_); i < end; ++i) out[i * some + t] = 0;
+    }
   }
 }
 

@@ -103,6 +103,11 @@ class TiledActivations {
   TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
                    ActivationRule rule = ActivationRule::f32);
   void prepare(const float* x, int64_t tokens, int part, int parts);
+  // From now on each token comes multiplied by a power of two that brings its largest magnitude to between 1
+  // and 2, over `unit`: an exact way to keep products with tiny factors from underflowing. `scales` of the
+  // tokens take it back but for the unit.
+  void normalise(float unit, const LayerOptions& options);
+  const float* scales() const { return scales_->as<float>(); }
   // Of the tile that begins with `token`, from column `col` on.
   const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
     return as_they_are_ ? x + col : data_->as<float>() + token * padded_ + col * tokens;
@@ -111,8 +116,9 @@ class TiledActivations {
  private:
   int64_t cols_, padded_, most_;
   bool bf16_;
-  bool as_they_are_ = false;  // one token, nothing to pad or to round
-  std::shared_ptr<Buffer> data_;
+  float unit_ = 0;            // 0: not normalised
+  bool as_they_are_ = false;  // one token, nothing to pad, to round or to scale
+  std::shared_ptr<Buffer> data_, scales_;
 };
 
 // The activations' codes in tiles, `word` columns together in 32 bits: 4 int8 or 2 int16; `together` words of
@@ -154,19 +160,37 @@ class TiledPairs {
   std::shared_ptr<Buffer> words_;
 };
 
-// Walks `rows` × `columns` × `tokens` for the panel functions: a block of columns of two panels stays in the
-// second-level cache while all tokens pass. visit(first row, rows, first column, columns, first token,
-// tokens).
+// Walks `rows` × `columns` × `tokens` for the panel functions. Tokens of one tile meet all rows and columns
+// at once: visit(rows.begin, rows.size(), 0, columns, 0, tokens). More of them go by blocks of two panels and
+// some columns, which stay in the second-level cache while a block of tokens passes: first open(first row,
+// rows, first column, columns), then visit(…, first token, tokens) for each tile.
+inline constexpr int64_t kPanelTokens = 256;
+
+template <class Open, class Visit>
+void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
+                         int64_t tokens, int64_t most, Open open, Visit visit) {
+  if (tokens <= most) return visit(rows.begin, rows.size(), 0, columns, 0, tokens);
+  const int64_t tile = tile_tokens(tokens, most);
+  const int64_t token_block = std::max(kPanelTokens / tile, int64_t{1}) * tile;
+  for (int64_t first = 0; first < tokens; first += token_block) {
+    const int64_t last = std::min(first + token_block, tokens);
+    for (int64_t row = rows.begin; row < rows.end; row += 2 * panel_rows) {
+      const int64_t count = std::min(2 * panel_rows, rows.end - row);
+      for (int64_t col = 0; col < columns; col += column_block) {
+        const int64_t width = std::min(column_block, columns - col);
+        open(row, count, col, width);
+        for (int64_t token = first; token < last; token += tile)
+          visit(row, count, col, width, token, std::min(tile, last - token));
+      }
+    }
+  }
+}
 template <class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
                          int64_t tokens, int64_t most, Visit visit) {
-  if (tokens == 1) return visit(rows.begin, rows.size(), 0, columns, 0, 1);
-  const int64_t tile = tile_tokens(tokens, most);
-  for (int64_t col = 0; col < columns; col += column_block)
-    for (int64_t row = rows.begin; row < rows.end; row += 2 * panel_rows)
-      for (int64_t token = 0; token < tokens; token += tile)
-        visit(row, std::min(2 * panel_rows, rows.end - row), col, std::min(column_block, columns - col),
-              token, std::min(tile, tokens - token));
+  for_each_panel_tile(
+      rows, panel_rows, columns, column_block, tokens, most, [](int64_t, int64_t, int64_t, int64_t) {},
+      visit);
 }
 
 // One step of a tiled product: a group of rows meets a chunk of columns for a block of tokens.

@@ -11,8 +11,8 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kF = 8;
-constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 5, kTokensI4 = 3;
-constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
+constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 6, kTokensI4 = 4;
+constexpr int kPanelsI4 = 1;
 constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 
@@ -45,12 +45,17 @@ using I32 = __m256i;
 [[gnu::always_inline]] inline F b16_high(I32 word) {
   return _mm256_castsi256_ps(_mm256_and_si256(word, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
-// As float16, whose exponent has a bit more: the bits moved into place are the number times 2⁻⁸, subnormal or
-// not.
+// The seven bits below the sign, where float32 keeps exponent and fraction, are the number times 2⁻¹²⁰,
+// subnormal or not. Two columns of a word go by 16-bit shifts together, into bfloat16's places.
+constexpr int64_t kE4m3Columns = 4;
+constexpr float kE4m3Unit = 0x1p-120f;
+template <int Column>
 [[gnu::always_inline]] inline F e4m3_load(const uint8_t* p) {
-  const __m128i wide = _mm_cvtepi8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-  return _mm256_cvtph_ps(
-      _mm_and_si128(_mm_slli_epi16(wide, 7), _mm_set1_epi16(static_cast<int16_t>(0xbfff))));
+  I32 bytes = _mm256_loadu_si256(reinterpret_cast<const I32*>(p));
+  if constexpr (Column % 2 == 0) bytes = _mm256_slli_epi16(bytes, 8);
+  const I32 pair =
+      _mm256_and_si256(_mm256_srai_epi16(bytes, 4), _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
+  return Column < 2 ? b16_low(pair) : b16_high(pair);
 }
 [[gnu::always_inline]] inline F f_set(float v) {
   return _mm256_set1_ps(v);
@@ -169,6 +174,9 @@ using I8Vector = I16;
 [[gnu::always_inline]] inline I8Vector i8_load(const void* p) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(static_cast<const __m128i*>(p)));
 }
+[[gnu::always_inline]] inline I8Vector i8_wide_load(const uint8_t* p) {
+  return i16_load(p);
+}
 [[gnu::always_inline]] inline I32 i8_dot(I32 sum, I8Vector w, I32 x) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
 }
@@ -181,14 +189,22 @@ struct Nibbles {
   const I32 bytes = i32_load(p), mask = _mm256_set1_epi8(15);
   return {_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask)};
 }
-// Sums of 16 products of 15·127 fit int16: 32 columns, two a product and step.
+[[gnu::always_inline]] inline Nibbles nibbles_wide_load(const uint8_t* p) {
+  return {i32_load(p), i32_load(p + 4 * kF)};
+}
+// Sums of 16 products of 15·127 fit int16: 32 columns, two a product and step. The compiler may not regroup
+// the additions: it would keep all products first, in memory.
+constexpr bool kWidensI8 = true, kWidensI4 = true;
 using Part = I16;
 [[gnu::always_inline]] inline Part part_begin(I32) {
   return _mm256_setzero_si256();
 }
 [[gnu::always_inline]] inline Part part_dot(Part part, const Nibbles& w, I32 low, I32 high) {
   part = _mm256_add_epi16(part, _mm256_maddubs_epi16(w.low, low));
-  return _mm256_add_epi16(part, _mm256_maddubs_epi16(w.high, high));
+  asm("" : "+x"(part));
+  part = _mm256_add_epi16(part, _mm256_maddubs_epi16(w.high, high));
+  asm("" : "+x"(part));
+  return part;
 }
 [[gnu::always_inline]] inline I32 part_end(I32 exact, Part part) {
   return _mm256_add_epi32(exact, _mm256_madd_epi16(part, _mm256_set1_epi16(1)));

@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
-constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
+constexpr int kPanelsI4 = 1;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
 #if defined(__SSE2__)
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
@@ -58,10 +58,12 @@ inline F b16_low(I32 word) {
 inline F b16_high(I32 word) {
   return (F)(word & static_cast<int32_t>(0xffff0000u));
 }
-// Times 2⁻⁸, as where it goes through float16.
+constexpr int64_t kE4m3Columns = 1;
+constexpr float kE4m3Unit = 1.0f;
+template <int Column>
 inline F e4m3_load(const uint8_t* p) {
   F v;
-  for (int lane = 0; lane < kF; ++lane) v[lane] = float_of_e4m3(p[lane]) * 0x1p-8f;
+  for (int lane = 0; lane < kF; ++lane) v[lane] = float_of_e4m3(p[lane]);
   return v;
 }
 inline F f_set(float v) {
@@ -158,6 +160,9 @@ using I8Vector = I16;
 inline I8Vector i8_load(const void* p) {
   return __builtin_convertvector(load<I8>(p), I16);
 }
+inline I8Vector i8_wide_load(const uint8_t* p) {
+  return i16_load(p);
+}
 inline I32 i8_dot(I32 sum, I8Vector w, I32 x) {
   return sum + i32_madd(w, (I16)x);
 }
@@ -169,6 +174,10 @@ struct Nibbles {
 inline Nibbles nibbles_load(const uint8_t* p) {
   return {load<I32>(p)};
 }
+inline Nibbles nibbles_wide_load(const uint8_t* p) {
+  return nibbles_load(p);
+}
+constexpr bool kWidensI8 = true, kWidensI4 = false;
 using Part = I32;
 inline Part part_begin(I32 exact) {
   return exact;

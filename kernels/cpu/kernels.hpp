@@ -9,6 +9,7 @@ namespace lamina {
 Kernel openblas_kernel();
 Kernel native_dense_kernel();
 Kernel native_bf16_kernel();
+Kernel native_fp8_kernel();
 Kernel native_int8_kernel();
 Kernel native_int4_kernel();
 Kernel native_int4_a8_kernel();

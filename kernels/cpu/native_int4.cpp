@@ -11,33 +11,48 @@ class Int4Layer final : public CpuLayer {
   Int4Layer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, leaf.group),
         packed_(leaf, padded_, ops_.panel_rows, Int4Order::columns, threads_),
-        activations_(cols_, padded_, ops_.tokens_f32, options) {
+        activations_(cols_, padded_, ops_.tokens_f32, options),
+        wide_(make_scratch(options, threads_ * 2 * ops_.panel_rows * kColumnBlock * 4, threads_)) {
     row_unit_ = ops_.panel_rows;
     weight_bytes_ = packed_.bytes();
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 512;  // whole groups
+  static constexpr int64_t kColumnBlock = 1024;  // whole groups
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(x, tokens, part, parts);
   }
 
-  void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
+  void compute(const float* x, float* y, int64_t tokens, Range rows, int part) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    const int64_t panel_rows = ops_.panel_rows;
+    float* wide = wide_->as<float>() + part * 2 * panel_rows * kColumnBlock;
     for_each_panel_tile(
-        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_f32,
+        rows, panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_f32,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
+          for (int64_t r = 0; r < count; r += panel_rows)
+            ops_.widen_i4_f32(packed_.panel_codes(row + r, col), packed_.panel_scales(row + r, col),
+                              packed_.group, cols, wide + r * cols);
+        },
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-          ops_.panel_i4_f32(packed_.panel_codes(row, col), packed_.panel_bytes,
-                            packed_.panel_scales(row, col), packed_.scale_stride, packed_.group, count,
-                            activations_.data(x, token, some, col), some, cols, y + token * rows_ + row,
-                            rows_, col > 0);
+          const float* in = activations_.data(x, token, some, col);
+          float* out = y + token * rows_ + row;
+          if (tokens > ops_.tokens_f32) {
+            ops_.panel_f32(reinterpret_cast<const uint8_t*>(wide), cols * panel_rows * 4, count, in, some,
+                           cols, out, rows_, col > 0);
+          } else {
+            ops_.panel_i4_f32(packed_.panel_codes(row, col), packed_.panel_bytes,
+                              packed_.panel_scales(row, col), packed_.scale_stride, packed_.group, count, in,
+                              some, cols, out, rows_, col > 0);
+          }
         });
   }
 
  private:
   Int4Packed packed_;
   TiledActivations activations_;
+  std::shared_ptr<Buffer> wide_;  // [threads × 2 × kColumnBlock × panel_rows]
 };
 
 }  // namespace

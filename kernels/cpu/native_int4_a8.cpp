@@ -12,27 +12,38 @@ class Int4A8Layer final : public CpuLayer {
   Int4A8Layer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, leaf.group),
         packed_(leaf, padded_, ops_.panel_rows, Int4Order::halves, threads_),
-        activations_(cols_, padded_, ops_.tokens_i4, 4, 1, leaf.group, 8, options) {
+        activations_(cols_, padded_, ops_.tokens_i4, 4, 1, leaf.group, 8, options),
+        wide_(make_scratch(options,
+                           ops_.widen_i4 == nullptr ? 0 : threads_ * 2 * ops_.panel_rows * kColumnBlock,
+                           threads_)) {
     row_unit_ = ops_.panel_rows;
     weight_bytes_ = packed_.bytes();
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 2048;  // whole groups
+  static constexpr int64_t kColumnBlock = 4096;  // whole groups
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
   }
 
-  void compute(const float*, float* y, int64_t tokens, Range rows, int) override {
+  void compute(const float*, float* y, int64_t tokens, Range rows, int part) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    const int64_t panel_rows = ops_.panel_rows;
+    auto* wide = wide_->as<uint8_t>() + part * 2 * panel_rows * kColumnBlock;
+    const bool widen = ops_.widen_i4 != nullptr && tokens > ops_.tokens_i4;
     for_each_panel_tile(
-        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i4,
+        rows, panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i4,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
+          for (int64_t r = 0; widen && r < count; r += panel_rows)
+            ops_.widen_i4(packed_.panel_codes(row + r, col), cols, wide + r * cols);
+        },
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-          ops_.panel_i4_i8(packed_.panel_codes(row, col), packed_.panel_bytes, packed_.panel_scales(row, col),
-                           packed_.scale_stride, packed_.group, count, activations_.words(token, some, col),
-                           activations_.starts(token, some, col), some, cols, y + token * rows_ + row, rows_,
-                           col > 0);
+          const auto product = widen ? ops_.panel_wide_i4_i8 : ops_.panel_i4_i8;
+          product(widen ? wide : packed_.panel_codes(row, col),
+                  widen ? cols * panel_rows : packed_.panel_bytes, packed_.panel_scales(row, col),
+                  packed_.scale_stride, packed_.group, count, activations_.words(token, some, col),
+                  activations_.starts(token, some, col), some, cols, y + token * rows_ + row, rows_, col > 0);
         });
     for (int64_t t = 0; t < tokens; ++t)
       for (int64_t r = rows.begin; r < rows.end; ++r) y[t * rows_ + r] *= activations_.scales()[t];
@@ -43,6 +54,7 @@ class Int4A8Layer final : public CpuLayer {
  private:
   Int4Packed packed_;
   TiledCodes activations_;
+  std::shared_ptr<Buffer> wide_;  // [threads × 2 × kColumnBlock × panel_rows]
 };
 
 }  // namespace

@@ -16,7 +16,9 @@ class Int8Layer final : public CpuLayer {
         codes_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_)),
         scales_(rows_ * 4),
         activations_(cols_, padded_, ops_.tokens_i8, ops_.i8_columns, ops_.words_together, padded_,
-                     ops_.i8_bias, options) {
+                     ops_.i8_bias, options),
+        wide_(make_scratch(options, threads_ * 2 * ops_.panel_rows * kColumnBlock * ops_.wide_i8_bytes,
+                           threads_)) {
     row_unit_ = ops_.panel_rows;
     const int64_t unit = ops_.panel_rows, together = ops_.i8_columns;
     pack_rows(rows_, unit, threads_, [&](Range rows) {
@@ -39,24 +41,35 @@ class Int8Layer final : public CpuLayer {
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 2048;
+  static constexpr int64_t kColumnBlock = 4096;
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
   }
 
-  void compute(const float*, float* y, int64_t tokens, Range rows, int) override {
+  void compute(const float*, float* y, int64_t tokens, Range rows, int part) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    const int64_t panel_rows = ops_.panel_rows, bytes = ops_.wide_i8_bytes;
+    auto* wide = wide_->as<uint8_t>() + part * 2 * panel_rows * kColumnBlock * bytes;
+    const bool widen = bytes > 0 && tokens > ops_.tokens_i8;
+    const auto codes = [&](int64_t row, int64_t col) {
+      return codes_.as<uint8_t>() + row * padded_ + col * panel_rows;
+    };
     // Until all columns are through, y holds exact sums.
     auto* sums = reinterpret_cast<int32_t*>(y);
     for_each_panel_tile(
-        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i8,
+        rows, panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i8,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
+          for (int64_t r = 0; widen && r < count; r += panel_rows)
+            ops_.widen_i8(codes(row + r, col), cols, wide + r * cols * bytes);
+        },
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
           const bool first = col == 0;
-          ops_.panel_i8(codes_.as<uint8_t>() + row * padded_ + col * ops_.panel_rows,
-                        padded_ * ops_.panel_rows, count, activations_.words(token, some, col),
-                        first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some,
-                        cols, sums + token * rows_ + row, rows_, !first);
+          const auto product = widen ? ops_.panel_wide_i8 : ops_.panel_i8;
+          product(widen ? wide : codes(row, col), panel_rows * (widen ? cols * bytes : padded_), count,
+                  activations_.words(token, some, col),
+                  first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some, cols,
+                  sums + token * rows_ + row, rows_, !first);
         });
     for (int64_t t = 0; t < tokens; ++t) {
       const float scale = activations_.scales()[t];
@@ -74,6 +87,7 @@ class Int8Layer final : public CpuLayer {
   Buffer codes_;   // [panels × padded / i8_columns × panel_rows × i8_columns], i8_bias too large
   Buffer scales_;  // [rows]
   TiledCodes activations_;
+  std::shared_ptr<Buffer> wide_;  // [threads × 2 × kColumnBlock × panel_rows × wide_i8_bytes]
 };
 
 }  // namespace

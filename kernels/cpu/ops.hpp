@@ -22,16 +22,22 @@ struct CpuOps {
   int64_t panel_rows;
 
   int64_t tokens_f32;
-  // w[panel][column][row]: float32, or e4m3 bytes, whose products come out 2⁸ too small;
-  // w[panel][pair of columns][row][2]: bfloat16, k even.
+  // w[panel][column][row]: float32; w[panel][pair of columns][row][2]: bfloat16, k even;
+  // w[panel][word of e4m3_columns][row][e4m3_columns]: e4m3 bytes, k whole words, whose products come out
+  // multiplied by e4m3_unit.
   using PanelFloat = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const float* x,
                               int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
   PanelFloat panel_f32, panel_b16, panel_e4m3;
+  int64_t e4m3_columns;
+  float e4m3_unit;  // small enough for products to be subnormal, unless activations are scaled up
   // 4-bit codes in two's complement: 8 columns of a row are 32 bits, the first column lowest; scales
   // [panel · scale_stride + group · panel_rows + row]. k a multiple of the group, which is one of 8.
   void (*panel_i4_f32)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                        int64_t group, int64_t rows, const float* x, int64_t tokens, int64_t k, float* y,
                        int64_t y_stride, bool accumulate);
+  // k columns of one panel as panel_f32 reads them, for many tokens to share: e4m3 multiplied by e4m3_unit.
+  void (*widen_e4m3)(const uint8_t* w, int64_t k, float* out);
+  void (*widen_i4_f32)(const uint8_t* w, const float* scales, int64_t group, int64_t k, float* out);
 
   // Where both sides are of less than 32 bits, activations lie in words of 32 bits, `words_together` of a
   // token side by side: word i of token t is x[(i / together · tokens + t) · together + i % together]. k is a
@@ -43,9 +49,15 @@ struct CpuOps {
   // the result fits int32.
   int64_t tokens_i8, i8_columns;
   int32_t i8_bias;
-  void (*panel_i8)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int32_t* x,
-                   const int32_t* start, int64_t tokens, int64_t k, int32_t* y, int64_t y_stride,
-                   bool accumulate);
+  using PanelI8 = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int32_t* x,
+                           const int32_t* start, int64_t tokens, int64_t k, int32_t* y, int64_t y_stride,
+                           bool accumulate);
+  PanelI8 panel_i8;
+  // The same of codes that were widened, wide_i8_bytes each, for many tokens to share: k columns of one
+  // panel. Null where codes are multiplied as they lie.
+  int64_t wide_i8_bytes;
+  void (*widen_i8)(const uint8_t* w, int64_t k, uint8_t* out);
+  PanelI8 panel_wide_i8;
   // bfloat16 by bfloat16, weights as panel_b16 has them, 2 activations a word. Null where no instruction
   // multiplies them; subnormal factors and sums may count as zeros.
   int64_t tokens_b16;
@@ -59,9 +71,13 @@ struct CpuOps {
   // above. starts[group · tokens + token] = −8 · Σ codes of the group. k a multiple of the group, which is
   // one of 32.
   int64_t tokens_i4;
-  void (*panel_i4_i8)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
-                      int64_t group, int64_t rows, const int32_t* x, const int32_t* starts, int64_t tokens,
-                      int64_t k, float* y, int64_t y_stride, bool accumulate);
+  using PanelI4 = void (*)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
+                           int64_t group, int64_t rows, const int32_t* x, const int32_t* starts,
+                           int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
+  PanelI4 panel_i4_i8;
+  // The same of codes that were widened to bytes. Null where that is of no use.
+  void (*widen_i4)(const uint8_t* w, int64_t k, uint8_t* out);
+  PanelI4 panel_wide_i4_i8;
 
   // y[t·y_stride + r] (+)= Σ_k x[t·x_stride + k] · w[r·w_stride + k] for `rows` × `tokens`, of weights that
   // lie row after row; k a multiple of 32.
