@@ -2,10 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <climits>
 #include <cstring>
-
-#include "kernels/compress/float8.hpp"
 
 namespace lamina {
 
@@ -65,28 +64,42 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
 }
 
 TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
-                                   ActivationRule rule)
+                                   const CpuOps* rounding)
     : cols_(cols),
       padded_(padded),
       most_(most),
-      bf16_(rule == ActivationRule::bf16),
+      rounding_(rounding),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
 void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
-  const bool as_they_are = tokens == 1 && cols_ == padded_ && !bf16_;
+  const bool as_they_are = tokens == 1 && cols_ == padded_ && rounding_ == nullptr;
   if (part == 0) as_they_are_ = as_they_are;
   if (as_they_are) return;
   const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
+  if (rounding_ != nullptr) return prepare_rounded(x, tokens, begin, end);
   const int64_t tile = tile_tokens(tokens, most_);
   for (int64_t token = 0; token < tokens; token += tile) {
     const int64_t some = std::min(tile, tokens - token);
     float* out = data_->as<float>() + token * padded_;
     const float* in = x + token * cols_;
     for (int64_t i = begin; i < end; ++i)
-      for (int64_t t = 0; t < some; ++t) {
-        const float value = i < cols_ ? in[t * cols_ + i] : 0.0f;
-        out[i * some + t] = bf16_ ? bf16_activation(value) : value;
-      }
+      for (int64_t t = 0; t < some; ++t) out[i * some + t] = i < cols_ ? in[t * cols_ + i] : 0.0f;
+  }
+}
+
+void TiledActivations::prepare_rounded(const float* x, int64_t tokens, int64_t begin, int64_t end) {
+  constexpr int64_t kChunk = 64;
+  const int64_t tile = tile_tokens(tokens, most_);
+  for (int64_t token = 0; token < tokens; ++token) {
+    const int64_t first = token / tile * tile, some = std::min(tile, tokens - first);
+    float* out = data_->as<float>() + first * padded_ + (token - first);
+    for (int64_t col = begin; col < end; col += kChunk) {
+      uint16_t rounded[kChunk] = {};
+      const int64_t count = std::min(kChunk, end - col), there = std::min(count, cols_ - col);
+      if (there > 0) rounding_->round_b16(x + token * cols_ + col, there, rounded);
+      for (int64_t i = 0; i < count; ++i)
+        out[(col + i) * some] = std::bit_cast<float>(static_cast<uint32_t>(rounded[i]) << 16);
+    }
   }
 }
 

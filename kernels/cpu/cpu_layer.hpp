@@ -99,9 +99,9 @@ class PaddedActivations {
 // a column (or of a word of columns) lies together.
 class TiledActivations {
  public:
-  // `padded` columns, zeros past `cols`. `rule`: f32, or bf16, whose numbers are float32 here too.
+  // `padded` columns, zeros past `cols`. Rounded to bfloat16 where `rounding` is given, by its function.
   TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
-                   ActivationRule rule = ActivationRule::f32);
+                   const CpuOps* rounding = nullptr);
   void prepare(const float* x, int64_t tokens, int part, int parts);
   // Of the tile that begins with `token`, from column `col` on.
   const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
@@ -109,8 +109,9 @@ class TiledActivations {
   }
 
  private:
+  void prepare_rounded(const float* x, int64_t tokens, int64_t begin, int64_t end);
   int64_t cols_, padded_, most_;
-  bool bf16_;
+  const CpuOps* rounding_;
   bool as_they_are_ = false;  // one token, nothing to pad or to round
   std::shared_ptr<Buffer> data_;
 };
