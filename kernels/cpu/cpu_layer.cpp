@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <bit>
 #include <cfloat>
 #include <climits>
 #include <cmath>
 #include <cstring>
 
-#include "kernels/compress/float8.hpp"
 #include "kernels/compress/rows.hpp"
 
 namespace lamina {
@@ -68,11 +68,11 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
 }
 
 TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
-                                   ActivationRule rule)
+                                   const CpuOps* rounding)
     : cols_(cols),
       padded_(padded),
       most_(most),
-      bf16_(rule == ActivationRule::bf16),
+      rounding_(rounding),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
 void TiledActivations::normalise(float unit, const LayerOptions& options) {
@@ -81,10 +81,11 @@ void TiledActivations::normalise(float unit, const LayerOptions& options) {
 }
 
 void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
-  const bool as_they_are = tokens == 1 && cols_ == padded_ && !bf16_ && unit_ == 0;
+  const bool as_they_are = tokens == 1 && cols_ == padded_ && rounding_ == nullptr && unit_ == 0;
   if (part == 0) as_they_are_ = as_they_are;
   if (as_they_are) return;
   const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
+  if (rounding_ != nullptr) return prepare_rounded(x, tokens, begin, end);
   const int64_t tile = tile_tokens(tokens, most_);
   for (int64_t token = 0; token < tokens; token += tile) {
     const int64_t some = std::min(tile, tokens - token);
@@ -101,9 +102,24 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
         up[0] = std::ldexp(1.0f, power / 2);
         up[1] = std::ldexp(1.0f, power - power / 2);
       }
-      for (int64_t i = begin; i < std::min(end, cols_); ++i)
-        out[i * some + t] = bf16_ ? bf16_activation(in[i]) : in[i] * up[0] * up[1];
+      for (int64_t i = begin; i < std::min(end, cols_); ++i) out[i * some + t] = in[i] * up[0] * up[1];
       for (int64_t i = std::max(begin, cols_); i < end; ++i) out[i * some + t] = 0;
+    }
+  }
+}
+
+void TiledActivations::prepare_rounded(const float* x, int64_t tokens, int64_t begin, int64_t end) {
+  constexpr int64_t kChunk = 64;
+  const int64_t tile = tile_tokens(tokens, most_);
+  for (int64_t token = 0; token < tokens; ++token) {
+    const int64_t first = token / tile * tile, some = std::min(tile, tokens - first);
+    float* out = data_->as<float>() + first * padded_ + (token - first);
+    for (int64_t col = begin; col < end; col += kChunk) {
+      uint16_t rounded[kChunk] = {};
+      const int64_t count = std::min(kChunk, end - col), there = std::min(count, cols_ - col);
+      if (there > 0) rounding_->round_b16(x + token * cols_ + col, there, rounded);
+      for (int64_t i = 0; i < count; ++i)
+        out[(col + i) * some] = std::bit_cast<float>(static_cast<uint32_t>(rounded[i]) << 16);
     }
   }
 }

@@ -99,9 +99,9 @@ class PaddedActivations {
 // a column (or of a word of columns) lies together.
 class TiledActivations {
  public:
-  // `padded` columns, zeros past `cols`. `rule`: f32, or bf16, whose numbers are float32 here too.
+  // `padded` columns, zeros past `cols`. Rounded to bfloat16 where `rounding` is given, by its function.
   TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
-                   ActivationRule rule = ActivationRule::f32);
+                   const CpuOps* rounding = nullptr);
   void prepare(const float* x, int64_t tokens, int part, int parts);
   // From now on each token comes multiplied by a power of two that brings its largest magnitude to between 1
   // and 2, over `unit`: an exact way to keep products with tiny factors from underflowing. `scales` of the
@@ -114,8 +114,9 @@ class TiledActivations {
   }
 
  private:
+  void prepare_rounded(const float* x, int64_t tokens, int64_t begin, int64_t end);
   int64_t cols_, padded_, most_;
-  bool bf16_;
+  const CpuOps* rounding_;
   float unit_ = 0;            // 0: not normalised
   bool as_they_are_ = false;  // one token, nothing to pad, to round or to scale
   std::shared_ptr<Buffer> data_, scales_;

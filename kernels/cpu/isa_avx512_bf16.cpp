@@ -24,6 +24,21 @@ namespace {
 
 #include "kernels/cpu/isa_avx512_bf16.inc"
 
+// As panel_b16_b16 does it, in registers.
+double mac_b16(int64_t iterations) {
+  F sum[kChains];
+  for (int c = 0; c < kChains; ++c) sum[c] = f_zero();
+  I32 w = i32_set(0x40493fb5);
+  const I32 x = i32_set(0x3f80bf80);  // 1 and −1: sums grow slowly
+  for (int64_t i = 0; i < iterations; ++i)
+    unrolled<kChains>([&](auto c) {
+      asm volatile("" : LAMINA_VECTOR_OPERAND(w));  // as in mac_int8
+      sum[c.value] = b16_dot(sum[c.value], w, x);
+    });
+  for (int c = 1; c < kChains; ++c) sum[0] = f_add(sum[0], sum[c]);
+  return f_sum(sum[0]);
+}
+
 }  // namespace
 
 const CpuOps& avx512_bf16_ops() {
@@ -31,6 +46,7 @@ const CpuOps& avx512_bf16_ops() {
     CpuOps made = make_table("avx512_bf16");
     made.tokens_b16 = kTokensF32;
     made.panel_b16_b16 = panel_b16_b16<kTokensF32>;
+    made.probes[static_cast<size_t>(Arithmetic::bf16)] = {mac_b16, 2.0 * 2 * kChains * kF};
     return made;
   }();
   return ops;

@@ -19,7 +19,8 @@ class Bf16Layer final : public CpuLayer {
     if (by_pairs(leaf)) {
       pairs_.emplace(cols_, padded_, ops_.tokens_b16, ops_.words_together, options);
     } else {
-      floats_.emplace(cols_, padded_, ops_.tokens_f32, options, leaf.activation);
+      floats_.emplace(cols_, padded_, ops_.tokens_f32, options,
+                      leaf.activation == ActivationRule::bf16 ? &ops_ : nullptr);
     }
     const int64_t unit = ops_.panel_rows;
     pack_rows(rows_, unit, threads_, [&](Range rows) {
@@ -64,6 +65,8 @@ class Bf16Layer final : public CpuLayer {
           }
         });
   }
+
+  Arithmetic arithmetic() const override { return pairs_ ? Arithmetic::bf16 : Arithmetic::f32; }
 
  private:
   // Whether an instruction multiplies them; else activations are rounded and multiplied as float32.

@@ -10,9 +10,9 @@ namespace {
 class Int4A8Layer final : public CpuLayer {
  public:
   Int4A8Layer(const Leaf& leaf, const LayerOptions& options)
-      : CpuLayer(leaf, options, leaf.group),
+      : CpuLayer(leaf, options, std::max(leaf.group, 4 * cpu_ops().words_together)),
         packed_(leaf, padded_, ops_.panel_rows, Int4Order::halves, threads_),
-        activations_(cols_, padded_, ops_.tokens_i4, 4, 1, leaf.group, 8, options),
+        activations_(cols_, padded_, ops_.tokens_i4, 4, ops_.words_together, leaf.group, 8, options),
         wide_(make_scratch(options,
                            ops_.widen_i4 == nullptr ? 0 : threads_ * 2 * ops_.panel_rows * kColumnBlock,
                            threads_)) {

@@ -66,10 +66,9 @@ struct CpuOps {
   // What a thread calls after its last panel, unless null: gives back registers that are set up for them.
   void (*end_panels)();
 
-  // 4-bit codes plus 8, unsigned, by int8 activations, 4 a word (words_together or not: token by token, as if
-  // it were 1): 8 columns of a row are 4 bytes, the first four columns in their lower halves; scales as
-  // above. starts[group · tokens + token] = −8 · Σ codes of the group. k a multiple of the group, which is
-  // one of 32.
+  // 4-bit codes plus 8, unsigned, by int8 activations, 4 a word: 8 columns of a row are 4 bytes, the first
+  // four columns in their lower halves; scales as above. starts[group · tokens + token] = −8 · Σ codes of the
+  // group. k a multiple of the group, which is one of 32.
   int64_t tokens_i4;
   using PanelI4 = void (*)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                            int64_t group, int64_t rows, const int32_t* x, const int32_t* starts,
