@@ -60,6 +60,24 @@ if(LAMINA_BLIS)
   endif()
 endif()
 
+# Its library proper alone: libxsmmnoblas has an sgemm_ of its own that only prints an error.
+set(lamina_libxsmm OFF)
+if(LAMINA_LIBXSMM)
+  find_path(LAMINA_LIBXSMM_INCLUDE libxsmm.h)
+  find_library(LAMINA_LIBXSMM_LIBRARY xsmm)
+  if(LAMINA_LIBXSMM_INCLUDE AND LAMINA_LIBXSMM_LIBRARY)
+    set(lamina_libxsmm ON)
+    message(STATUS "LIBXSMM: ${LAMINA_LIBXSMM_LIBRARY}")
+    add_library(lamina_xsmm INTERFACE)
+    target_include_directories(lamina_xsmm SYSTEM INTERFACE ${LAMINA_LIBXSMM_INCLUDE})
+    target_link_libraries(lamina_xsmm INTERFACE
+      ${LAMINA_LIBXSMM_LIBRARY} BLAS::BLAS Threads::Threads rt m ${CMAKE_DL_LIBS})
+  elseif(NOT LAMINA_LIBXSMM STREQUAL "AUTO")
+    message(FATAL_ERROR "LAMINA_LIBXSMM is ${LAMINA_LIBXSMM}, but CMake finds no libxsmm.h and libxsmm. Install "
+      "libxsmm-dev, name LIBXSMM's folder in CMAKE_PREFIX_PATH, or leave LAMINA_LIBXSMM at AUTO.")
+  endif()
+endif()
+
 if(LAMINA_MPI)
   find_package(MPI REQUIRED COMPONENTS CXX)
 endif()

@@ -24,8 +24,11 @@ void register_kernels(Registry& registry) {
   registry.add(native_int4_a8_kernel());
   registry.add(native_bitmap_kernel());
   registry.add(native_block_kernel());
+  registry.add(csr_kernel());
   registry.add(onednn_kernel());
+  registry.add(onednn_u8s8_kernel());
   registry.add(blis_kernel());
+  registry.add(libxsmm_kernel());
   registry.add(reference_kernel());
 
   registry.add(cpu_device_info());

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 6, kTokensI4 = 4;
+constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
@@ -157,6 +158,12 @@ constexpr ExpandTable kExpand;
   const __m256i index = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(places));
   const F spread = _mm256_permutevar8x32_ps(f_load(values), index);
   return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(index, 31)), spread);
+}
+
+// By single loads: the gather instruction takes half as long again on Zen 3.
+template <class Index>
+[[gnu::always_inline]] inline F f_gather(const float* x, const Index* c) {
+  return _mm256_setr_ps(x[c[0]], x[c[1]], x[c[2]], x[c[3]], x[c[4]], x[c[5]], x[c[6]], x[c[7]]);
 }
 
 // Rounds to nearest, ties to even.

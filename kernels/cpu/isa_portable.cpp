@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
+constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
 #if defined(__SSE2__)
@@ -148,6 +149,11 @@ inline F f_expand(const float* values, uint32_t mask) {
     values += kept ? 1 : 0;
   }
   return out;
+}
+
+template <class Index>
+inline F f_gather(const float* x, const Index* columns) {
+  return F{x[columns[0]], x[columns[1]], x[columns[2]], x[columns[3]]};
 }
 
 inline void store_codes(int8_t* codes, F scaled) {

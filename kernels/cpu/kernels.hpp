@@ -15,9 +15,12 @@ Kernel native_int4_kernel();
 Kernel native_int4_a8_kernel();
 Kernel native_bitmap_kernel();
 Kernel native_block_kernel();
+Kernel csr_kernel();
 // Peers that are optional: from cpu/ where CMake found the library, else from absent/.
 Kernel onednn_kernel();
+Kernel onednn_u8s8_kernel();
 Kernel blis_kernel();
+Kernel libxsmm_kernel();
 Kernel reference_kernel();
 
 // Model name and cores, as `lamina list` shows them.

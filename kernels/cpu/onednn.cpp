@@ -1,16 +1,19 @@
-// A peer: oneDNN's matmul, of dense float32 or of int8 weights and activations, weights pre-packed in the
-// layout that the library picks. Its OpenMP threads are ours: both use one runtime, so there is no second
-// pool.
+// A peer: oneDNN's matmul of dense float32, of bfloat16 by bfloat16, or of int8 weights by int8 activations,
+// signed (s8s8) or made unsigned here (u8s8), weights pre-packed in the layout that the library picks. Its
+// OpenMP threads are ours: both use one runtime, so there is no second pool.
 #include <fmt/format.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
+#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/kernels.hpp"
 
@@ -20,8 +23,32 @@ namespace {
 using DataType = dnnl::memory::data_type;
 using Tag = dnnl::memory::format_tag;
 
-// oneDNN adds 128 to int8 activations where the processor wants them unsigned, and takes it back from the
-// sum.
+// What is multiplied by what.
+enum class Form { f32, bf16, s8s8, u8s8 };
+
+struct Types {
+  DataType source, weights, sum;
+  Arithmetic arithmetic;
+};
+Types types_of(Form form) {
+  switch (form) {
+    case Form::bf16:
+      return {DataType::bf16, DataType::bf16, DataType::f32, Arithmetic::bf16};
+    case Form::s8s8:
+      return {DataType::s8, DataType::s8, DataType::s32, Arithmetic::int8};
+    case Form::u8s8:
+      return {DataType::u8, DataType::s8, DataType::s32, Arithmetic::int8};
+    default:
+      return {DataType::f32, DataType::f32, DataType::f32, Arithmetic::f32};
+  }
+}
+
+uint16_t bf16_bits(float value) {
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
+}
+
+// Activations' codes are 128 more on the unsigned side: here (u8s8), or in oneDNN where the processor wants
+// them so (s8s8).
 constexpr int64_t kExactColumns = std::numeric_limits<int32_t>::max() / (255 * 127);
 
 // oneDNN takes the threads of the OpenMP runtime's default.
@@ -51,36 +78,50 @@ typename Primitive::primitive_desc describe(const dnnl::engine& engine, const dn
 
 class OneDnnLayer final : public Layer {
  public:
-  OneDnnLayer(const Leaf& leaf, const LayerOptions& options)
+  OneDnnLayer(const Leaf& leaf, const LayerOptions& options, Form form)
       : ops_(cpu_ops()),
         rows_(leaf.rows),
         cols_(leaf.cols),
         threads_(std::max(options.threads, 1)),
-        integer_(leaf.quantized()),
+        form_(form),
+        types_(types_of(form)),
         engine_(dnnl::engine::kind::cpu, 0),
         stream_(engine_) {
     check_leaf(leaf);
     if (rows_ == 0 || cols_ == 0) return;
     if (options.workspace != nullptr) options.workspace->rewind();
     const int64_t tokens = std::max<int64_t>(options.max_tokens, 1);
-    const DataType type = integer_ ? DataType::s8 : DataType::f32;
     const DefaultThreads guard(threads_);
-    const auto wanted = product_desc(tokens, dnnl::memory::desc({cols_, rows_}, type, Tag::any));
+    const auto wanted = product_desc(tokens, dnnl::memory::desc({cols_, rows_}, types_.weights, Tag::any));
     packed_ = wanted.weights_desc();
     weights_ = Buffer(static_cast<int64_t>(packed_.get_size()), threads_);
     products_.push_back(make_product(wanted, tokens, threads_, options));
 
     // The library only reads what it packs from.
-    void* codes = integer_ ? static_cast<void*>(const_cast<int8_t*>(leaf.codes.data()))
-                           : static_cast<void*>(const_cast<float*>(leaf.values.data()));
-    dnnl::memory from(dnnl::memory::desc({cols_, rows_}, type, Tag::ba), engine_, codes);
+    void* numbers = integer() ? static_cast<void*>(const_cast<int8_t*>(leaf.codes.data()))
+                              : static_cast<void*>(const_cast<float*>(leaf.values.data()));
+    std::vector<uint16_t> halves;
+    if (form_ == Form::bf16) {
+      halves.resize(leaf.values.size());
+      std::transform(leaf.values.begin(), leaf.values.end(), halves.begin(), bf16_bits);
+      numbers = halves.data();
+    }
+    dnnl::memory from(dnnl::memory::desc({cols_, rows_}, types_.weights, Tag::ba), engine_, numbers);
     dnnl::memory to(packed_, engine_, weights_.data());
     dnnl::reorder(from, to).execute(stream_, from, to);
     stream_.wait();
-    if (!integer_) return;
+    if (form_ != Form::f32)
+      source_ = make_scratch(options, tokens * cols_ * (form_ == Form::bf16 ? 2 : 1), threads_);
+    if (!integer()) return;
     row_scales_ = Buffer(rows_ * 4, threads_);
     std::memcpy(row_scales_.data(), leaf.scales.data(), static_cast<size_t>(rows_) * 4);
-    codes_ = make_scratch(options, tokens * cols_, threads_);
+    if (form_ == Form::u8s8) {
+      row_excess_ = Buffer(rows_ * 4, threads_);
+      for (int64_t i = 0; i < rows_; ++i) {
+        const int8_t* row = leaf.codes.data() + i * cols_;
+        row_excess_.as<int32_t>()[i] = 128 * std::accumulate(row, row + cols_, int32_t{0});
+      }
+    }
     token_scales_ = make_scratch(options, tokens * 4);
   }
 
@@ -92,14 +133,12 @@ class OneDnnLayer final : public Layer {
     const int threads = std::clamp(stream.threads, 1, threads_);
     const DefaultThreads guard(threads);
     Product& product = product_for(tokens, threads);
-    if (integer_) {
-      auto* codes = codes_->as<int8_t>();
-      auto* scales = token_scales_->as<float>();
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && tokens > 1)
-      for (int64_t t = 0; t < tokens; ++t) ops_.quantize(x + t * cols_, cols_, codes + t * cols_, scales + t);
-      product.source.set_data_handle(codes);
-    } else {
+    if (form_ == Form::f32) {
       product.source.set_data_handle(const_cast<float*>(x));
+    } else {
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1 && tokens > 1)
+      for (int64_t t = 0; t < tokens; ++t) convert(x + t * cols_, t);
+      product.source.set_data_handle(source_->data());
     }
     product.destination.set_data_handle(y);
     // The C function: the C++ one makes a list of the arguments at each call.
@@ -107,22 +146,26 @@ class OneDnnLayer final : public Layer {
         dnnl_primitive_execute(product.primitive.get(), stream_.get(),
                                static_cast<int>(product.arguments.size()), product.arguments.data()),
         "oneDNN could not multiply");
-    if (integer_) scale(y, tokens, threads);
+    if (integer()) scale(y, tokens, threads);
   }
 
   Cost cost(int64_t tokens) const override {
     const auto rows = static_cast<double>(rows_), cols = static_cast<double>(cols_),
                m = static_cast<double>(tokens);
-    return {.operations = {integer_ ? Arithmetic::int8 : Arithmetic::f32, 2 * m * rows * cols},
+    return {.operations = {types_.arithmetic, 2 * m * rows * cols},
             .read_bytes = static_cast<double>(weight_bytes()) + 4 * m * cols,
             .write_bytes = 4 * m * rows};
   }
 
   int64_t weight_bytes() const override {
-    return weights_.bytes() + row_scales_.bytes();
+    return weights_.bytes() + row_scales_.bytes() + row_excess_.bytes();
   }
 
  private:
+  bool integer() const {
+    return types_.sum == DataType::s32;
+  }
+
   // A primitive is made for one token count and number of threads.
   struct Product {
     int64_t tokens = 0;
@@ -138,9 +181,21 @@ class OneDnnLayer final : public Layer {
     attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
     // Sums of codes stay int32 until both scales meet them: with a scale a token, matmul falls back to its
     // reference.
-    return describe<dnnl::matmul>(
-        engine_, {{tokens, cols_}, integer_ ? DataType::s8 : DataType::f32, Tag::ab}, weights,
-        {{tokens, rows_}, integer_ ? DataType::s32 : DataType::f32, Tag::ab}, attributes);
+    return describe<dnnl::matmul>(engine_, {{tokens, cols_}, types_.source, Tag::ab}, weights,
+                                  {{tokens, rows_}, types_.sum, Tag::ab}, attributes);
+  }
+
+  // A token's activations as the product wants them.
+  void convert(const float* x, int64_t token) const {
+    if (form_ == Form::bf16) {
+      std::transform(x, x + cols_, source_->as<uint16_t>() + token * cols_,
+                     [](float value) { return bf16_bits(bf16_activation(value)); });
+      return;
+    }
+    auto* codes = source_->as<int8_t>() + token * cols_;
+    ops_.quantize(x, cols_, codes, token_scales_->as<float>() + token);
+    if (form_ == Form::u8s8)
+      for (int64_t k = 0; k < cols_; ++k) codes[k] = static_cast<int8_t>(codes[k] ^ 0x80);
   }
 
   Product make_product(const dnnl::matmul::primitive_desc& desc, int64_t tokens, int threads,
@@ -173,6 +228,7 @@ class OneDnnLayer final : public Layer {
 
   void scale(float* y, int64_t tokens, int threads) const {
     const float* scales = row_scales_.as<float>();
+    const int32_t* excess = form_ == Form::u8s8 ? row_excess_.as<int32_t>() : nullptr;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       const int64_t part = omp_get_thread_num(), parts = omp_get_num_threads();
@@ -182,6 +238,7 @@ class OneDnnLayer final : public Layer {
         for (int64_t r = begin; r < end; ++r) {
           int32_t sum;
           std::memcpy(&sum, y + t * rows_ + r, 4);
+          if (excess != nullptr) sum -= excess[r];
           y[t * rows_ + r] = static_cast<float>(sum) * scales[r] * token_scale;
         }
       }
@@ -191,14 +248,16 @@ class OneDnnLayer final : public Layer {
   const CpuOps& ops_;
   int64_t rows_, cols_;
   int threads_;
-  bool integer_;
+  Form form_;
+  Types types_;
   dnnl::engine engine_;
   dnnl::stream stream_;
   dnnl::memory::desc packed_;
   Buffer weights_;     // as packed_ says
   Buffer row_scales_;  // [rows]
+  Buffer row_excess_;  // [rows] int32: 128 · Σ codes, of u8s8
   std::vector<Product> products_;
-  std::shared_ptr<Buffer> codes_, token_scales_;  // [max_tokens × cols], [max_tokens]
+  std::shared_ptr<Buffer> source_, token_scales_;  // [max_tokens × cols] of types_.source, [max_tokens]
 };
 
 bool has(dnnl::cpu_isa isa) {
@@ -219,14 +278,32 @@ std::string onednn_isa() {
                      found != std::end(names) ? found->second : "baseline");
 }
 
-std::string refusal(const Leaf& leaf) {
-  const bool codes = leaf.bits == 8;
-  const auto rule = codes ? ActivationRule::int8_per_token : ActivationRule::f32;
-  if (std::string why = kind_refusal(leaf, codes ? 8 : 32, rule); !why.empty()) return why;
+// oneDNN multiplies bfloat16 by instructions, or by float32 ones of AVX-512; for others it has no primitive,
+// or but its reference.
+std::string bf16_refusal() {
+  static const std::string why = [] {
+    try {
+      const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
+      const auto desc = describe<dnnl::matmul>(engine, {{64, 64}, DataType::bf16, Tag::ab},
+                                               {{64, 64}, DataType::bf16, Tag::any},
+                                               {{64, 64}, DataType::f32, Tag::ab}, dnnl::primitive_attr());
+      const std::string name = desc.impl_info_str();
+      return name.starts_with("ref") ? "has but a reference for bfloat16 on this processor" : std::string();
+    } catch (const dnnl::error& e) {
+      return fmt::format("multiplies no bfloat16 on this processor, for want of AVX-512 ({})", e.what());
+    }
+  }();
+  return why;
+}
+
+// Without VNNI oneDNN multiplies int8 by vpmaddubsw, signed activations made unsigned, and pairs of products
+// saturate in int16. Seen with oneDNN 2.6.3 on AVX2, 1 to 512 tokens and 3 to 14336 columns, packed weights
+// or not: of codes that are all 127, and of random ones from 77 columns on, hardly a sum comes out right,
+// signed or unsigned.
+std::string int8_refusal(const Leaf& leaf) {
+  if (std::string why = kind_refusal(leaf, 8, ActivationRule::int8_per_token); !why.empty()) return why;
   if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
-  if (!codes) return native_refusal(leaf);
   if (!leaf.per_channel) return "multiplies one scale per output channel, not groups";
-  // Whether activations are signed or not: pairs of products meet in int16 there.
   if (!has(dnnl::cpu_isa::avx512_core_vnni))
     return "its int8 products saturate on this processor; they are exact with AVX-512 VNNI";
   if (leaf.cols > kExactColumns)
@@ -234,20 +311,54 @@ std::string refusal(const Leaf& leaf) {
   return native_refusal(leaf);
 }
 
-}  // namespace
+Form form_of(const Leaf& leaf) {
+  return leaf.quantized() ? Form::s8s8 : leaf.bits == 16 ? Form::bf16 : Form::f32;
+}
 
-Kernel onednn_kernel() {
+std::string refusal(const Leaf& leaf) {
+  if (leaf.bits == 8 && !leaf.fp8) return int8_refusal(leaf);
+  if (leaf.bits == 16) {
+    if (leaf.activation != ActivationRule::bf16)
+      return fmt::format("multiplies bfloat16 weights by bf16 activations, not {}", name_of(leaf.activation));
+    if (std::string why = bf16_refusal(); !why.empty()) return why;
+  } else if (std::string why = kind_refusal(leaf, 32, ActivationRule::f32); !why.empty()) {
+    return why;
+  }
+  if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
+  return native_refusal(leaf);
+}
+
+Kernel peer() {
   Kernel kernel;
-  kernel.name = "onednn";
   kernel.device = "cpu";
-  kernel.help = "dense float32, and W8A8 where the processor has VNNI, by oneDNN with weights pre-packed";
   kernel.isa = onednn_isa();
   kernel.preference = 0;  // when named: what a run times by itself must not depend on what is installed
   if (dnnl_version()->cpu_runtime != DNNL_RUNTIME_OMP)
     kernel.absent = "this oneDNN has threads of its own beside OpenMP's; Debian's libdnnl-dev shares them";
+  return kernel;
+}
+
+}  // namespace
+
+Kernel onednn_kernel() {
+  Kernel kernel = peer();
+  kernel.name = "onednn";
+  kernel.help =
+      "dense float32, bfloat16 by bf16 activations, and W8A8 where the processor has VNNI, by oneDNN";
   kernel.refuses = refusal;
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
-    return std::make_unique<OneDnnLayer>(leaf, options);
+    return std::make_unique<OneDnnLayer>(leaf, options, form_of(leaf));
+  };
+  return kernel;
+}
+
+Kernel onednn_u8s8_kernel() {
+  Kernel kernel = peer();
+  kernel.name = "onednn-u8s8";
+  kernel.help = "W8A8 where the processor has VNNI, by oneDNN with activations made unsigned before it";
+  kernel.refuses = int8_refusal;
+  kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
+    return std::make_unique<OneDnnLayer>(leaf, options, Form::u8s8);
   };
   return kernel;
 }

@@ -91,6 +91,21 @@ struct CpuOps {
   // out[k] of (a part of) one row; returns what follows its values.
   const float* (*expand_bitmap)(const float* values, const uint64_t* bits, int64_t k, float* out);
 
+  // Compressed sparse rows: row r has values and (16- or 32-bit) columns from starts[r] to starts[r + 1].
+  // y[r] = Σ w·x of one token.
+  void (*csr_dot_16)(const float* values, const uint16_t* columns, const int64_t* starts, int64_t rows,
+                     const float* x, float* y);
+  void (*csr_dot_32)(const float* values, const uint32_t* columns, const int64_t* starts, int64_t rows,
+                     const float* x, float* y);
+  // y[t] += Σ w · x[column · tokens + t] over one row's [begin, end), up to the first column that is not
+  // below `limit`; returns how far it came. At most csr_tokens of them; whole vectors of x and y are read and
+  // written.
+  int64_t csr_tokens;
+  int64_t (*csr_tile_16)(const float* values, const uint16_t* columns, int64_t begin, int64_t end,
+                         int64_t limit, const float* x, int64_t tokens, float* y);
+  int64_t (*csr_tile_32)(const float* values, const uint32_t* columns, int64_t begin, int64_t end,
+                         int64_t limit, const float* x, int64_t tokens, float* y);
+
   // The activation rules over any `count`: int8 codes, and their scale; bfloat16.
   void (*quantize)(const float* x, int64_t count, int8_t* codes, float* scale);
   void (*round_b16)(const float* x, int64_t count, uint16_t* out);

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/compress/scheme.hpp"
+#include "kernels/cpu/ops.hpp"
 #include "kernels/reference.hpp"
 #include "kernels/registry.hpp"
 
@@ -125,6 +126,7 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"unstructured", "pruned", {{"sparsity", 0.5}}, any},
       {"unstructured_0", "pruned", {{"sparsity", 0.0}}, {{37, 77}}},
       {"unstructured_95", "pruned", {{"sparsity", 0.95}}, any},
+      {"unstructured_long", "pruned", {{"sparsity", 0.9}}, {{3, 66001}}, 5},
       {"pruned_2_4", "pruned", {{"pattern", text_2_4}}, {{131, 256}, {37, 76}, {9, 1156}}},
       {"pruned_3_7", "pruned", {{"pattern", std::string("3:7")}}, {{37, 77}}},
       {"block_16", "pruned", {{"pattern", block}}, {{131, 256}, {40, 1040}}},
@@ -137,6 +139,14 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"lowrank", "lowrank", {{"rank", int64_t{13}}}, {{131, 77}}},
       {"lowrank_int8", "lowrank", {{"rank", int64_t{13}}, {"factors", factors}}, {{131, 77}}},
   };
+}
+
+// Whether its loops are those of CpuOps: a kernel that brings its own needs no round for each instruction
+// set.
+inline bool uses_table(const Kernel& kernel) {
+  const std::vector<const CpuOps*> tables = cpu_ops_available();
+  return std::any_of(tables.begin(), tables.end(),
+                     [&](const CpuOps* ops) { return kernel.isa == ops->name; });
 }
 
 // y as a kernel must leave it: NaN before, and nothing but y written.

@@ -120,8 +120,7 @@ void check(const Leaf& leaf, const Matrix<float>& activations, const LayerOption
     set_cpu_ops(ops);
     for (const Kernel* kernel : test_registry().kernels("cpu")) {
       if (!kernel->absent.empty() || !kernel->refuses(leaf).empty()) continue;
-      // Those that do not use the table need no second round.
-      if (kernel->name != "native" && ops != cpu_ops_available().front()) continue;
+      if (!uses_table(*kernel) && ops != cpu_ops_available().front()) continue;
       ++kernels;
       const std::unique_ptr<Layer> layer = kernel->make(leaf, options);
       Stream stream{threads};
