@@ -61,7 +61,8 @@ std::vector<SchemeKeys> schemes(const Registry& registry) {
                                  {"pruned", {}},
                                  {"pruned", {{"sparsity", 0.9}}},
                                  {"pruned", {{"pattern", std::string("2:4")}}},
-                                 {"pruned", {{"pattern", block}}}};
+                                 {"pruned", {{"pattern", block}}},
+                                 {"pruned", {{"pattern", block}, {"block", int64_t{32}}}}};
   for (const SchemeType& type : registry.schemes()) {
     if (std::none_of(all.begin(), all.end(), [&](const SchemeKeys& keys) { return keys.type == type.type; }))
       all.push_back({type.type, {}});

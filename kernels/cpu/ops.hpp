@@ -32,6 +32,13 @@ struct CpuOps {
   void (*panel_i4_f32)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                        int64_t group, int64_t rows, const float* x, int64_t tokens, int64_t k, float* y,
                        int64_t y_stride, bool accumulate);
+  // `count` blocks of `width` columns, the first of each in `columns`, of a strip of panel_rows or twice as
+  // many rows: w[block][column][row], of which `rows` are stored. With each column, several tokens also fetch
+  // as many bytes from `fetch` into the second-level cache, which then moves on by fetch_step; it may point
+  // past the weights.
+  void (*block_f32)(const float* w, int64_t strip_rows, int64_t rows, const int32_t* columns, int64_t count,
+                    int64_t width, const float* x, int64_t tokens, float* y, int64_t y_stride,
+                    bool accumulate, const void* fetch, int64_t fetch_step);
 
   // Where both sides are of less than 32 bits, activations lie in words of 32 bits, `words_together` of a
   // token side by side: word i of token t is x[(i / together · tokens + t) · together + i % together]. k is a
