@@ -96,7 +96,7 @@ class StripLayer final : public CpuLayer {
     for (int64_t row = rows.begin; row < rows.end; row += block_rows_)
       most = std::max(most, kept_.count(row / block_rows_));
     const int64_t chunk = tile == tokens ? most : std::max<int64_t>(kChunkColumns / block_cols_, 1);
-    const int64_t token_block = std::max<int64_t>(kBlockTokens / tile, 1) * tile;
+    const int64_t token_block = round_up(tile_tokens(tokens, kBlockTokens), tile);
     for (int64_t token = 0; token < tokens; token += token_block) {
       const Range block = {token, std::min(token + token_block, tokens)};
       for (int64_t first = 0; first < most; first += chunk)
