@@ -218,19 +218,30 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
         fmt::format("forward: expected copy 0 to {} and 1 to {} tokens, found {} and {}", copies_ - 1,
                     options_.max_tokens, copy, tokens));
   }
+  const auto output = [&](size_t s) { return s + 1 == stages_.size() ? y : stages_[s].output.as<float>(); };
+  const auto reduces = [&](const Stage& stage) { return stage.cut.reduce && comm_.size() > 1; };
+  const auto layer = [&](size_t s) -> Layer* {
+    return stages_[s].copies.empty() ? nullptr : stages_[s].copies[static_cast<size_t>(copy)].get();
+  };
   const float* in = x;
+  bool done = false;  // this stage's product, with the one before it
   for (size_t s = 0; s < stages_.size(); ++s) {
-    Stage& stage = stages_[s];
-    float* out = s + 1 == stages_.size() ? y : stage.output.as<float>();
+    const Stage& stage = stages_[s];
+    float* out = output(s);
     const int64_t count = tokens * stage.local_out;
-    if (part != Part::communicate && count > 0) {
-      if (stage.copies.empty()) {
+    if (part != Part::communicate && count > 0 && !done) {
+      if (layer(s) == nullptr) {
         std::memset(out, 0, static_cast<size_t>(count) * sizeof(float));  // no share of K: adds nothing
+      } else if (s + 1 < stages_.size() && !reduces(stage) && layer(s + 1) != nullptr) {
+        layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
+        done = true;
       } else {
-        stage.copies[static_cast<size_t>(copy)]->forward(in, out, tokens, stream);
+        layer(s)->forward(in, out, tokens, stream);
       }
+    } else {
+      done = false;
     }
-    if (part != Part::compute && stage.cut.reduce && comm_.size() > 1) {
+    if (part != Part::compute && reduces(stage)) {
       // Alone, a sum in place would sum its own result, call after call, until it is infinite.
       const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
       comm_.all_reduce(partial, out, count, DType::f32, ReduceOp::sum);

@@ -53,6 +53,14 @@ class Layer {
   // No allocation, no I/O. `tokens` is at most the max_tokens the layer was made with. Overwrites all of y; y
   // never aliases x. Writes no byte outside y.
   virtual void forward(const float* x, float* y, int64_t tokens, Stream& stream) = 0;
+  // This layer and then `next`, whose in_features are this one's out_features: middle [tokens × out_features]
+  // is this layer's y and next's x. The numbers of two forwards; kernels that share threads save the meeting
+  // between them.
+  virtual void forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
+                            Stream& stream) {
+    forward(x, middle, tokens, stream);
+    next.forward(middle, y, tokens, stream);
+  }
   virtual Cost cost(int64_t tokens) const = 0;
   // As packed, all metadata (scales, masks, indices) included.
   virtual int64_t weight_bytes() const = 0;

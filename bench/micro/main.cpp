@@ -26,11 +26,10 @@ struct NamedShape {
   Shape shape;
 };
 
-// llama-3-8b's layers, and two small ones that stay in the caches.
-const std::vector<NamedShape> kShapes = {{"o_proj", {4096, 4096}},
-                                         {"down_proj", {4096, 14336}},
-                                         {"qkv_proj", {6144, 4096}},
-                                         {"small", {512, 512}},
+// llama-3-8b's layers, the thin factors of a low-rank one, and two small ones that stay in the caches.
+const std::vector<NamedShape> kShapes = {{"o_proj", {4096, 4096}},   {"down_proj", {4096, 14336}},
+                                         {"qkv_proj", {6144, 4096}}, {"factor_v", {512, 4096}},
+                                         {"factor_u", {4096, 512}},  {"small", {512, 512}},
                                          {"medium", {2048, 2048}}};
 const std::vector<int64_t> kTokens = {1, 2, 4, 8, 16, 64, 512};
 
@@ -40,7 +39,7 @@ struct SchemeKeys {
   Keys keys;
 };
 
-// Low-rank layers are two of these layers one after the other: nothing of their own to time.
+// Low-rank layers are two of these layers one after the other: their factors are timed by themselves.
 class OneMatrix final : public Factorizer {
  public:
   Factors factorize(const RowSlab&, const RankRule&, uint64_t) override {
@@ -61,7 +60,8 @@ std::vector<SchemeKeys> schemes(const Registry& registry) {
                                  {"pruned", {}},
                                  {"pruned", {{"sparsity", 0.9}}},
                                  {"pruned", {{"pattern", std::string("2:4")}}},
-                                 {"pruned", {{"pattern", block}}}};
+                                 {"pruned", {{"pattern", block}}},
+                                 {"pruned", {{"pattern", block}, {"block", int64_t{32}}}}};
   for (const SchemeType& type : registry.schemes()) {
     if (std::none_of(all.begin(), all.end(), [&](const SchemeKeys& keys) { return keys.type == type.type; }))
       all.push_back({type.type, {}});

@@ -38,13 +38,29 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
     return;
   }
 #pragma omp parallel num_threads(threads)
+  share(x, y, tokens);
+}
+
+void CpuLayer::forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
+                            Stream& stream) {
+  auto* second = dynamic_cast<CpuLayer*>(&next);
+  const int threads =
+      second == nullptr ? 1 : std::clamp(stream.threads, 1, std::min(threads_, second->threads_));
+  if (threads == 1) return Layer::forward_then(next, x, middle, y, tokens, stream);
+#pragma omp parallel num_threads(threads)
   {
-    const int part = omp_get_thread_num(), parts = omp_get_num_threads();
-    prepare(x, tokens, part, parts);
+    share(x, middle, tokens);
 #pragma omp barrier
-    compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
-    if (ops_.end_panels != nullptr) ops_.end_panels();
+    second->share(middle, y, tokens);
   }
+}
+
+void CpuLayer::share(const float* x, float* y, int64_t tokens) {
+  const int part = omp_get_thread_num(), parts = omp_get_num_threads();
+  prepare(x, tokens, part, parts);
+#pragma omp barrier
+  compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
+  if (ops_.end_panels != nullptr) ops_.end_panels();
 }
 
 Cost CpuLayer::cost(int64_t tokens) const {

@@ -57,6 +57,9 @@ class CpuLayer : public Layer {
   CpuLayer(const Leaf& leaf, const LayerOptions& options, int64_t column_unit);
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) final;
+  // One OpenMP region for both, where `next` is a CpuLayer too.
+  void forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
+                    Stream& stream) final;
   Cost cost(int64_t tokens) const override;
   int64_t weight_bytes() const final { return weight_bytes_; }
 
@@ -81,6 +84,10 @@ class CpuLayer : public Layer {
   int threads_;
   int64_t row_unit_ = kRowUnit;  // a thread's rows begin at multiples of it
   int64_t weight_bytes_ = 0;     // set by the derived class once it has packed
+
+ private:
+  // A thread's share of forward(), within a region.
+  void share(const float* x, float* y, int64_t tokens);
 };
 
 // The activations as float32, padded: x itself where no padding is needed.

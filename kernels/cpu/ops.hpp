@@ -38,6 +38,13 @@ struct CpuOps {
   // k columns of one panel as panel_f32 reads them, for many tokens to share: e4m3 multiplied by e4m3_unit.
   void (*widen_e4m3)(const uint8_t* w, int64_t k, float* out);
   void (*widen_i4_f32)(const uint8_t* w, const float* scales, int64_t group, int64_t k, float* out);
+  // `count` blocks of `width` columns, the first of each in `columns`, of a strip of panel_rows or twice as
+  // many rows: w[block][column][row], of which `rows` are stored. With each column, several tokens also fetch
+  // as many bytes from `fetch` into the second-level cache, which then moves on by fetch_step; it may point
+  // past the weights.
+  void (*block_f32)(const float* w, int64_t strip_rows, int64_t rows, const int32_t* columns, int64_t count,
+                    int64_t width, const float* x, int64_t tokens, float* y, int64_t y_stride,
+                    bool accumulate, const void* fetch, int64_t fetch_step);
 
   // Where both sides are of less than 32 bits, activations lie in words of 32 bits, `words_together` of a
   // token side by side: word i of token t is x[(i / together · tokens + t) · together + i % together]. k is a
