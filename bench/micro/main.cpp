@@ -32,7 +32,7 @@ const std::vector<NamedShape> kShapes = {{"o_proj", {4096, 4096}},
                                          {"qkv_proj", {6144, 4096}},
                                          {"small", {512, 512}},
                                          {"medium", {2048, 2048}}};
-const std::vector<int64_t> kTokens = {1, 2, 4, 8, 16, 64, 512};
+const std::vector<int64_t> kTokens = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
 
 using Keys = std::vector<std::pair<std::string, Value>>;
 struct SchemeKeys {
@@ -50,7 +50,14 @@ class OneMatrix final : public Factorizer {
 
 // Every registered scheme with its own defaults, and the variants worth a look.
 std::vector<SchemeKeys> schemes(const Registry& registry) {
-  const Value block = std::string("block");
+  const Value block = std::string("block"), two_of_four = std::string("2:4");
+  const auto nested = [](const Keys& keys) -> Value {
+    auto params = std::make_shared<Params>("", nullptr);
+    for (const auto& [key, value] : keys) params->set(key, value);
+    return params;
+  };
+  const Value bf16 = nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}});
+  const Value int8 = nested({{"type", std::string("int8")}});
   std::vector<SchemeKeys> all = {{"dense", {}},
                                  {"int8", {}},
                                  {"int4", {}},
@@ -58,7 +65,9 @@ std::vector<SchemeKeys> schemes(const Registry& registry) {
                                  {"int4", {{"group", int64_t{32}}}},
                                  {"pruned", {}},
                                  {"pruned", {{"sparsity", 0.9}}},
-                                 {"pruned", {{"pattern", std::string("2:4")}}},
+                                 {"pruned", {{"pattern", two_of_four}}},
+                                 {"pruned", {{"pattern", two_of_four}, {"values", bf16}}},
+                                 {"pruned", {{"pattern", two_of_four}, {"values", int8}}},
                                  {"pruned", {{"pattern", block}}}};
   for (const SchemeType& type : registry.schemes()) {
     if (std::none_of(all.begin(), all.end(), [&](const SchemeKeys& keys) { return keys.type == type.type; }))

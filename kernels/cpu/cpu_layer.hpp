@@ -96,11 +96,12 @@ class PaddedActivations {
 };
 
 // Activations in tiles of up to `most` tokens, as the panel functions read them: what a tile of tokens has of
-// a column (or of a word of columns) lies together.
+// a column (or of 4 `together`) lies together, token after token.
 class TiledActivations {
  public:
-  // `padded` columns, zeros past `cols`.
-  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options);
+  // `padded` columns, a multiple of `together`; zeros past `cols`.
+  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
+                   int64_t together = 1);
   void prepare(const float* x, int64_t tokens, int part, int parts);
   // Of the tile that begins with `token`, from column `col` on.
   const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
@@ -108,7 +109,7 @@ class TiledActivations {
   }
 
  private:
-  int64_t cols_, padded_, most_;
+  int64_t cols_, padded_, most_, together_;
   bool as_they_are_ = false;  // one token, nothing to pad
   std::shared_ptr<Buffer> data_;
 };

@@ -25,6 +25,9 @@ using I8Vector = __m512i;
 [[gnu::always_inline]] inline I32 i8_dot(I32 sum, I8Vector w, I32 x) {
   return _mm512_dpbusd_epi32(sum, w, x);
 }
+[[gnu::always_inline]] inline I32 i8_dot4(I32 sum, I32 magnitudes, I32 x) {
+  return _mm512_dpbusd_epi32(sum, magnitudes, x);
+}
 using Part = I32;
 [[gnu::always_inline]] inline Part part_begin(I32 exact) {
   return exact;

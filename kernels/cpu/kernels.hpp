@@ -11,6 +11,8 @@ Kernel native_dense_kernel();
 Kernel native_int8_kernel();
 Kernel native_int4_kernel();
 Kernel native_int4_a8_kernel();
+Kernel native_24_kernel();
+Kernel native_24_int8_kernel();
 Kernel native_bitmap_kernel();
 Kernel native_block_kernel();
 // Peers that are optional: from cpu/ where CMake found the library, else from absent/.
