@@ -61,37 +61,23 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
     std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
 }
 
-TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
-                                   int64_t together)
+TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options)
     : cols_(cols),
       padded_(padded),
       most_(most),
-      together_(together),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
 void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
   if (part == 0) as_they_are_ = tokens == 1 && cols_ == padded_;
   if (tokens == 1 && cols_ == padded_) return;
-  const int64_t pieces = padded_ / together_;
-  const int64_t begin = pieces * part / parts, end = pieces * (part + 1) / parts;
+  const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
   const int64_t tile = tile_tokens(tokens, most_);
   for (int64_t token = 0; token < tokens; token += tile) {
     const int64_t some = std::min(tile, tokens - token);
     float* out = data_->as<float>() + token * padded_;
     const float* in = x + token * cols_;
-    if (together_ == 1) {
-      for (int64_t i = begin; i < end; ++i)
-        for (int64_t t = 0; t < some; ++t) out[i * some + t] = i < cols_ ? in[t * cols_ + i] : 0.0f;
-      continue;
-    }
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t col = i * together_, there = std::clamp<int64_t>(cols_ - col, 0, together_);
-      for (int64_t t = 0; t < some; ++t) {
-        float* to = out + (i * some + t) * together_;
-        std::copy_n(in + t * cols_ + col, there, to);
-        std::fill(to + there, to + together_, 0.0f);
-      }
-    }
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t t = 0; t < some; ++t) out[i * some + t] = i < cols_ ? in[t * cols_ + i] : 0.0f;
   }
 }
 

@@ -96,12 +96,11 @@ class PaddedActivations {
 };
 
 // Activations in tiles of up to `most` tokens, as the panel functions read them: what a tile of tokens has of
-// a column (or of 4 `together`) lies together, token after token.
+// a column (or of a word of columns) lies together.
 class TiledActivations {
  public:
-  // `padded` columns, a multiple of `together`; zeros past `cols`.
-  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
-                   int64_t together = 1);
+  // `padded` columns, zeros past `cols`.
+  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options);
   void prepare(const float* x, int64_t tokens, int part, int parts);
   // Of the tile that begins with `token`, from column `col` on.
   const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
@@ -109,7 +108,7 @@ class TiledActivations {
   }
 
  private:
-  int64_t cols_, padded_, most_, together_;
+  int64_t cols_, padded_, most_;
   bool as_they_are_ = false;  // one token, nothing to pad
   std::shared_ptr<Buffer> data_;
 };
@@ -139,16 +138,16 @@ class TiledCodes {
 
 // Walks `rows` × `columns` × `tokens` for the panel functions: a block of columns of two panels stays in the
 // second-level cache while all tokens pass. visit(first row, rows, first column, columns, first token,
-// tokens).
+// tokens). More `panels` together read a tile of activations as often from the first-level cache.
 template <class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
-                         int64_t tokens, int64_t most, Visit visit) {
+                         int64_t tokens, int64_t most, Visit visit, int64_t panels = 2) {
   if (tokens == 1) return visit(rows.begin, rows.size(), 0, columns, 0, 1);
   const int64_t tile = tile_tokens(tokens, most);
   for (int64_t col = 0; col < columns; col += column_block)
-    for (int64_t row = rows.begin; row < rows.end; row += 2 * panel_rows)
+    for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows)
       for (int64_t token = 0; token < tokens; token += tile)
-        visit(row, std::min(2 * panel_rows, rows.end - row), col, std::min(column_block, columns - col),
+        visit(row, std::min(panels * panel_rows, rows.end - row), col, std::min(column_block, columns - col),
               token, std::min(tile, tokens - token));
 }
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 5, kTokensI4 = 3;
-constexpr int kTokens24 = 4, kTokens24I8 = 4;
+constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
 constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
 constexpr int kChains = 12, kIntChains = 8;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)

@@ -67,7 +67,7 @@ class Int8Layer24 final : public CpuLayer {
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 2048;
+  static constexpr int64_t kColumnBlock = 1024, kPanels = 8;
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
@@ -83,7 +83,8 @@ class Int8Layer24 final : public CpuLayer {
           ops_.panel_24_i8(weights_.panel(row, col), weights_.panel_bytes, count,
                            activations_.data(token, some, col), some, cols, sums + token * rows_ + row, rows_,
                            col > 0);
-        });
+        },
+        kPanels);
     for (int64_t t = 0; t < tokens; ++t) {
       const float scale = activations_.scale(t);
       for (int64_t r = rows.begin; r < rows.end; ++r) {

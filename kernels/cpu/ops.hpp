@@ -48,6 +48,12 @@ struct CpuOps {
   // index s at bit 2s of the word; x[(column / 4 · tokens + token) · 4 + column % 4].
   int64_t tokens_24;
   PanelFloat panel_24_f32, panel_24_b16;
+  // The same of more tokens, in up to vectors_24 vectors of panel_rows: x[column · lanes + lane] where a lane
+  // is a token; y[row · lanes + lane].
+  int64_t vectors_24;
+  using Rows24 = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const float* x,
+                          int64_t vectors, int64_t k, float* y, bool accumulate);
+  Rows24 rows_24_f32, rows_24_b16;
   // int8 as sign and magnitude: index s at bit 8 (s % 4) + 2 (s / 4); x[((column / 8 · tokens + token) · 2 +
   // 0) · 8 + column % 8], and + 1 the same negated. Exact while the result fits int32.
   int64_t tokens_24_i8;
