@@ -22,6 +22,8 @@ void register_kernels(Registry& registry) {
   registry.add(native_int8_kernel());
   registry.add(native_int4_kernel());
   registry.add(native_int4_a8_kernel());
+  registry.add(native_24_kernel());
+  registry.add(native_24_int8_kernel());
   registry.add(native_bitmap_kernel());
   registry.add(native_block_kernel());
   registry.add(csr_kernel());

@@ -31,7 +31,7 @@ const std::vector<NamedShape> kShapes = {{"o_proj", {4096, 4096}},   {"down_proj
                                          {"qkv_proj", {6144, 4096}}, {"factor_v", {512, 4096}},
                                          {"factor_u", {4096, 512}},  {"small", {512, 512}},
                                          {"medium", {2048, 2048}}};
-const std::vector<int64_t> kTokens = {1, 2, 4, 8, 16, 64, 512};
+const std::vector<int64_t> kTokens = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512};
 
 using Keys = std::vector<std::pair<std::string, Value>>;
 struct SchemeKeys {
@@ -49,7 +49,14 @@ class OneMatrix final : public Factorizer {
 
 // Every registered scheme with its own defaults, and the variants worth a look.
 std::vector<SchemeKeys> schemes(const Registry& registry) {
-  const Value block = std::string("block"), bf16 = std::string("bf16");
+  const Value block = std::string("block"), two_of_four = std::string("2:4"), bf16 = std::string("bf16");
+  const auto nested = [](const Keys& keys) -> Value {
+    auto params = std::make_shared<Params>("", nullptr);
+    for (const auto& [key, value] : keys) params->set(key, value);
+    return params;
+  };
+  const Value bf16_values = nested({{"type", std::string("dense")}, {"dtype", bf16}});
+  const Value int8_values = nested({{"type", std::string("int8")}});
   std::vector<SchemeKeys> all = {{"dense", {}},
                                  {"dense", {{"dtype", bf16}}},
                                  {"dense", {{"dtype", bf16}, {"activations", bf16}}},
@@ -59,7 +66,9 @@ std::vector<SchemeKeys> schemes(const Registry& registry) {
                                  {"int4", {{"group", int64_t{32}}}},
                                  {"pruned", {}},
                                  {"pruned", {{"sparsity", 0.9}}},
-                                 {"pruned", {{"pattern", std::string("2:4")}}},
+                                 {"pruned", {{"pattern", two_of_four}}},
+                                 {"pruned", {{"pattern", two_of_four}, {"values", bf16_values}}},
+                                 {"pruned", {{"pattern", two_of_four}, {"values", int8_values}}},
                                  {"pruned", {{"pattern", block}}},
                                  {"pruned", {{"pattern", block}, {"block", int64_t{32}}}}};
   for (const SchemeType& type : registry.schemes()) {

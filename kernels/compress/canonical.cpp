@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <type_traits>
 
@@ -37,11 +39,10 @@ std::vector<T> cut(const std::vector<T>& from, int64_t stride, Range rows, Range
   return to;
 }
 
+// Where a leaf's columns may be cut: between its groups, and between the pattern's pieces.
 int64_t column_unit(const Leaf& leaf) {
-  if (leaf.group > 0 && !leaf.per_channel) return leaf.group;
-  if (leaf.pattern.kind == PatternKind::n_of_m) return leaf.pattern.m;
-  if (leaf.pattern.kind == PatternKind::block) return leaf.pattern.block_cols;
-  return 1;
+  const int64_t group = leaf.group > 0 && !leaf.per_channel ? leaf.group : 1;
+  return std::lcm(group, std::max<int64_t>(pattern_units(leaf.pattern).cols, 1));
 }
 
 template <class T>
@@ -78,6 +79,17 @@ const char* name_of(ActivationRule rule) {
       return "bf16";
     default:
       return "f32";
+  }
+}
+
+CutUnits pattern_units(const Pattern& pattern) {
+  switch (pattern.kind) {
+    case PatternKind::n_of_m:
+      return {.rows = 1, .cols = pattern.m};
+    case PatternKind::block:
+      return {.rows = pattern.block_rows, .cols = pattern.block_cols};
+    default:
+      return {};
   }
 }
 

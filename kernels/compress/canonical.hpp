@@ -33,6 +33,13 @@ struct Pattern {
   bool operator==(const Pattern&) const = default;
 };
 
+// Rows and columns of one piece of the pattern: where it may be cut.
+struct CutUnits {
+  int64_t rows = 1;
+  int64_t cols = 1;
+};
+CutUnits pattern_units(const Pattern& pattern);
+
 // One matrix [rows × cols] of weights, cut from a whole [whole_rows × whole_cols] at (row_begin, col_begin).
 // Float weights fill `values`; quantized ones fill `codes` and `scales`:
 //   w[i][j] = scales[i][j / group] · (codes[i][j] − zero_points[i][j / group]) / input_scales[j]

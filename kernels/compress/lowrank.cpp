@@ -6,9 +6,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include "kernels/compress/nested.hpp"
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
-#include "kernels/registry.hpp"
 
 namespace lamina {
 namespace {
@@ -31,7 +31,6 @@ const KeySpec kError{.name = "error",
 const KeySpec kFactors{.name = "factors",
                        .help = "how U and V are stored: a scheme of one matrix (default: dense)",
                        .optional = true};
-const KeySpec kType{.name = "type", .help = "which scheme"};
 
 class LowRank final : public Scheme {
  public:
@@ -40,11 +39,10 @@ class LowRank final : public Scheme {
       : rule_(rule), rank_(rank), u_(std::move(u)), v_(std::move(v)) {}
 
   std::string name() const override {
-    std::string text = rule_.rank > 0    ? fmt::format("lowrank-r{}", rule_.rank)
-                       : rule_.ratio > 0 ? fmt::format("lowrank-p{:.6g}", rule_.ratio)
-                                         : fmt::format("lowrank-e{:.6g}", rule_.error);
-    if (v_->name() != "dense-f32") text += "-" + v_->name();
-    return text;
+    const std::string text = rule_.rank > 0    ? fmt::format("lowrank-r{}", rule_.rank)
+                             : rule_.ratio > 0 ? fmt::format("lowrank-p{:.6g}", rule_.ratio)
+                                               : fmt::format("lowrank-e{:.6g}", rule_.error);
+    return text + nested_name(*v_);
   }
 
   std::vector<std::pair<std::string, Value>> describe() const override {
@@ -52,10 +50,7 @@ class LowRank final : public Scheme {
     if (rule_.error == 0) keys.emplace_back("rank", rank_);
     if (rule_.ratio > 0) keys.emplace_back("ratio", rule_.ratio);
     if (rule_.error > 0) keys.emplace_back("error", rule_.error);
-    keys.emplace_back("factors", v_->name());
-    for (auto& [key, value] : v_->describe()) {
-      if (key != "dtype") keys.emplace_back(key, value);
-    }
+    describe_nested(kFactors.name, *v_, keys);
     return keys;
   }
 
@@ -95,7 +90,7 @@ class LowRank final : public Scheme {
     chain.leaves.push_back(std::move(u.leaves.front()));
     chain.leaves.push_back(std::move(v.leaves.front()));
     // The factorizer's is of its own factors; what storing them otherwise adds is not known.
-    if (v_->name() == "dense-f32") chain.error = factors.error;
+    if (v_->name() == kPlainScheme) chain.error = factors.error;
     return chain;
   }
 
@@ -143,34 +138,14 @@ bool read_rule(const Params& params, Shape shape, RankRule* rule, int64_t* rank)
 }
 
 std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Registry& registry) {
-  const std::shared_ptr<Params> nested = params.object(kFactors);
-  if (nested == nullptr && params.has(kFactors.name)) return nullptr;  // not an object: reported already
+  const NestedScheme factors(params, kFactors, registry, {"lowrank"});
   RankRule rule;
   int64_t rank = 0;
   const bool ruled = read_rule(params, shape, &rule, &rank);
-
-  const Params dense(params.pointer(), params.problems());
-  const Params& factor = nested != nullptr ? *nested : dense;
-  const std::string type = nested != nullptr ? nested->string(kType) : "dense";
-  const SchemeType* scheme = registry.find_scheme(type);
-  if (scheme == nullptr || type == "lowrank") {
-    std::vector<std::string> known;
-    for (const SchemeType& candidate : registry.schemes()) {
-      if (candidate.type != "lowrank") known.push_back(candidate.type);
-    }
-    std::string list;
-    for (const std::string& name : known) list += (list.empty() ? "" : ", ") + name;
-    const std::string near = nearest_name(type, known);
-    // A missing type is reported already.
-    if (factor.has(kType.name))
-      factor.problem(kType.name,
-                     fmt::format("expected a scheme of one matrix ({}), found \"{}\"{}", list, type,
-                                 near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
-    return nullptr;
-  }
+  if (!factors.ok()) return nullptr;
   if (!ruled) rank = std::min(shape.out_features, shape.in_features);
   const size_t before = params.problems()->items().size();
-  std::unique_ptr<Scheme> v = scheme->make(factor, {rank, shape.in_features}, registry);
+  std::unique_ptr<Scheme> v = factors.make({rank, shape.in_features});
   std::unique_ptr<Scheme> u;
   if (v != nullptr && ruled) {
     if (rule.error > 0 && v->units().cols > 1) {
@@ -180,17 +155,13 @@ std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Re
                       "not known before; found {}",
                       v->name()));
     } else {
-      u = scheme->make(factor, {shape.out_features, rank}, registry);
+      u = factors.make({shape.out_features, rank});
       if (u == nullptr)
         params.problem(kFactors.name,
                        fmt::format("does not fit the factor U, whose in_features is the rank {}", rank));
     }
   }
-  if (nested != nullptr) {
-    std::vector<KeySpec> keys = scheme->keys;
-    keys.push_back(kType);
-    nested->report_unread(keys);
-  }
+  factors.report_unread();
   if (u == nullptr || v == nullptr || params.problems()->items().size() != before) return nullptr;
   return std::make_unique<LowRank>(rule, rank, std::move(u), std::move(v));
 }

@@ -1,4 +1,5 @@
 // pruned: the weights of largest magnitude stay, the others are 0; unstructured, N of every M, or in blocks.
+// What stays is stored by a scheme of its own kind.
 //
 // Rows (block rows) are pruned one by one, each to the same count, so that the result does not depend on
 // which slab they came in. Ties go to the lower column.
@@ -12,6 +13,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "kernels/compress/nested.hpp"
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
 
@@ -35,6 +37,9 @@ const KeySpec kImportance{.name = "importance",
                           .help = "what ranks weights",
                           .fallback = std::string("magnitude"),
                           .choices = {"magnitude"}};
+const KeySpec kValues{.name = "values",
+                      .help = "how the weights that stay are stored: a scheme of one matrix (default: dense)",
+                      .optional = true};
 
 // Slabs of rows come in multiples of this, so blocks must not straddle it.
 constexpr int64_t kSlabRows = 128;
@@ -67,73 +72,92 @@ void mark_largest(const std::vector<Key>& keys, int64_t kept, std::vector<Key>& 
 
 class Pruned final : public Scheme {
  public:
-  explicit Pruned(PrunedOptions options) : options_(std::move(options)) {}
+  Pruned(PrunedOptions options, std::unique_ptr<Scheme> values)
+      : options_(std::move(options)), values_(std::move(values)) {}
 
-  std::string name() const override {
-    const Pattern& p = options_.pattern;
-    if (p.kind == PatternKind::n_of_m) return fmt::format("pruned-{}", pattern_text());
-    const std::string percent = fmt::format("{:.6g}%", options_.sparsity * 100);
-    if (p.kind == PatternKind::unstructured) return "pruned-" + percent;
-    return fmt::format("pruned-block{}-{}",
-                       p.block_rows == p.block_cols ? std::to_string(p.block_rows) : block_text(), percent);
-  }
+  std::string name() const override { return "pruned-" + kept_text() + nested_name(*values_); }
 
   std::vector<std::pair<std::string, Value>> describe() const override {
     std::vector<std::pair<std::string, Value>> keys = {{"pattern", pattern_text()},
                                                        {"sparsity", options_.sparsity}};
     if (options_.pattern.kind == PatternKind::block) keys.emplace_back("block", block_text());
     keys.emplace_back("importance", options_.importance);
+    describe_nested(kValues.name, *values_, keys);
     return keys;
   }
 
   CutUnits units() const override {
-    switch (options_.pattern.kind) {
-      case PatternKind::n_of_m:
-        return {.rows = 1, .cols = options_.pattern.m};
-      case PatternKind::block:
-        return {.rows = options_.pattern.block_rows, .cols = options_.pattern.block_cols};
-      default:
-        return {};
-    }
+    const CutUnits own = pattern_units(options_.pattern), values = values_->units();
+    return {.rows = std::lcm(own.rows, values.rows), .cols = std::lcm(own.cols, values.cols)};
   }
 
   int64_t estimated_weight_bytes(Shape shape) const override {
-    const auto kept = static_cast<int64_t>(4 * estimated_macs(shape));
     const Pattern& p = options_.pattern;
+    const int64_t weights = shape.out_features * shape.in_features;
+    if (packed() == Packed::canonical) return estimated_canonical_bytes(shape);
+    // The values of the kept weights alone: their rows are so much shorter.
+    const int64_t kept = values_->estimated_weight_bytes(
+        {shape.out_features, std::llround((1 - options_.sparsity) * static_cast<double>(shape.in_features))});
+    if (packed() == Packed::slots) return kept + weights / 8;
     if (p.kind == PatternKind::block) return kept + kept / (4 * p.block_rows * p.block_cols) * 4;
     return kept + shape.out_features * ((shape.in_features + 7) / 8 + 8);
   }
   int64_t estimated_canonical_bytes(Shape shape) const override {
-    return 5 * shape.out_features * shape.in_features;
+    return values_->estimated_canonical_bytes(shape) + shape.out_features * shape.in_features;
+  }
+  std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
+    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape),
+             values_->estimated_leaves(shape).front().scratch_per_token}};
+  }
+  int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
+    // The rows with zeros in them, from which the values are made.
+    return 4 * (shape.out_features / ranks) * shape.in_features +
+           values_->estimated_compress_bytes(shape, ranks);
   }
   double estimated_macs(Shape shape) const override {
-    return (1 - options_.sparsity) * static_cast<double>(shape.out_features) *
-           static_cast<double>(shape.in_features);
+    const double share = packed() == Packed::canonical ? 1 : 1 - options_.sparsity;
+    return share * values_->estimated_macs(shape);
   }
 
-  Canonical compress(const RowSlab& slab, CompressContext&) const override {
+  Canonical compress(const RowSlab& slab, CompressContext& context) const override {
     check_rows(slab);
-    Leaf leaf = leaf_of(slab);
+    std::vector<uint8_t> mask = mask_of(slab);
+    Matrix<float> kept(slab.rows.rows, slab.rows.cols);
+    const auto size = static_cast<int64_t>(mask.size());
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < size; ++i) kept.data[i] = mask[i] != 0 ? slab.rows.data[i] : 0.0f;
+    Canonical weights = values_->compress({kept, slab.row_begin, slab.shape}, context);
+    Leaf& leaf = weights.leaves.front();
+    // Whatever code a scheme gives to 0.
+    const auto codes = static_cast<int64_t>(leaf.codes.size());
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < codes; ++i)
+      if (mask[i] == 0) leaf.codes[i] = 0;
     leaf.pattern = options_.pattern;
-    const auto size = static_cast<size_t>(leaf.rows * leaf.cols);
-    leaf.mask.assign(size, 0);
-    switch (options_.pattern.kind) {
-      case PatternKind::n_of_m:
-        mark_groups(slab, leaf);
-        break;
-      case PatternKind::block:
-        mark_blocks(slab, leaf);
-        break;
-      default:
-        mark_rows(slab, leaf);
-        break;
-    }
-    leaf.values.resize(size);
-    for (size_t i = 0; i < size; ++i) leaf.values[i] = leaf.mask[i] != 0 ? slab.rows.data[i] : 0.0f;
-    return Canonical{{std::move(leaf)}};
+    leaf.mask = std::move(mask);
+    return weights;
   }
 
  private:
+  // How a layer stores it, for the estimates: what no fast kernel takes stays as it is.
+  enum class Packed { canonical, bitmap_or_blocks, slots };
+  Packed packed() const {
+    const std::string values = values_->name();
+    const Pattern& p = options_.pattern;
+    const bool two_of_four = p.kind == PatternKind::n_of_m && p.n == 2 && p.m == 4;
+    if (two_of_four && (values == kPlainScheme || values == "dense-bf16" || values == "int8"))
+      return Packed::slots;
+    return values == kPlainScheme ? Packed::bitmap_or_blocks : Packed::canonical;
+  }
+
+  std::string kept_text() const {
+    const Pattern& p = options_.pattern;
+    if (p.kind == PatternKind::n_of_m) return pattern_text();
+    const std::string percent = fmt::format("{:.6g}%", options_.sparsity * 100);
+    if (p.kind == PatternKind::unstructured) return percent;
+    return fmt::format("block{}-{}",
+                       p.block_rows == p.block_cols ? std::to_string(p.block_rows) : block_text(), percent);
+  }
   std::string block_text() const {
     return fmt::format("{}x{}", options_.pattern.block_rows, options_.pattern.block_cols);
   }
@@ -143,32 +167,49 @@ class Pruned final : public Scheme {
     return p.kind == PatternKind::block ? "block" : "unstructured";
   }
 
-  void mark_rows(const RowSlab& slab, Leaf& leaf) const {
-    const int64_t kept = kept_of(leaf.cols, options_.sparsity);
+  // [rows × cols], 1 where a weight stays.
+  std::vector<uint8_t> mask_of(const RowSlab& slab) const {
+    std::vector<uint8_t> mask(static_cast<size_t>(slab.rows.rows * slab.rows.cols));
+    switch (options_.pattern.kind) {
+      case PatternKind::n_of_m:
+        mark_groups(slab, mask);
+        break;
+      case PatternKind::block:
+        mark_blocks(slab, mask);
+        break;
+      default:
+        mark_rows(slab, mask);
+        break;
+    }
+    return mask;
+  }
+
+  void mark_rows(const RowSlab& slab, std::vector<uint8_t>& all) const {
+    const int64_t kept = kept_of(slab.rows.cols, options_.sparsity);
 #pragma omp parallel
     {
       // Magnitudes as bits: ordered alike, and integers compare faster.
-      std::vector<uint32_t> keys(static_cast<size_t>(leaf.cols)), scratch;
+      std::vector<uint32_t> keys(static_cast<size_t>(slab.rows.cols)), scratch;
 #pragma omp for schedule(static)
-      for (int64_t i = 0; i < leaf.rows; ++i) {
-        for (int64_t j = 0; j < leaf.cols; ++j)
+      for (int64_t i = 0; i < slab.rows.rows; ++i) {
+        for (int64_t j = 0; j < slab.rows.cols; ++j)
           keys[static_cast<size_t>(j)] = std::bit_cast<uint32_t>(slab.rows(i, j)) & 0x7fffffffu;
-        uint8_t* mask = leaf.mask.data() + i * leaf.cols;
+        uint8_t* mask = all.data() + i * slab.rows.cols;
         mark_largest(keys, kept, scratch, [mask](int64_t j) { mask[j] = 1; });
       }
     }
   }
 
-  void mark_groups(const RowSlab& slab, Leaf& leaf) const {
+  void mark_groups(const RowSlab& slab, std::vector<uint8_t>& all) const {
     const int64_t n = options_.pattern.n, m = options_.pattern.m;
-    if (leaf.cols % m != 0)
+    if (slab.rows.cols % m != 0)
       throw std::invalid_argument(
-          fmt::format("pruned: expected columns in multiples of {}, found {}", m, leaf.cols));
+          fmt::format("pruned: expected columns in multiples of {}, found {}", m, slab.rows.cols));
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < leaf.rows; ++i) {
-      for (int64_t g = 0; g < leaf.cols; g += m) {
+    for (int64_t i = 0; i < slab.rows.rows; ++i) {
+      for (int64_t g = 0; g < slab.rows.cols; g += m) {
         const float* w = slab.rows.row(i) + g;
-        uint8_t* mask = leaf.mask.data() + i * leaf.cols + g;
+        uint8_t* mask = all.data() + i * slab.rows.cols + g;
         // Kept when fewer than n come before it; m is at most 16.
         for (int64_t j = 0; j < m; ++j) {
           int64_t before = 0;
@@ -182,31 +223,31 @@ class Pruned final : public Scheme {
     }
   }
 
-  void mark_blocks(const RowSlab& slab, Leaf& leaf) const {
+  void mark_blocks(const RowSlab& slab, std::vector<uint8_t>& all) const {
     const int64_t br = options_.pattern.block_rows, bc = options_.pattern.block_cols;
-    if (leaf.cols % bc != 0)
+    if (slab.rows.cols % bc != 0)
       throw std::invalid_argument(
-          fmt::format("pruned: expected columns in multiples of {}, found {}", bc, leaf.cols));
+          fmt::format("pruned: expected columns in multiples of {}, found {}", bc, slab.rows.cols));
     if (slab.row_begin % br != 0)
       throw std::invalid_argument(
           fmt::format("pruned: expected slabs at multiples of {} rows, found one at {}", br, slab.row_begin));
-    const int64_t blocks = leaf.cols / bc, kept = kept_of(blocks, options_.sparsity);
+    const int64_t blocks = slab.rows.cols / bc, kept = kept_of(blocks, options_.sparsity);
 #pragma omp parallel
     {
       std::vector<double> norms(static_cast<size_t>(blocks)), scratch;
 #pragma omp for schedule(static)
-      for (int64_t top = 0; top < leaf.rows; top += br) {
-        const int64_t bottom = std::min(top + br, leaf.rows);  // the last block row may be short
+      for (int64_t top = 0; top < slab.rows.rows; top += br) {
+        const int64_t bottom = std::min(top + br, slab.rows.rows);  // the last block row may be short
         std::fill(norms.begin(), norms.end(), 0.0);
         for (int64_t i = top; i < bottom; ++i) {
-          for (int64_t j = 0; j < leaf.cols; ++j) {
+          for (int64_t j = 0; j < slab.rows.cols; ++j) {
             const double w = slab.rows(i, j);
             norms[static_cast<size_t>(j / bc)] += w * w;
           }
         }
         mark_largest(norms, kept, scratch, [&](int64_t block) {
           for (int64_t i = top; i < bottom; ++i) {
-            uint8_t* mask = leaf.mask.data() + i * leaf.cols + block * bc;
+            uint8_t* mask = all.data() + i * slab.rows.cols + block * bc;
             std::fill(mask, mask + bc, uint8_t{1});
           }
         });
@@ -215,6 +256,7 @@ class Pruned final : public Scheme {
   }
 
   PrunedOptions options_;
+  std::unique_ptr<Scheme> values_;
 };
 
 // "A:B" or "AxB" of two positive integers.
@@ -263,21 +305,19 @@ bool read_block(const Params& params, Shape shape, Pattern* pattern) {
   return true;
 }
 
-std::unique_ptr<Scheme> make_pruned(const Params& params, Shape shape, const Registry&) {
-  PrunedOptions options;
-  options.importance = params.string(kImportance);
+// The pattern and what goes with it; false after a problem.
+bool read_pattern(const Params& params, Shape shape, PrunedOptions* options) {
   const std::string text = params.string(kPattern);
-  Pattern& pattern = options.pattern;
+  Pattern& pattern = options->pattern;
   if (text == "unstructured" || text == "block") {
-    options.sparsity = params.number(kSparsity);
+    options->sparsity = params.number(kSparsity);
     if (text == "unstructured") {
       pattern.kind = PatternKind::unstructured;
       refuse_key(params, kBlock, text);
-    } else {
-      pattern.kind = PatternKind::block;
-      if (!read_block(params, shape, &pattern)) return nullptr;
+      return true;
     }
-    return std::make_unique<Pruned>(options);
+    pattern.kind = PatternKind::block;
+    return read_block(params, shape, &pattern);
   }
   pattern.kind = PatternKind::n_of_m;
   if (!parse_pair(text, ':', &pattern.n, &pattern.m) || pattern.n >= pattern.m || pattern.m > 16) {
@@ -288,17 +328,29 @@ std::unique_ptr<Scheme> make_pruned(const Params& params, Shape shape, const Reg
                     text));
     params.mark_read(kSparsity.name);
     params.mark_read(kBlock.name);
-    return nullptr;
+    return false;
   }
   refuse_key(params, kSparsity, text);
   refuse_key(params, kBlock, text);
   if (shape.in_features % pattern.m != 0) {
     params.problem(kPattern.name, fmt::format("expected an M that divides in_features {}, found \"{}\"",
                                               shape.in_features, text));
-    return nullptr;
+    return false;
   }
-  options.sparsity = 1 - static_cast<double>(pattern.n) / static_cast<double>(pattern.m);
-  return std::make_unique<Pruned>(options);
+  options->sparsity = 1 - static_cast<double>(pattern.n) / static_cast<double>(pattern.m);
+  return true;
+}
+
+std::unique_ptr<Scheme> make_pruned(const Params& params, Shape shape, const Registry& registry) {
+  PrunedOptions options;
+  options.importance = params.string(kImportance);
+  const bool read = read_pattern(params, shape, &options);
+  const NestedScheme nested(params, kValues, registry, {"pruned", "lowrank"});
+  if (!nested.ok()) return nullptr;
+  std::unique_ptr<Scheme> values = nested.make(shape);
+  nested.report_unread();
+  if (!read || values == nullptr) return nullptr;
+  return std::make_unique<Pruned>(options, std::move(values));
 }
 
 }  // namespace
@@ -306,8 +358,9 @@ std::unique_ptr<Scheme> make_pruned(const Params& params, Shape shape, const Reg
 SchemeType pruned_scheme() {
   SchemeType type;
   type.type = "pruned";
-  type.help = "zeros where weights are small: unstructured, N of every M, or blocks; the rest in float32";
-  type.keys = {kPattern, kSparsity, kBlock, kImportance};
+  type.help =
+      "zeros where weights are small: unstructured, N of every M, or blocks; the rest dense or quantized";
+  type.keys = {kPattern, kSparsity, kBlock, kImportance, kValues};
   type.make = make_pruned;
   return type;
 }

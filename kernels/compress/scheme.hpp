@@ -57,12 +57,6 @@ struct CompressContext {
   uint64_t seed = 1;
 };
 
-// Where a shard may cut: at multiples of these.
-struct CutUnits {
-  int64_t rows = 1;
-  int64_t cols = 1;
-};
-
 class Scheme {
  public:
   virtual ~Scheme() = default;
@@ -70,6 +64,7 @@ class Scheme {
   virtual std::string name() const = 0;
   // Its keys as the record shows them, in order, without the `scheme_` prefix: {"group", 128}.
   virtual std::vector<std::pair<std::string, Value>> describe() const = 0;
+  // Where a shard may cut: at multiples of these.
   virtual CutUnits units() const = 0;
   // Bytes a packed layer of this shape takes, to within a few percent (for the memory estimate).
   virtual int64_t estimated_weight_bytes(Shape shape) const = 0;

@@ -171,19 +171,20 @@ class TiledPairs {
 // Walks `rows` × `columns` × `tokens` for the panel functions. Tokens of one tile meet all rows and columns
 // at once: visit(rows.begin, rows.size(), 0, columns, 0, tokens). More of them go by blocks of two panels and
 // some columns, which stay in the second-level cache while a block of tokens passes: first open(first row,
-// rows, first column, columns), then visit(…, first token, tokens) for each tile.
+// rows, first column, columns), then visit(…, first token, tokens) for each tile. More `panels` together read
+// a tile of activations as often from the first-level cache.
 inline constexpr int64_t kPanelTokens = 256;
 
 template <class Open, class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
-                         int64_t tokens, int64_t most, Open open, Visit visit) {
+                         int64_t tokens, int64_t most, Open open, Visit visit, int64_t panels = 2) {
   if (tokens <= most) return visit(rows.begin, rows.size(), 0, columns, 0, tokens);
   const int64_t tile = tile_tokens(tokens, most);
   const int64_t token_block = std::max(kPanelTokens / tile, int64_t{1}) * tile;
   for (int64_t first = 0; first < tokens; first += token_block) {
     const int64_t last = std::min(first + token_block, tokens);
-    for (int64_t row = rows.begin; row < rows.end; row += 2 * panel_rows) {
-      const int64_t count = std::min(2 * panel_rows, rows.end - row);
+    for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows) {
+      const int64_t count = std::min(panels * panel_rows, rows.end - row);
       for (int64_t col = 0; col < columns; col += column_block) {
         const int64_t width = std::min(column_block, columns - col);
         open(row, count, col, width);
@@ -193,13 +194,7 @@ void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_
     }
   }
 }
-template <class Visit>
-void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
-                         int64_t tokens, int64_t most, Visit visit) {
-  for_each_panel_tile(
-      rows, panel_rows, columns, column_block, tokens, most, [](int64_t, int64_t, int64_t, int64_t) {},
-      visit);
-}
+inline constexpr auto kOpenNothing = [](int64_t, int64_t, int64_t, int64_t) {};
 
 // One step of a tiled product: a group of rows meets a chunk of columns for a block of tokens.
 struct Tile {

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 6, kTokensI4 = 4;
+constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
@@ -123,6 +124,41 @@ template <int Column>
   __m128i v = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
   v = _mm_add_epi32(v, _mm_shuffle_epi32(v, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32(v, 0xb1)));
+}
+
+template <int S>
+[[gnu::always_inline]] inline I32 i32_shl(I32 a) {
+  return _mm256_slli_epi32(a, S);
+}
+template <int S>
+[[gnu::always_inline]] inline I32 i32_srl(I32 a) {
+  return _mm256_srli_epi32(a, S);
+}
+[[gnu::always_inline]] inline I32 i32_and(I32 a, I32 b) {
+  return _mm256_and_si256(a, b);
+}
+[[gnu::always_inline]] inline I32 i32_or(I32 a, I32 b) {
+  return _mm256_or_si256(a, b);
+}
+[[gnu::always_inline]] inline F f_of_bits(I32 a) {
+  return _mm256_castsi256_ps(a);
+}
+// 16 bytes to both 128-bit lanes, and the selection within each.
+[[gnu::always_inline]] inline F f_quad(const float* p) {
+  return _mm256_broadcast_ps(reinterpret_cast<const __m128*>(p));
+}
+[[gnu::always_inline]] inline F f_select(F quad, I32 which) {
+  return _mm256_permutevar_ps(quad, which);
+}
+[[gnu::always_inline]] inline I32 i8_lane(const int8_t* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+[[gnu::always_inline]] inline I32 i8_select(I32 lane, I32 which) {
+  return _mm256_shuffle_epi8(lane, which);
+}
+// Two products of 127·127 fit int16.
+[[gnu::always_inline]] inline I32 i8_dot4(I32 sum, I32 magnitudes, I32 x) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(magnitudes, x), _mm256_set1_epi16(1)));
 }
 
 // A nibble at the top of its word is a signed number times 2²⁸, which converts exactly: no sign extension is

@@ -27,6 +27,10 @@ using I8Vector = I16;
 [[gnu::always_inline]] inline I32 i8_dot(I32 sum, I8Vector w, I32 x) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x));
 }
+// Two products of 127·127 fit int16.
+[[gnu::always_inline]] inline I32 i8_dot4(I32 sum, I32 magnitudes, I32 x) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(magnitudes, x), _mm512_set1_epi16(1)));
+}
 // Sums of 16 products of 15·127 fit int16: 32 columns, two a product and step. The compiler may not regroup
 // the additions: it would keep all products first, in memory.
 constexpr bool kWidensI8 = true, kWidensI4 = true;

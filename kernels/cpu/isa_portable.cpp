@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
+constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
@@ -28,6 +29,7 @@ typedef float F __attribute__((vector_size(16)));
 typedef int16_t I16 __attribute__((vector_size(16)));
 typedef int32_t I32 __attribute__((vector_size(16)));
 typedef int8_t I8 __attribute__((vector_size(8)));
+typedef int8_t I8x16 __attribute__((vector_size(16)));
 
 template <class Vector>
 inline Vector load(const void* p) {
@@ -134,6 +136,45 @@ inline int32_t i32_sum(I32 a) {
 }
 inline F i32_to_f(I32 a) {
   return __builtin_convertvector(a, F);
+}
+
+template <int S>
+inline I32 i32_shl(I32 a) {
+  return a << S;
+}
+template <int S>
+inline I32 i32_srl(I32 a) {
+  typedef uint32_t U32 __attribute__((vector_size(16)));
+  return (I32)((U32)a >> S);
+}
+inline I32 i32_and(I32 a, I32 b) {
+  return a & b;
+}
+inline I32 i32_or(I32 a, I32 b) {
+  return a | b;
+}
+inline F f_of_bits(I32 a) {
+  return (F)a;
+}
+inline F f_quad(const float* p) {
+  return f_load(p);
+}
+inline F f_select(F quad, I32 which) {
+  return F{quad[which[0] & 3], quad[which[1] & 3], quad[which[2] & 3], quad[which[3] & 3]};
+}
+inline I32 i8_lane(const int8_t* p) {
+  return load<I32>(p);
+}
+inline I32 i8_select(I32 lane, I32 which) {
+  const I8x16 bytes = (I8x16)lane, places = (I8x16)which;
+  I8x16 out;
+  for (int b = 0; b < 16; ++b) out[b] = bytes[places[b] & 15];
+  return (I32)out;
+}
+inline I32 i8_dot4(I32 sum, I32 magnitudes, I32 x) {
+  const I8x16 w = (I8x16)magnitudes, v = (I8x16)x;
+  for (int b = 0; b < 16; ++b) sum[b / 4] += w[b] * v[b];
+  return sum;
 }
 
 constexpr float kNibbleUnit = 1.0f;

@@ -13,6 +13,8 @@ Kernel native_fp8_kernel();
 Kernel native_int8_kernel();
 Kernel native_int4_kernel();
 Kernel native_int4_a8_kernel();
+Kernel native_24_kernel();
+Kernel native_24_int8_kernel();
 Kernel native_bitmap_kernel();
 Kernel native_block_kernel();
 Kernel csr_kernel();

@@ -53,6 +53,7 @@ class Bf16Layer final : public CpuLayer {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     for_each_panel_tile(
         rows, ops_.panel_rows, padded_, kColumnBlock, tokens, pairs_ ? ops_.tokens_b16 : ops_.tokens_f32,
+        kOpenNothing,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
           const int64_t panel_bytes = padded_ * ops_.panel_rows * 2;
           float* out = y + token * rows_ + row;

@@ -37,7 +37,7 @@ class DenseLayer final : public CpuLayer {
   void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     for_each_panel_tile(
-        rows, ops_.panel_rows, cols_, kColumnBlock, tokens, ops_.tokens_f32,
+        rows, ops_.panel_rows, cols_, kColumnBlock, tokens, ops_.tokens_f32, kOpenNothing,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
           ops_.panel_f32(weights_.as<uint8_t>() + (row * cols_ + col * ops_.panel_rows) * 4,
                          cols_ * ops_.panel_rows * 4, count, activations_.data(x, token, some, col), some,

@@ -85,6 +85,23 @@ struct CpuOps {
   void (*widen_i4)(const uint8_t* w, int64_t k, uint8_t* out);
   PanelI4 panel_wide_i4_i8;
 
+  // 2:4 weights: panels of chunks of 32 columns, which are a word of 16 indices a row (the column of a group
+  // of 4), then 16 weights a row, 4 bytes of each row together. k a multiple of 32. float32 or bfloat16:
+  // index s at bit 2s of the word; x[(column / 4 · tokens + token) · 4 + column % 4].
+  int64_t tokens_24;
+  PanelFloat panel_24_f32, panel_24_b16;
+  // The same of more tokens, in up to vectors_24 vectors of panel_rows: x[column · lanes + lane] where a lane
+  // is a token; y[row · lanes + lane].
+  int64_t vectors_24;
+  using Rows24 = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const float* x,
+                          int64_t vectors, int64_t k, float* y, bool accumulate);
+  Rows24 rows_24_f32, rows_24_b16;
+  // int8 as sign and magnitude: index s at bit 8 (s % 4) + 2 (s / 4); x[((column / 8 · tokens + token) · 2 +
+  // 0) · 8 + column % 8], and + 1 the same negated. Exact while the result fits int32.
+  int64_t tokens_24_i8;
+  void (*panel_24_i8)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int8_t* x, int64_t tokens,
+                      int64_t k, int32_t* y, int64_t y_stride, bool accumulate);
+
   // y[t·y_stride + r] (+)= Σ_k x[t·x_stride + k] · w[r·w_stride + k] for `rows` × `tokens`, of weights that
   // lie row after row; k a multiple of 32.
   void (*dot_f32)(const float* w, int64_t w_stride, int64_t rows, const float* x, int64_t x_stride,

@@ -72,8 +72,8 @@ inline std::unique_ptr<Scheme> make_scheme(const SchemeCase& from, Shape shape, 
 
 // One of each kind of leaf and chain.
 inline std::vector<SchemeCase> scheme_cases() {
-  const auto factors = [](const char* type) {
-    auto params = std::make_shared<Params>("/factors", nullptr);
+  const auto nested = [](const char* type) {
+    auto params = std::make_shared<Params>("/nested", nullptr);
     params->set("type", std::string(type));
     return params;
   };
@@ -84,8 +84,10 @@ inline std::vector<SchemeCase> scheme_cases() {
           {"fp8", {}},
           {"pruned", {{"pattern", std::string("2:4")}}},
           {"pruned", {{"pattern", std::string("unstructured")}, {"sparsity", 0.5}}},
+          {"pruned", {{"pattern", std::string("2:4")}, {"values", nested("int8")}}},
+          {"pruned", {{"pattern", std::string("2:4")}, {"values", nested("int4")}}},
           {"lowrank", {{"rank", int64_t{9}}}},
-          {"lowrank", {{"rank", int64_t{9}}, {"factors", factors("int8")}}}};
+          {"lowrank", {{"rank", int64_t{9}}, {"factors", nested("int8")}}}};
 }
 
 }  // namespace lamina::test

@@ -15,10 +15,16 @@ namespace {
 
 using testing::HasSubstr;
 
-std::shared_ptr<Params> factors(const Keys& keys, Problems* problems) {
-  auto params = std::make_shared<Params>("/scheme/factors", problems);
-  for (const auto& [key, value] : keys) params->set(key, value, "/scheme/factors/" + key);
+std::shared_ptr<Params> nested(const std::string& pointer, const Keys& keys, Problems* problems) {
+  auto params = std::make_shared<Params>(pointer, problems);
+  for (const auto& [key, value] : keys) params->set(key, value, pointer + "/" + key);
   return params;
+}
+std::shared_ptr<Params> factors(const Keys& keys, Problems* problems) {
+  return nested("/scheme/factors", keys, problems);
+}
+std::shared_ptr<Params> values(const Keys& keys, Problems* problems) {
+  return nested("/scheme/values", keys, problems);
 }
 
 struct NamedKeys {
@@ -28,7 +34,9 @@ struct NamedKeys {
 };
 
 std::vector<NamedKeys> all_schemes(Problems* problems) {
-  const Value block = std::string("block"), int8 = std::string("int8"), bf16 = std::string("bf16");
+  const Value block = std::string("block"), int8 = std::string("int8"), text_2_4 = std::string("2:4");
+  const Value fp8 = std::string("fp8"), pruned = std::string("pruned"), dense = std::string("dense");
+  const Value bf16 = std::string("bf16");
   return {
       {"dense", {}, "dense-f32"},
       {"dense", {{"dtype", bf16}}, "dense-bf16"},
@@ -43,6 +51,26 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
       {"pruned", {{"pattern", block}}, "pruned-block16-50%"},
       {"pruned", {{"pattern", block}, {"block", int64_t{8}}, {"sparsity", 0.75}}, "pruned-block8-75%"},
       {"pruned", {{"pattern", block}, {"block", std::string("4x16")}}, "pruned-block4x16-50%"},
+      {"pruned", {{"pattern", text_2_4}, {"values", values({{"type", dense}}, problems)}}, "pruned-2:4"},
+      {"pruned",
+       {{"pattern", text_2_4},
+        {"values", values({{"type", dense}, {"dtype", std::string("bf16")}}, problems)}},
+       "pruned-2:4-bf16"},
+      {"pruned", {{"pattern", text_2_4}, {"values", values({{"type", int8}}, problems)}}, "pruned-2:4-int8"},
+      {"pruned",
+       {{"pattern", std::string("4:8")},
+        {"values", values({{"type", std::string("int4")}, {"group", int64_t{32}}}, problems)}},
+       "pruned-4:8-int4-g32"},
+      {"pruned", {{"values", values({{"type", fp8}}, problems)}}, "pruned-50%-fp8"},
+      {"pruned",
+       {{"pattern", block}, {"values", values({{"type", int8}}, problems)}},
+       "pruned-block16-50%-int8"},
+      {"lowrank",
+       {{"rank", int64_t{32}},
+        {"factors",
+         factors({{"type", pruned}, {"pattern", text_2_4}, {"values", values({{"type", int8}}, problems)}},
+                 problems)}},
+       "lowrank-r32-pruned-2:4-int8"},
       {"lowrank", {{"rank", int64_t{32}}}, "lowrank-r32"},
       {"lowrank", {{"ratio", 0.25}}, "lowrank-p0.25"},
       {"lowrank", {{"error", 0.1}}, "lowrank-e0.1"},
@@ -235,6 +263,43 @@ TEST(Pruned, KeepsBlocksByTheirNorm) {
                                              1, 1, 0, 0, 0, 0, 1, 1}));
 }
 
+// Values are compressed after pruning: what is dropped takes no part in scales, and is stored as 0.
+TEST(Pruned, StoresValuesByTheirOwnScheme) {
+  Matrix<float> w(1, 8);
+  w.data = {127, -1, 3, 2, 0.5f, -50, 64, 1};
+  Problems problems;
+  const Value int8 = std::string("int8");
+  const auto scheme = make_scheme(
+      "pruned", {{"pattern", std::string("2:4")}, {"values", values({{"type", int8}}, &problems)}}, {1, 8},
+      problems);
+  ASSERT_NE(scheme, nullptr);
+  const Leaf leaf = compress_whole(*scheme, w).leaves[0];
+  EXPECT_EQ(leaf.codes, (std::vector<int8_t>{127, 0, 3, 0, 0, -50, 64, 0}));
+  EXPECT_EQ(leaf.mask, (std::vector<uint8_t>{1, 0, 1, 0, 0, 1, 1, 0}));
+  EXPECT_EQ(leaf.activation, ActivationRule::int8_per_token);
+  EXPECT_EQ(leaf.pattern.kind, PatternKind::n_of_m);
+  const auto keys = scheme->describe();
+  const auto has = [&](const std::string& key, const std::string& value) {
+    return std::count(keys.begin(), keys.end(), std::pair<std::string, Value>{key, value}) == 1;
+  };
+  EXPECT_TRUE(has("pattern", "2:4"));
+  EXPECT_TRUE(has("values", "int8"));
+  EXPECT_TRUE(has("activations", "int8"));
+
+  // Groups of the values and of the pattern are cut together.
+  const auto grouped =
+      make_scheme("pruned",
+                  {{"pattern", std::string("3:12")},
+                   {"values", values({{"type", std::string("int4")}, {"group", int64_t{32}}}, &problems)}},
+                  {4, 192}, problems);
+  ASSERT_NE(grouped, nullptr);
+  EXPECT_EQ(grouped->units().cols, 96);
+  const Leaf many = compress_whole(*grouped, random_matrix(4, 192, 5)).leaves[0];
+  EXPECT_EQ(slice(many, {1, 3}, {96, 192}).groups(), 3);
+  EXPECT_THROW(slice(many, {0, 4}, {0, 32}), std::invalid_argument);
+  EXPECT_THROW(slice(many, {0, 4}, {0, 12}), std::invalid_argument);
+}
+
 TEST(LowRank, ChainsTwoLeaves) {
   Problems problems;
   const auto scheme = make_scheme("lowrank", {{"ratio", 0.25}}, {256, 128}, problems);
@@ -302,6 +367,29 @@ TEST(SchemeKeys, BadOnesAreNamed) {
        {{"rank", int64_t{4}}, {"factors", std::string("int8")}},
        "/scheme/factors",
        "found \"int8\""},
+      {"pruned", {{"values", std::string("int8")}}, "/scheme/values", "found \"int8\""},
+      {"pruned", {{"values", values({}, &problems)}}, "/scheme/values", "type"},
+      {"pruned",
+       {{"values", values({{"type", std::string("pruned")}}, &problems)}},
+       "/scheme/values/type",
+       "a scheme of one matrix (dense, int8, int4, fp8), found \"pruned\""},
+      {"pruned",
+       {{"values", values({{"type", std::string("lowrank")}}, &problems)}},
+       "/scheme/values/type",
+       "found \"lowrank\""},
+      {"pruned",
+       {{"values", values({{"type", std::string("int8")}, {"group", int64_t{32}}}, &problems)}},
+       "/scheme/values/group",
+       "unknown key"},
+      {"pruned",
+       {{"values", values({{"type", std::string("int4")}, {"group", int64_t{128}}}, &problems)}},
+       "/scheme/values/group",
+       "divisor of in_features 192"},
+      {"pruned",
+       {{"pattern", std::string("1:7")},
+        {"values", values({{"type", std::string("int4")}, {"group", int64_t{96}}}, &problems)}},
+       "/scheme/values/group",
+       "found 96"},
       {"lowrank", {{"rank", int64_t{4}}, {"factors", factors({}, &problems)}}, "/scheme/factors", "type"},
       {"lowrank",
        {{"rank", int64_t{4}}, {"factors", factors({{"type", std::string("lowrank")}}, &problems)}},

@@ -93,16 +93,23 @@ struct SchemeCase {
   Keys keys;
   std::vector<Shape> shapes;
   int64_t max_tokens = kMaxTokens;
+  bool fast = true;  // some kernel beside the slow reference takes it
 };
 
 // Every scheme, with shapes that each takes; tests of kernels run through them.
 inline std::vector<SchemeCase> scheme_cases() {
-  const Value text_2_4 = std::string("2:4"), block = std::string("block"), int8 = std::string("int8"),
-              bf16 = std::string("bf16");
-  Problems* none = nullptr;
-  auto factors = std::make_shared<Params>("/scheme/factors", none);
-  factors->set("type", int8);
+  const Value text_2_4 = std::string("2:4"), block = std::string("block"), int8 = std::string("int8");
+  const Value bf16 = std::string("bf16"), dense = std::string("dense"), int4 = std::string("int4");
+  // Problems of theirs, as with a shape that does not fit, leave no scheme.
+  static Problems ignored;
+  const auto nested = [](const Keys& keys) -> Value {
+    auto params = std::make_shared<Params>("/scheme/nested", &ignored);
+    for (const auto& [key, value] : keys) params->set(key, value);
+    return params;
+  };
+  const Value int8_values = nested({{"type", int8}});
   const std::vector<Shape> any = {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}};
+  const std::vector<Shape> twos = {{131, 256}, {37, 76}, {9, 1156}, {1, 4}};
   const std::vector<Shape> groups = {{131, 256}, {33, 1152}, {7, 128}};
   return {
       {"dense", "dense", {}, any},
@@ -127,7 +134,25 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"unstructured_0", "pruned", {{"sparsity", 0.0}}, {{37, 77}}},
       {"unstructured_95", "pruned", {{"sparsity", 0.95}}, any},
       {"unstructured_long", "pruned", {{"sparsity", 0.9}}, {{3, 66001}}, 5},
-      {"pruned_2_4", "pruned", {{"pattern", text_2_4}}, {{131, 256}, {37, 76}, {9, 1156}}},
+      {"pruned_2_4", "pruned", {{"pattern", text_2_4}}, twos},
+      {"pruned_2_4_bf16",
+       "pruned",
+       {{"pattern", text_2_4}, {"values", nested({{"type", dense}, {"dtype", bf16}})}},
+       twos},
+      {"pruned_2_4_int8", "pruned", {{"pattern", text_2_4}, {"values", int8_values}}, twos},
+      {"pruned_2_4_int4",
+       "pruned",
+       {{"pattern", text_2_4}, {"values", nested({{"type", int4}, {"group", int64_t{32}}})}},
+       {{9, 96}},
+       8,
+       false},
+      {"unstructured_fp8",
+       "pruned",
+       {{"values", nested({{"type", std::string("fp8")}})}},
+       {{9, 77}},
+       8,
+       false},
+      {"block_int8", "pruned", {{"pattern", block}, {"values", int8_values}}, {{40, 80}}, 8, false},
       {"pruned_3_7", "pruned", {{"pattern", std::string("3:7")}}, {{37, 77}}},
       {"block_16", "pruned", {{"pattern", block}}, {{131, 256}, {40, 1040}, {3, 2320}}},
       {"block_32", "pruned", {{"pattern", block}, {"block", int64_t{32}}}, {{131, 256}, {9, 2304}}},
@@ -138,7 +163,13 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"block_1x7", "pruned", {{"pattern", block}, {"block", std::string("1x7")}}, {{13, 77}}},
       {"block_128x1", "pruned", {{"pattern", block}, {"block", std::string("128x1")}}, {{131, 77}}},
       {"lowrank", "lowrank", {{"rank", int64_t{13}}}, {{131, 77}}},
-      {"lowrank_int8", "lowrank", {{"rank", int64_t{13}}, {"factors", factors}}, {{131, 77}}},
+      {"lowrank_int8", "lowrank", {{"rank", int64_t{13}}, {"factors", int8_values}}, {{131, 77}}},
+      {"lowrank_2_4_int8",
+       "lowrank",
+       {{"rank", int64_t{12}},
+        {"factors",
+         nested({{"type", std::string("pruned")}, {"pattern", text_2_4}, {"values", int8_values}})}},
+       {{131, 76}}},
   };
 }
 
