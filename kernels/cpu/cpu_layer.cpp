@@ -83,11 +83,11 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
     std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
 }
 
-TiledActivations::TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
-                                   const CpuOps* rounding)
+TiledActivations::TiledActivations(int64_t cols, int64_t padded, TokenTiles tiles,
+                                   const LayerOptions& options, const CpuOps* rounding)
     : cols_(cols),
       padded_(padded),
-      most_(most),
+      tiles_(tiles),
       rounding_(rounding),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
@@ -102,7 +102,7 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
   if (as_they_are) return;
   const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
   if (rounding_ != nullptr) return prepare_rounded(x, tokens, begin, end);
-  const int64_t tile = tile_tokens(tokens, most_);
+  const int64_t tile = tile_tokens(tokens, tiles_);
   for (int64_t token = 0; token < tokens; token += tile) {
     const int64_t some = std::min(tile, tokens - token);
     float* out = data_->as<float>() + token * padded_;
@@ -126,7 +126,7 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
 
 void TiledActivations::prepare_rounded(const float* x, int64_t tokens, int64_t begin, int64_t end) {
   constexpr int64_t kChunk = 64;
-  const int64_t tile = tile_tokens(tokens, most_);
+  const int64_t tile = tile_tokens(tokens, tiles_);
   for (int64_t token = 0; token < tokens; ++token) {
     const int64_t first = token / tile * tile, some = std::min(tile, tokens - first);
     float* out = data_->as<float>() + first * padded_ + (token - first);
@@ -156,17 +156,17 @@ void place_words(const void* row, int64_t words, int64_t together, int64_t token
 
 }  // namespace
 
-TiledPairs::TiledPairs(int64_t cols, int64_t padded, int64_t most, int64_t together,
+TiledPairs::TiledPairs(int64_t cols, int64_t padded, TokenTiles tiles, int64_t together,
                        const LayerOptions& options)
     : cols_(cols),
       padded_(padded),
-      most_(most),
       together_(together),
+      tiles_(tiles),
       words_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 2)) {}
 
 void TiledPairs::prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts) {
   constexpr int64_t kChunk = 64;  // columns: whole cache lines of a token, whatever lies together
-  const int64_t chunks = (padded_ + kChunk - 1) / kChunk, tile = tile_tokens(tokens, most_);
+  const int64_t chunks = (padded_ + kChunk - 1) / kChunk, tile = tile_tokens(tokens, tiles_);
   const int64_t begin = chunks * part / parts * kChunk;
   const int64_t end = std::min(chunks * (part + 1) / parts * kChunk, padded_);
   for (int64_t first = 0; first < tokens; first += tile) {
@@ -182,16 +182,16 @@ void TiledPairs::prepare(const CpuOps& ops, const float* x, int64_t tokens, int 
   }
 }
 
-TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t together,
+TiledCodes::TiledCodes(int64_t cols, int64_t padded, TokenTiles tiles, int64_t word, int64_t together,
                        int64_t group, int32_t bias, const LayerOptions& options)
     : cols_(cols),
       padded_(padded),
-      most_(most),
       word_(word),
       together_(together),
       group_(std::max<int64_t>(group, 1)),
       groups_((padded + group_ - 1) / group_),
-      bias_(bias) {
+      bias_(bias),
+      tiles_(tiles) {
   const int64_t tokens = std::max<int64_t>(options.max_tokens, 1), threads = std::max(options.threads, 1);
   words_ = make_scratch(options, tokens * padded / word * 4);
   starts_ = make_scratch(options, tokens * groups_ * 4);
@@ -203,7 +203,7 @@ TiledCodes::TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word,
 
 void TiledCodes::prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts) {
   // Whole tiles where there are enough: threads would write the same lines otherwise.
-  const int64_t tile = tile_tokens(tokens, most_), unit = tokens >= tile * parts ? tile : 1;
+  const int64_t tile = tile_tokens(tokens, tiles_), unit = tokens >= tile * parts ? tile : 1;
   for (int64_t first = part * unit; first < tokens; first += parts * unit)
     for (int64_t token = first; token < std::min(first + unit, tokens); ++token)
       prepare_token(ops, x + token * cols_, tokens, token, part);
@@ -213,7 +213,7 @@ void TiledCodes::prepare_token(const CpuOps& ops, const float* x, int64_t tokens
   const int64_t row_bytes = round_up(padded_, 64);
   auto* codes = row_->as<int8_t>() + part * row_bytes;
   ops.quantize(x, cols_, codes, scales_->as<float>() + token);
-  const int64_t tile = tile_tokens(tokens, most_);
+  const int64_t tile = tile_tokens(tokens, tiles_);
   const int64_t first = token / tile * tile, some = std::min(tile, tokens - first);
   auto* words = words_->as<uint32_t>() + first * padded_ / word_;
   if (word_ == 4) {

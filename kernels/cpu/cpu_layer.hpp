@@ -29,6 +29,10 @@ inline int64_t tile_tokens(int64_t tokens, int64_t most) {
   return (tokens + tiles - 1) / std::max<int64_t>(tiles, 1);
 }
 
+inline int64_t tile_tokens(int64_t tokens, TokenTiles tiles) {
+  return tokens <= tiles.alone ? tokens : tile_tokens(tokens, tiles.most);
+}
+
 // The rows of thread `part`: whole units, as evenly as they go. Packing deals rows as computing does, so that
 // weights lie in the memory next to the thread that reads them.
 inline Range deal_rows(int64_t rows, int64_t unit, int part, int parts) {
@@ -102,12 +106,12 @@ class PaddedActivations {
   std::shared_ptr<Buffer> copy_;
 };
 
-// Activations in tiles of up to `most` tokens, as the panel functions read them: what a tile of tokens has of
+// Activations in tiles of tokens, as the panel functions read them: what a tile of tokens has of
 // a column (or of a word of columns) lies together.
 class TiledActivations {
  public:
   // `padded` columns, zeros past `cols`. Rounded to bfloat16 where `rounding` is given, by its function.
-  TiledActivations(int64_t cols, int64_t padded, int64_t most, const LayerOptions& options,
+  TiledActivations(int64_t cols, int64_t padded, TokenTiles tiles, const LayerOptions& options,
                    const CpuOps* rounding = nullptr);
   void prepare(const float* x, int64_t tokens, int part, int parts);
   // From now on each token comes multiplied by a power of two that brings its largest magnitude to between 1
@@ -122,7 +126,8 @@ class TiledActivations {
 
  private:
   void prepare_rounded(const float* x, int64_t tokens, int64_t begin, int64_t end);
-  int64_t cols_, padded_, most_;
+  int64_t cols_, padded_;
+  TokenTiles tiles_;
   const CpuOps* rounding_;
   float unit_ = 0;            // 0: not normalised
   bool as_they_are_ = false;  // one token, nothing to pad, to round or to scale
@@ -133,7 +138,7 @@ class TiledActivations {
 // a token side by side, 1 or 16 of 4 int8. `group` columns have a start, −bias times the sum of their codes.
 class TiledCodes {
  public:
-  TiledCodes(int64_t cols, int64_t padded, int64_t most, int64_t word, int64_t together, int64_t group,
+  TiledCodes(int64_t cols, int64_t padded, TokenTiles tiles, int64_t word, int64_t together, int64_t group,
              int32_t bias, const LayerOptions& options);
   void prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts);
   const int32_t* words(int64_t token, int64_t tokens, int64_t col) const {
@@ -146,8 +151,9 @@ class TiledCodes {
 
  private:
   void prepare_token(const CpuOps& ops, const float* x, int64_t tokens, int64_t token, int part);
-  int64_t cols_, padded_, most_, word_, together_, group_, groups_;
+  int64_t cols_, padded_, word_, together_, group_, groups_;
   int32_t bias_;
+  TokenTiles tiles_;
   std::shared_ptr<Buffer> words_, starts_, scales_;
   std::shared_ptr<Buffer> row_, sums_;  // a thread's row of codes, and their sums
 };
@@ -157,14 +163,15 @@ class TiledCodes {
 class TiledPairs {
  public:
   // `padded` columns, zeros past `cols`: a multiple of 2 · together.
-  TiledPairs(int64_t cols, int64_t padded, int64_t most, int64_t together, const LayerOptions& options);
+  TiledPairs(int64_t cols, int64_t padded, TokenTiles tiles, int64_t together, const LayerOptions& options);
   void prepare(const CpuOps& ops, const float* x, int64_t tokens, int part, int parts);
   const uint32_t* words(int64_t token, int64_t tokens, int64_t col) const {
     return words_->as<uint32_t>() + (token * padded_ + col * tokens) / 2;
   }
 
  private:
-  int64_t cols_, padded_, most_, together_;
+  int64_t cols_, padded_, together_;
+  TokenTiles tiles_;
   std::shared_ptr<Buffer> words_;
 };
 
@@ -177,9 +184,9 @@ inline constexpr int64_t kPanelTokens = 256;
 
 template <class Open, class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
-                         int64_t tokens, int64_t most, Open open, Visit visit, int64_t panels = 2) {
-  if (tokens <= most) return visit(rows.begin, rows.size(), 0, columns, 0, tokens);
-  const int64_t tile = tile_tokens(tokens, most);
+                         int64_t tokens, TokenTiles tiles, Open open, Visit visit, int64_t panels = 2) {
+  if (tokens <= tiles.alone) return visit(rows.begin, rows.size(), 0, columns, 0, tokens);
+  const int64_t tile = tile_tokens(tokens, tiles);
   const int64_t token_block = std::max(kPanelTokens / tile, int64_t{1}) * tile;
   for (int64_t first = 0; first < tokens; first += token_block) {
     const int64_t last = std::min(first + token_block, tokens);

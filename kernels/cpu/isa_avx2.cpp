@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 6, kTokensI4 = 4;
+constexpr int kTokensF32Alone = 12, kTokensI8Alone = 12, kTokensI4Alone = 8;
 constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;

@@ -66,7 +66,7 @@ class StripLayer final : public CpuLayer {
         block_rows_(leaf.pattern.block_rows),
         block_cols_(leaf.pattern.block_cols),
         strip_rows_(std::min(block_rows_, 2 * ops_.panel_rows)),
-        activations_(cols_, padded_, ops_.tokens_f32, options) {
+        activations_(cols_, padded_, ops_.tokens_f32.most, options) {
     row_unit_ = block_rows_;
     starts_.push_back(0);
     for (int64_t row = 0; row < rows_; row += strip_rows_)
@@ -91,7 +91,7 @@ class StripLayer final : public CpuLayer {
   }
 
   void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
-    const int64_t tile = tile_tokens(tokens, ops_.tokens_f32);
+    const int64_t tile = tile_tokens(tokens, ops_.tokens_f32.most);
     int64_t most = 1;  // blocks that a block row keeps
     for (int64_t row = rows.begin; row < rows.end; row += block_rows_)
       most = std::max(most, kept_.count(row / block_rows_));

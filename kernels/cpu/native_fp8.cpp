@@ -55,7 +55,7 @@ class Fp8Layer final : public CpuLayer {
             ops_.widen_e4m3(codes(row + r, col), cols, wide + r * cols);
         },
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-          const bool alone = tokens <= ops_.tokens_f32;  // not widened
+          const bool alone = tokens <= ops_.tokens_f32.alone;  // not widened
           const auto product = alone ? ops_.panel_e4m3 : ops_.panel_f32;
           product(alone ? codes(row, col) : reinterpret_cast<const uint8_t*>(wide),
                   panel_rows * (alone ? padded_ : cols * 4), count, activations_.data(x, token, some, col),

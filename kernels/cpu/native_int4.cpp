@@ -38,7 +38,7 @@ class Int4Layer final : public CpuLayer {
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
           const float* in = activations_.data(x, token, some, col);
           float* out = y + token * rows_ + row;
-          if (tokens > ops_.tokens_f32) {
+          if (tokens > ops_.tokens_f32.alone) {
             ops_.panel_f32(reinterpret_cast<const uint8_t*>(wide), cols * panel_rows * 4, count, in, some,
                            cols, out, rows_, col > 0);
           } else {

@@ -22,6 +22,7 @@ class Int4A8Layer final : public CpuLayer {
 
  protected:
   static constexpr int64_t kColumnBlock = 4096;  // whole groups
+  static constexpr int64_t kWidenedTokens = 24;  // from which on it pays to widen codes once
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
@@ -31,7 +32,7 @@ class Int4A8Layer final : public CpuLayer {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     const int64_t panel_rows = ops_.panel_rows;
     auto* wide = wide_->as<uint8_t>() + part * 2 * panel_rows * kColumnBlock;
-    const bool widen = ops_.widen_i4 != nullptr && tokens > ops_.tokens_i4;
+    const bool widen = ops_.widen_i4 != nullptr && tokens >= kWidenedTokens;
     for_each_panel_tile(
         rows, panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i4,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols) {

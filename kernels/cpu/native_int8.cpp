@@ -42,6 +42,7 @@ class Int8Layer final : public CpuLayer {
 
  protected:
   static constexpr int64_t kColumnBlock = 4096;
+  static constexpr int64_t kWidenedTokens = 48;  // from which on it pays to widen codes once
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
@@ -51,7 +52,7 @@ class Int8Layer final : public CpuLayer {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     const int64_t panel_rows = ops_.panel_rows, bytes = ops_.wide_i8_bytes;
     auto* wide = wide_->as<uint8_t>() + part * 2 * panel_rows * kColumnBlock * bytes;
-    const bool widen = bytes > 0 && tokens > ops_.tokens_i8;
+    const bool widen = bytes > 0 && tokens >= kWidenedTokens;
     const auto codes = [&](int64_t row, int64_t col) {
       return codes_.as<uint8_t>() + row * padded_ + col * panel_rows;
     };

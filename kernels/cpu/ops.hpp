@@ -12,6 +12,15 @@
 
 namespace lamina {
 
+// How many tokens meet a weight while it is in a register: up to `alone` where they are all that there are,
+// so that weights pass once; else tiles of up to `most`.
+struct TokenTiles {
+  int64_t most = 1, alone = 1;
+  TokenTiles() = default;
+  TokenTiles(int64_t most_) : most(most_), alone(most_) {}
+  TokenTiles(int64_t most_, int64_t alone_) : most(most_), alone(alone_) {}
+};
+
 struct CpuOps {
   // "portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"
   const char* name;
@@ -21,7 +30,7 @@ struct CpuOps {
   // token]. y[token · y_stride + row] is set, or added to.
   int64_t panel_rows;
 
-  int64_t tokens_f32;
+  TokenTiles tokens_f32;
   // w[panel][column][row]: float32; w[panel][pair of columns][row][2]: bfloat16, k even;
   // w[panel][word of e4m3_columns][row][e4m3_columns]: e4m3 bytes, k whole words, whose products come out
   // multiplied by e4m3_unit.
@@ -54,7 +63,8 @@ struct CpuOps {
   // int8: `i8_columns` columns of a row lie together, and so many activations make a word: 4 int8 codes or 2
   // int16 ones. Weights are i8_bias too large; a token's start is −i8_bias · Σ codes (null: 0). Exact while
   // the result fits int32.
-  int64_t tokens_i8, i8_columns;
+  TokenTiles tokens_i8;
+  int64_t i8_columns;
   int32_t i8_bias;
   using PanelI8 = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int32_t* x,
                            const int32_t* start, int64_t tokens, int64_t k, int32_t* y, int64_t y_stride,
@@ -67,7 +77,7 @@ struct CpuOps {
   PanelI8 panel_wide_i8;
   // bfloat16 by bfloat16, weights as panel_b16 has them, 2 activations a word. Null where no instruction
   // multiplies them; subnormal factors and sums may count as zeros.
-  int64_t tokens_b16;
+  TokenTiles tokens_b16;
   void (*panel_b16_b16)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const uint32_t* x,
                         int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
   // What a thread calls after its last panel, unless null: gives back registers that are set up for them.
@@ -76,7 +86,7 @@ struct CpuOps {
   // 4-bit codes plus 8, unsigned, by int8 activations, 4 a word: 8 columns of a row are 4 bytes, the first
   // four columns in their lower halves; scales as above. starts[group · tokens + token] = −8 · Σ codes of the
   // group. k a multiple of the group, which is one of 32.
-  int64_t tokens_i4;
+  TokenTiles tokens_i4;
   using PanelI4 = void (*)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                            int64_t group, int64_t rows, const int32_t* x, const int32_t* starts,
                            int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
