@@ -14,6 +14,7 @@ namespace {
 constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
 constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
+constexpr int kTokensBitmap = 4, kRowsBitmap = 4;
 constexpr int kPanelsI4 = 1, kPanelsAlone = 2;
 constexpr int kChains = 8, kIntChains = 8;
 #if defined(__SSE2__)
@@ -189,6 +190,10 @@ inline F f_expand(const float* values, uint32_t mask) {
     values += kept ? 1 : 0;
   }
   return out;
+}
+
+inline int64_t lowest_bit(uint64_t word) {
+  return word != 0 ? __builtin_ctzll(word) : 64;
 }
 
 inline void store_codes(int8_t* codes, F scaled) {
