@@ -65,6 +65,7 @@ std::vector<SchemeKeys> schemes(const Registry& registry) {
                                  {"int4", {{"activations", std::string("int8")}}},
                                  {"int4", {{"group", int64_t{32}}}},
                                  {"pruned", {}},
+                                 {"pruned", {{"sparsity", 0.75}}},
                                  {"pruned", {{"sparsity", 0.9}}},
                                  {"pruned", {{"pattern", two_of_four}}},
                                  {"pruned", {{"pattern", two_of_four}, {"values", bf16_values}}},

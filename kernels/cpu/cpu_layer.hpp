@@ -14,10 +14,7 @@
 
 namespace lamina {
 
-inline constexpr int64_t kRowUnit = 4;           // rows dealt together where no panel or block says more
-inline constexpr int64_t kMaxGroupRows = 8;      // rows whose weights are expanded together
-inline constexpr int64_t kMaxBlockRows = 32;     // rows that share one pass over a chunk of the activations
-inline constexpr int64_t kMaxBlockTokens = 128;  // tokens whose chunk stays in the second-level cache
+inline constexpr int64_t kRowUnit = 4;  // rows dealt together where no panel or block says more
 
 inline int64_t round_up(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit * unit;
@@ -202,33 +199,6 @@ void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_
   }
 }
 inline constexpr auto kOpenNothing = [](int64_t, int64_t, int64_t, int64_t) {};
-
-// One step of a tiled product: a group of rows meets a chunk of columns for a block of tokens.
-struct Tile {
-  int64_t token, tokens;
-  int64_t row, rows;  // at most kMaxGroupRows
-  int64_t col, cols;  // a chunk
-  int64_t block_row;  // the first row of the block that the group belongs to
-};
-
-// Walks `rows` × [0, padded) × `tokens` so that chunks of a row come in ascending order. `visit(tile)` for
-// each tile, `finish(first row, rows, first token, tokens)` when all chunks of a block of rows are through.
-template <class Visit, class Finish>
-void for_each_tile(Range rows, int64_t padded, int64_t chunk, int64_t tokens, Visit visit, Finish finish) {
-  for (int64_t token = 0; token < tokens; token += kMaxBlockTokens) {
-    const int64_t block_tokens = std::min(kMaxBlockTokens, tokens - token);
-    for (int64_t block = rows.begin; block < rows.end; block += kMaxBlockRows) {
-      const int64_t block_end = std::min(block + kMaxBlockRows, rows.end);
-      for (int64_t col = 0; col < padded; col += chunk) {
-        for (int64_t row = block; row < block_end; row += kMaxGroupRows) {
-          visit(Tile{token, block_tokens, row, std::min(kMaxGroupRows, block_end - row), col,
-                     std::min(chunk, padded - col), block});
-        }
-      }
-      finish(block, block_end - block, token, block_tokens);
-    }
-  }
-}
 
 // Why no native kernel takes this leaf, or empty: zero points, input scales, and more columns or rows than
 // 2³¹.

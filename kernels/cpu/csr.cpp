@@ -25,6 +25,8 @@ struct CsrLoops<uint32_t> {
   static auto tile(const CpuOps& ops) { return ops.csr_tile_32; }
 };
 
+constexpr int64_t kRowBlock = 32;  // rows that share one pass over a chunk of the activations
+
 template <class Index>
 class CsrLayer final : public CpuLayer {
  public:
@@ -33,7 +35,7 @@ class CsrLayer final : public CpuLayer {
         starts_((rows_ + 1) * 8),
         // The loops load whole vectors of tokens, past the last column's.
         activations_(cols_, cols_ + ops_.panel_rows, ops_.csr_tokens, options),
-        sums_(make_scratch(options, threads_ * kMaxBlockRows * ops_.csr_tokens * 4, threads_)) {
+        sums_(make_scratch(options, threads_ * kRowBlock * ops_.csr_tokens * 4, threads_)) {
     auto* starts = starts_.as<int64_t>();
     pack_rows(rows_, kRowUnit, threads_, [&](Range rows) {
       for (int64_t i = rows.begin; i < rows.end; ++i)
@@ -73,14 +75,14 @@ class CsrLayer final : public CpuLayer {
       return;
     }
     const int64_t tile = tile_tokens(tokens, ops_.csr_tokens), stride = ops_.csr_tokens;
-    float* sums = sums_->template as<float>() + part * kMaxBlockRows * stride;
+    float* sums = sums_->template as<float>() + part * kRowBlock * stride;
     // A block of rows stays in the second-level cache while all tokens pass.
-    for (int64_t row = rows.begin; row < rows.end; row += kMaxBlockRows) {
-      const int64_t count = std::min(kMaxBlockRows, rows.end - row);
+    for (int64_t row = rows.begin; row < rows.end; row += kRowBlock) {
+      const int64_t count = std::min(kRowBlock, rows.end - row);
       for (int64_t token = 0; token < tokens; token += tile) {
         const int64_t some = std::min(tile, tokens - token);
         const float* in = activations_.data(x, token, some, 0);
-        int64_t reached[kMaxBlockRows];
+        int64_t reached[kRowBlock];
         std::copy_n(starts + row, count, reached);
         std::fill_n(sums, count * stride, 0.0f);
         const int64_t block = kBlockFloats / some;
@@ -106,7 +108,7 @@ class CsrLayer final : public CpuLayer {
   Buffer columns_;  // [kept] ascending in a row
   Buffer values_;   // [kept]
   TiledActivations activations_;
-  std::shared_ptr<Buffer> sums_;  // [threads × kMaxBlockRows × csr_tokens]
+  std::shared_ptr<Buffer> sums_;  // [threads × kRowBlock × csr_tokens]
 };
 
 }  // namespace

@@ -1,7 +1,6 @@
 // AVX2 and FMA: 8 floats or 16 int16 at a time, 16 registers.
 #include <immintrin.h>
 
-#include <cstring>
 #include <utility>
 
 #include "kernels/activations.hpp"
@@ -14,6 +13,7 @@ constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 6, kTokensI4 = 4;
 constexpr int kTokensF32Alone = 12, kTokensI8Alone = 12, kTokensI4Alone = 8;
 constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
+constexpr int kTokensBitmap = 4, kRowsBitmap = 4;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
@@ -170,19 +170,16 @@ template <int S>
   if constexpr (S < 7) word = _mm256_slli_epi32(word, 28 - 4 * S);
   return _mm256_cvtepi32_ps(_mm256_and_si256(word, _mm256_set1_epi32(static_cast<int>(0xf0000000u))));
 }
-// For each mask of 8 bits, the place among the kept values that each lane takes, or −1.
+// For each mask of 8 bits, the place among the kept values that each lane takes, or a negative number.
 struct ExpandTable {
-  int8_t place[256][8];
+  alignas(32) int32_t place[256][8];
   constexpr ExpandTable() : place() {
     for (int mask = 0; mask < 256; ++mask) {
-      int8_t next = 0;
+      int32_t next = 0;
       for (int lane = 0; lane < 8; ++lane) {
-        if ((mask >> lane & 1) != 0) {
-          place[mask][lane] = next;
-          ++next;
-        } else {
-          place[mask][lane] = -1;
-        }
+        const bool kept = (mask >> lane & 1) != 0;
+        place[mask][lane] = kept ? next : -1;
+        next += kept ? 1 : 0;
       }
     }
   }
@@ -190,11 +187,13 @@ struct ExpandTable {
 constexpr ExpandTable kExpand;
 
 [[gnu::always_inline]] inline F f_expand(const float* values, uint32_t mask) {
-  int64_t places;
-  std::memcpy(&places, kExpand.place[mask], sizeof places);
-  const __m256i index = _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(places));
-  const F spread = _mm256_permutevar8x32_ps(f_load(values), index);
-  return _mm256_andnot_ps(_mm256_castsi256_ps(_mm256_srai_epi32(index, 31)), spread);
+  const I32 place = _mm256_load_si256(reinterpret_cast<const I32*>(kExpand.place[mask]));
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(f_load(values), place), _mm256_setzero_ps(),
+                          _mm256_castsi256_ps(place));
+}
+
+[[gnu::always_inline]] inline int64_t lowest_bit(uint64_t word) {
+  return static_cast<int64_t>(_tzcnt_u64(word));
 }
 
 // By single loads: the gather instruction takes half as long again on Zen 3.

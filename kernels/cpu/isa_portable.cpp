@@ -15,6 +15,7 @@ constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
 constexpr int kTokensF32Alone = 4, kTokensI8Alone = 4, kTokensI4Alone = 2;
 constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
+constexpr int kTokensBitmap = 4, kRowsBitmap = 4;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
@@ -196,6 +197,10 @@ inline F f_expand(const float* values, uint32_t mask) {
 template <class Index>
 inline F f_gather(const float* x, const Index* columns) {
   return F{x[columns[0]], x[columns[1]], x[columns[2]], x[columns[3]]};
+}
+
+inline int64_t lowest_bit(uint64_t word) {
+  return word != 0 ? __builtin_ctzll(word) : 64;
 }
 
 inline void store_codes(int8_t* codes, F scaled) {

@@ -1,6 +1,7 @@
 // Pruned weights of no or N:M pattern: a bit a column says what is kept, the kept values follow one another.
-// A bitmap of 2:4 weights is as small as 2-bit indices would be (4 bits a group either way).
-#include "kernels/cpu/float_layer.hpp"
+// A bitmap of 2:4 weights is as small as 2-bit indices would be (4 bits a group either way). Few tokens meet
+// rows spread in registers; many are lanes themselves, and each kept weight meets them by its column alone.
+#include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/kernels.hpp"
 
 namespace lamina {
@@ -8,16 +9,13 @@ namespace {
 
 class BitmapWeights {
  public:
-  static constexpr int64_t kColumnUnit = 64;
-  using Cursor = const float*;
-
-  BitmapWeights(const Leaf& leaf, const LayerOptions& options, const CpuOps&, int64_t padded)
-      : words_(padded / 64), bits_(Buffer::untouched(leaf.rows * words_ * 8)), starts_((leaf.rows + 1) * 8) {
+  BitmapWeights(const Leaf& leaf, const LayerOptions& options, int64_t padded)
+      : words(padded / 64), bits_(Buffer::untouched(leaf.rows * words * 8)), starts_((leaf.rows + 1) * 8) {
     auto* starts = starts_.as<int64_t>();
     pack_rows(leaf.rows, kRowUnit, options.threads, [&](Range rows) {
-      auto* bits = bits_.as<uint64_t>() + rows.begin * words_;
-      std::fill(bits, bits + rows.size() * words_, uint64_t{0});
-      for (int64_t i = rows.begin; i < rows.end; ++i, bits += words_) {
+      auto* bits = bits_.as<uint64_t>() + rows.begin * words;
+      std::fill(bits, bits + rows.size() * words, uint64_t{0});
+      for (int64_t i = rows.begin; i < rows.end; ++i, bits += words) {
         for (int64_t j = 0; j < leaf.cols; ++j) {
           if (!is_kept(leaf, i, j)) continue;
           bits[j / 64] |= uint64_t{1} << (j % 64);
@@ -39,21 +37,12 @@ class BitmapWeights {
   }
 
   int64_t bytes() const { return kept_ * 4 + bits_.bytes() + starts_.bytes(); }
-  double macs() const { return static_cast<double>(kept_); }
+  int64_t kept() const { return kept_; }
+  const float* values() const { return values_.as<float>(); }
+  const int64_t* starts(int64_t row) const { return starts_.as<int64_t>() + row; }
+  const uint64_t* bits(int64_t row) const { return bits_.as<uint64_t>() + row * words; }
 
-  void gemv(const CpuOps& ops, Range rows, const float* x, float* y) const {
-    ops.dot_bitmap(values_.as<float>(), starts_.as<int64_t>() + rows.begin,
-                   bits_.as<uint64_t>() + rows.begin * words_, rows.size(), x, words_ * 64, y + rows.begin);
-  }
-  Cursor seek(int64_t row) const { return values_.as<float>() + starts_.as<int64_t>()[row]; }
-  const float* tile(const CpuOps& ops, Cursor* cursor, const Tile& tile, float* scratch,
-                    int64_t* stride) const {
-    for (int64_t r = 0; r < tile.rows; ++r) {
-      const uint64_t* bits = bits_.as<uint64_t>() + (tile.row + r) * words_ + tile.col / 64;
-      cursor[r] = ops.expand_bitmap(cursor[r], bits, tile.cols, scratch + r * *stride);
-    }
-    return scratch;
-  }
+  const int64_t words;  // of a row
 
  private:
   static constexpr int64_t kReadAhead = 16;
@@ -63,11 +52,95 @@ class BitmapWeights {
     return leaf.mask.empty() ? leaf.values[at] != 0 : leaf.mask[at] != 0;
   }
 
-  int64_t words_;
   int64_t kept_ = 0;
   Buffer bits_;    // [rows × words]
   Buffer starts_;  // [rows + 1] int64: where a row's values start
   Buffer values_;
+};
+
+class BitmapLayer final : public CpuLayer {
+ public:
+  BitmapLayer(const Leaf& leaf, const LayerOptions& options)
+      : CpuLayer(leaf, options, 64),
+        weights_(leaf, options, padded_),
+        few_(cols_, padded_, options),
+        lanes_(make_scratch(options, in_lanes(max_tokens_) ? round_up(max_tokens_, ops_.panel_rows) *
+                                                                 weights_.words * kColumnsBitmap * 4
+                                                           : 0)),
+        sums_floats_(in_lanes(max_tokens_) ? kRowBlock * ops_.vectors_24 * ops_.panel_rows : 0),
+        sums_(make_scratch(options, threads_ * sums_floats_ * 4, threads_)) {
+    weight_bytes_ = weights_.bytes();
+  }
+
+ protected:
+  void prepare(const float* x, int64_t tokens, int part, int parts) override {
+    if (!in_lanes(tokens)) return few_.prepare(x, tokens, part, parts);
+    const int64_t begin = weights_.words * part / parts, end = weights_.words * (part + 1) / parts;
+    for_each_token_tile(tokens, [&](int64_t token, int64_t some, int64_t lanes, float* tile) {
+      for (int64_t word = begin; word < end; ++word) {
+        float* to = tile + word * kColumnsBitmap * lanes;
+        const int64_t there = std::min<int64_t>(cols_ - word * 64, 64);
+        for (int64_t t = 0; t < some; ++t) {
+          const float* from = x + (token + t) * cols_ + word * 64;
+          for (int64_t i = 0; i < there; ++i) to[i * lanes + t] = from[i];
+        }
+        for (int64_t i = 0; i < there; ++i) std::fill(to + i * lanes + some, to + (i + 1) * lanes, 0.0f);
+        std::fill(to + there * lanes, to + kColumnsBitmap * lanes, 0.0f);
+      }
+    });
+  }
+
+  void compute(const float* x, float* y, int64_t tokens, Range rows, int part) override {
+    if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    if (in_lanes(tokens)) return compute_many(y, tokens, rows, part);
+    ops_.dot_bitmap(weights_.values(), weights_.starts(rows.begin), weights_.bits(rows.begin), rows.size(),
+                    few_.data(x), padded_, tokens, padded_, y + rows.begin, rows_);
+  }
+
+  double macs() const override { return static_cast<double>(weights_.kept()); }
+
+ private:
+  // A tile's activations of some words of columns stay in the first-level cache while the rows of a block
+  // pass, whose sums stay in the second.
+  static constexpr int64_t kRowBlock = 128, kBlockBytes = 24 << 10;
+
+  bool in_lanes(int64_t tokens) const { return tokens > ops_.tokens_bitmap; }
+
+  // visit(first token, tokens, lanes, activations): tiles of as many vectors each as can be.
+  template <class Visit>
+  void for_each_token_tile(int64_t tokens, Visit visit) const {
+    const int64_t vector = ops_.panel_rows;
+    const int64_t tile = tile_tokens(round_up(tokens, vector) / vector, ops_.vectors_24) * vector;
+    for (int64_t token = 0; token < tokens; token += tile) {
+      const int64_t some = std::min(tile, tokens - token);
+      visit(token, some, round_up(some, vector),
+            lanes_->as<float>() + token * weights_.words * kColumnsBitmap);
+    }
+  }
+
+  void compute_many(float* y, int64_t tokens, Range rows, int part) {
+    float* sums = sums_->as<float>() + part * sums_floats_;
+    const float* values[kRowBlock];
+    for (int64_t row = rows.begin; row < rows.end; row += kRowBlock) {
+      const int64_t count = std::min(kRowBlock, rows.end - row);
+      for_each_token_tile(tokens, [&](int64_t token, int64_t some, int64_t lanes, const float* tile) {
+        for (int64_t r = 0; r < count; ++r) values[r] = weights_.values() + *weights_.starts(row + r);
+        const int64_t step = std::max<int64_t>(kBlockBytes / (kColumnsBitmap * lanes * 4), 1);
+        for (int64_t word = 0; word < weights_.words; word += step)
+          ops_.rows_bitmap(values, weights_.bits(row) + word, weights_.words, count,
+                           tile + word * kColumnsBitmap * lanes, lanes / ops_.panel_rows,
+                           std::min(step, weights_.words - word), sums, word > 0);
+        for (int64_t t = 0; t < some; ++t)
+          for (int64_t r = 0; r < count; ++r) y[(token + t) * rows_ + row + r] = sums[r * lanes + t];
+      });
+    }
+  }
+
+  BitmapWeights weights_;
+  PaddedActivations few_;
+  std::shared_ptr<Buffer> lanes_;  // [tile][word][kColumnsBitmap][lane]
+  int64_t sums_floats_;            // of a thread
+  std::shared_ptr<Buffer> sums_;   // [threads × kRowBlock × lanes of a tile]
 };
 
 }  // namespace
@@ -76,7 +149,7 @@ Kernel native_bitmap_kernel() {
   Kernel kernel;
   kernel.name = "native";
   kernel.device = "cpu";
-  kernel.help = "pruned (unstructured, N:M): a bitmap and the kept float32 values, expanded in registers";
+  kernel.help = "pruned (unstructured, N:M): a bitmap and the kept float32 values";
   kernel.isa = cpu_ops().name;
   kernel.preference = 10;
   kernel.refuses = [](const Leaf& leaf) -> std::string {
@@ -86,7 +159,7 @@ Kernel native_bitmap_kernel() {
     return native_refusal(leaf);
   };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
-    return std::make_unique<FloatLayer<BitmapWeights>>(leaf, options);
+    return std::make_unique<BitmapLayer>(leaf, options);
   };
   return kernel;
 }

@@ -21,6 +21,9 @@ struct TokenTiles {
   TokenTiles(int64_t most_, int64_t alone_) : most(most_), alone(alone_) {}
 };
 
+// Columns of activations that a word of a bitmap meets, and one of zeros.
+inline constexpr int64_t kColumnsBitmap = 65;
+
 struct CpuOps {
   // "portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"
   const char* name;
@@ -119,11 +122,16 @@ struct CpuOps {
 
   // Rows of pruned weights: bit k of a row's `bits` (k / 64 words a row) tells whether column k is kept, the
   // kept values follow one another from values[starts[r]]. k a multiple of 64. Up to 16 floats past the last
-  // value are read. y[r] = Σ w·x of one token.
+  // value are read. y[t·y_stride + r] = Σ_k x[t·x_stride + k] · w of up to tokens_bitmap tokens.
+  int64_t tokens_bitmap;
   void (*dot_bitmap)(const float* values, const int64_t* starts, const uint64_t* bits, int64_t rows,
-                     const float* x, int64_t k, float* y);
-  // out[k] of (a part of) one row; returns what follows its values.
-  const float* (*expand_bitmap)(const float* values, const uint64_t* bits, int64_t k, float* out);
+                     const float* x, int64_t x_stride, int64_t tokens, int64_t k, float* y, int64_t y_stride);
+  // The same of more tokens, in up to vectors_24 vectors of panel_rows, and of a few words of columns: row
+  // r's bits are at bits[r · bits_stride], its values at values[r], which is moved on. x[word][column][lane]
+  // where a lane is a token and the last of a word's kColumnsBitmap columns is 0; y[row · lanes + lane] is
+  // set, or added to.
+  void (*rows_bitmap)(const float** values, const uint64_t* bits, int64_t bits_stride, int64_t rows,
+                      const float* x, int64_t vectors, int64_t words, float* y, bool accumulate);
 
   // Compressed sparse rows: row r has values and (16- or 32-bit) columns from starts[r] to starts[r + 1].
   // y[r] = Σ w·x of one token.
