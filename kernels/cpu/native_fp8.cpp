@@ -60,11 +60,12 @@ class Fp8Layer final : public CpuLayer {
           product(alone ? codes(row, col) : reinterpret_cast<const uint8_t*>(wide),
                   panel_rows * (alone ? padded_ : cols * 4), count, activations_.data(x, token, some, col),
                   some, cols, y + token * rows_ + row, rows_, col > 0);
+          if (col + cols < padded_) return;
+          for (int64_t t = token; t < token + some; ++t) {
+            const float scale = activations_.scales()[t];
+            for (int64_t r = row; r < row + count; ++r) y[t * rows_ + r] *= scales_.as<float>()[r] * scale;
+          }
         });
-    for (int64_t t = 0; t < tokens; ++t) {
-      const float scale = activations_.scales()[t];
-      for (int64_t r = rows.begin; r < rows.end; ++r) y[t * rows_ + r] *= scales_.as<float>()[r] * scale;
-    }
   }
 
  private:

@@ -45,9 +45,10 @@ class Int4A8Layer final : public CpuLayer {
                   widen ? cols * panel_rows : packed_.panel_bytes, packed_.panel_scales(row, col),
                   packed_.scale_stride, packed_.group, count, activations_.words(token, some, col),
                   activations_.starts(token, some, col), some, cols, y + token * rows_ + row, rows_, col > 0);
+          if (col + cols < padded_) return;
+          for (int64_t t = token; t < token + some; ++t)
+            for (int64_t r = row; r < row + count; ++r) y[t * rows_ + r] *= activations_.scales()[t];
         });
-    for (int64_t t = 0; t < tokens; ++t)
-      for (int64_t r = rows.begin; r < rows.end; ++r) y[t * rows_ + r] *= activations_.scales()[t];
   }
 
   Arithmetic arithmetic() const override { return Arithmetic::int4; }

@@ -71,20 +71,25 @@ class Int8Layer final : public CpuLayer {
                   activations_.words(token, some, col),
                   first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some, cols,
                   sums + token * rows_ + row, rows_, !first);
+          if (col + cols == padded_) scale(y, {row, row + count}, {token, token + some});
         });
-    for (int64_t t = 0; t < tokens; ++t) {
-      const float scale = activations_.scales()[t];
-      for (int64_t r = rows.begin; r < rows.end; ++r) {
-        int32_t sum;
-        std::memcpy(&sum, y + t * rows_ + r, 4);
-        y[t * rows_ + r] = static_cast<float>(sum) * scales_.as<float>()[r] * scale;
-      }
-    }
   }
 
   Arithmetic arithmetic() const override { return Arithmetic::int8; }
 
  private:
+  // Makes numbers of exact sums, while they are in the cache.
+  void scale(float* y, Range rows, Range tokens) const {
+    for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+      const float token_scale = activations_.scales()[t];
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        int32_t sum;
+        std::memcpy(&sum, y + t * rows_ + r, 4);
+        y[t * rows_ + r] = static_cast<float>(sum) * scales_.as<float>()[r] * token_scale;
+      }
+    }
+  }
+
   Buffer codes_;   // [panels × padded / i8_columns × panel_rows × i8_columns], i8_bias too large
   Buffer scales_;  // [rows]
   TiledCodes activations_;

@@ -77,6 +77,8 @@ inline std::vector<SchemeCase> scheme_cases() {
     params->set("type", std::string(type));
     return params;
   };
+  const auto int4 = nested("int4");
+  int4->set("group", int64_t{64});
   return {{"dense", {}},
           {"int8", {}},
           {"int4", {{"group", int64_t{64}}}},
@@ -85,7 +87,7 @@ inline std::vector<SchemeCase> scheme_cases() {
           {"pruned", {{"pattern", std::string("2:4")}}},
           {"pruned", {{"pattern", std::string("unstructured")}, {"sparsity", 0.5}}},
           {"pruned", {{"pattern", std::string("2:4")}, {"values", nested("int8")}}},
-          {"pruned", {{"pattern", std::string("2:4")}, {"values", nested("int4")}}},
+          {"pruned", {{"pattern", std::string("2:4")}, {"values", int4}}},
           {"lowrank", {{"rank", int64_t{9}}}},
           {"lowrank", {{"rank", int64_t{9}}, {"factors", nested("int8")}}}};
 }
