@@ -179,22 +179,33 @@ class TiledPairs {
 // a tile of activations as often from the first-level cache.
 inline constexpr int64_t kPanelTokens = 256;
 
+// Which blocks follow one another. By rows, sums of a panel are complete before the next one begins. By
+// columns, the activations of a block stay in the second-level cache while all rows pass: for products so
+// fast that the third would hold them back.
+enum class PanelOrder { rows, columns };
+
 template <class Open, class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
-                         int64_t tokens, TokenTiles tiles, Open open, Visit visit, int64_t panels = 2) {
+                         int64_t tokens, TokenTiles tiles, Open open, Visit visit, int64_t panels = 2,
+                         PanelOrder order = PanelOrder::rows) {
   if (tokens <= tiles.alone) return visit(rows.begin, rows.size(), 0, columns, 0, tokens);
   const int64_t tile = tile_tokens(tokens, tiles);
   const int64_t token_block = std::max(kPanelTokens / tile, int64_t{1}) * tile;
   for (int64_t first = 0; first < tokens; first += token_block) {
     const int64_t last = std::min(first + token_block, tokens);
-    for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows) {
+    const auto block = [&](int64_t row, int64_t col) {
       const int64_t count = std::min(panels * panel_rows, rows.end - row);
-      for (int64_t col = 0; col < columns; col += column_block) {
-        const int64_t width = std::min(column_block, columns - col);
-        open(row, count, col, width);
-        for (int64_t token = first; token < last; token += tile)
-          visit(row, count, col, width, token, std::min(tile, last - token));
-      }
+      const int64_t width = std::min(column_block, columns - col);
+      open(row, count, col, width);
+      for (int64_t token = first; token < last; token += tile)
+        visit(row, count, col, width, token, std::min(tile, last - token));
+    };
+    if (order == PanelOrder::columns) {
+      for (int64_t col = 0; col < columns; col += column_block)
+        for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows) block(row, col);
+    } else {
+      for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows)
+        for (int64_t col = 0; col < columns; col += column_block) block(row, col);
     }
   }
 }

@@ -39,7 +39,7 @@ class Bf16Layer final : public CpuLayer {
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 512;
+  static constexpr int64_t kColumnBlock = 2048;
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     if (pairs_) {
@@ -64,7 +64,8 @@ class Bf16Layer final : public CpuLayer {
             ops_.panel_b16(panel(row, col), panel_bytes, count, floats_->data(x, token, some, col), some,
                            cols, out, rows_, col > 0);
           }
-        });
+        },
+        2, pairs_ ? PanelOrder::columns : PanelOrder::rows);
   }
 
   Arithmetic arithmetic() const override { return pairs_ ? Arithmetic::bf16 : Arithmetic::f32; }

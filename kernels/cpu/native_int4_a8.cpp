@@ -48,7 +48,8 @@ class Int4A8Layer final : public CpuLayer {
           if (col + cols < padded_) return;
           for (int64_t t = token; t < token + some; ++t)
             for (int64_t r = row; r < row + count; ++r) y[t * rows_ + r] *= activations_.scales()[t];
-        });
+        },
+        2, PanelOrder::columns);
   }
 
   Arithmetic arithmetic() const override { return Arithmetic::int4; }

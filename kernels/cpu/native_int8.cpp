@@ -72,7 +72,8 @@ class Int8Layer final : public CpuLayer {
                   first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some, cols,
                   sums + token * rows_ + row, rows_, !first);
           if (col + cols == padded_) scale(y, {row, row + count}, {token, token + some});
-        });
+        },
+        2, PanelOrder::columns);
   }
 
   Arithmetic arithmetic() const override { return Arithmetic::int8; }
