@@ -66,7 +66,7 @@ class Int4 final : public Scheme {
   }
   std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
     return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape),
-             int8_activations_ ? shape.in_features * 2 : 0}};
+             shape.in_features * (int8_activations_ ? 2 : 4)}};
   }
   double estimated_macs(Shape shape) const override {
     return static_cast<double>(shape.out_features) * static_cast<double>(shape.in_features);

@@ -29,6 +29,7 @@ std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes,
 }
 
 void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream) {
+  if (tokens < 1) return;
   // Workspaces are one a thread: no more threads than the layer was made for.
   const int threads = std::clamp(stream.threads, 1, threads_);
   if (threads == 1) {

@@ -100,9 +100,6 @@ template <int Column>
 [[gnu::always_inline]] inline I32 i32_load(const void* p) {
   return _mm256_loadu_si256(static_cast<const I32*>(p));
 }
-[[gnu::always_inline]] inline I16 i16_widen(const int8_t* p) {
-  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-}
 [[gnu::always_inline]] inline I32 i32_set(int32_t v) {
   return _mm256_set1_epi32(v);
 }
@@ -111,9 +108,6 @@ template <int Column>
 }
 [[gnu::always_inline]] inline I32 i32_zero() {
   return _mm256_setzero_si256();
-}
-[[gnu::always_inline]] inline I32 i32_madd(I16 a, I16 b) {
-  return _mm256_madd_epi16(a, b);
 }
 [[gnu::always_inline]] inline I32 i32_add(I32 a, I32 b) {
   return _mm256_add_epi32(a, b);

@@ -108,9 +108,6 @@ inline I16 i16_load(const void* p) {
 inline I32 i32_load(const void* p) {
   return load<I32>(p);
 }
-inline I16 i16_widen(const int8_t* p) {
-  return __builtin_convertvector(load<I8>(p), I16);
-}
 inline I32 i32_set(int32_t v) {
   return I32{v, v, v, v};
 }

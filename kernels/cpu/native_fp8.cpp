@@ -63,7 +63,10 @@ class Fp8Layer final : public CpuLayer {
           if (col + cols < padded_) return;
           for (int64_t t = token; t < token + some; ++t) {
             const float scale = activations_.scales()[t];
-            for (int64_t r = row; r < row + count; ++r) y[t * rows_ + r] *= scales_.as<float>()[r] * scale;
+            for (int64_t r = row; r < row + count; ++r) {
+              float& out = y[t * rows_ + r];
+              out = out * scales_.as<float>()[r] * scale;  // in this order: both scales may be tiny
+            }
           }
         });
   }

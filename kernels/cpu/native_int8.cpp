@@ -36,7 +36,7 @@ class Int8Layer final : public CpuLayer {
         }
       }
     });
-    if (rows_ > 0) std::memcpy(scales_.data(), leaf.scales.data(), static_cast<size_t>(rows_) * 4);
+    if (!leaf.scales.empty()) std::memcpy(scales_.data(), leaf.scales.data(), static_cast<size_t>(rows_) * 4);
     weight_bytes_ = codes_.bytes() + scales_.bytes();
   }
 

@@ -188,8 +188,7 @@ class OneDnnLayer final : public Layer {
   // A token's activations as the product wants them.
   void convert(const float* x, int64_t token) const {
     if (form_ == Form::bf16) {
-      std::transform(x, x + cols_, source_->as<uint16_t>() + token * cols_,
-                     [](float value) { return bf16_bits(bf16_activation(value)); });
+      ops_.round_b16(x, cols_, source_->as<uint16_t>() + token * cols_);
       return;
     }
     auto* codes = source_->as<int8_t>() + token * cols_;

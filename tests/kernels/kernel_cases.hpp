@@ -117,6 +117,11 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, any},
       {"fp8", "fp8", {}, any},
       {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
+      // More columns than a block of many tokens has.
+      {"int8_blocks", "int8", {}, {{9, 4611}}},
+      {"int4_blocks_a8", "int4", {{"group", int64_t{32}}, {"activations", int8}}, {{9, 4640}}},
+      {"dense_bf16_blocks", "dense", {{"dtype", bf16}}, {{9, 2083}}},
+      {"dense_bf16_a16_blocks", "dense", {{"dtype", bf16}, {"activations", bf16}}, {{9, 2083}}},
       {"int8_long", "int8", {}, {{3, 66001}, {2, 131072}}, 5},
       {"int4_g32", "int4", {{"group", int64_t{32}}}, {{131, 96}, {9, 608}, {7, 32}}},
       {"int4_g64", "int4", {{"group", int64_t{64}}}, {{67, 192}, {5, 64}, {9, 1088}}},
