@@ -31,8 +31,8 @@ class Int4A8Layer final : public CpuLayer {
   void compute(const float*, float* y, int64_t tokens, Range rows, int part) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     const int64_t panel_rows = ops_.panel_rows;
-    auto* wide = wide_->as<uint8_t>() + part * 2 * panel_rows * kColumnBlock;
     const bool widen = ops_.widen_i4 != nullptr && tokens >= kWidenedTokens;
+    uint8_t* wide = widen ? wide_->as<uint8_t>() + part * 2 * panel_rows * kColumnBlock : nullptr;
     for_each_panel_tile(
         rows, panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i4,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
