@@ -1,20 +1,101 @@
-// Factorising a matrix that is spread over ranks by rows. One file per method in svd/.
+// Factorising a matrix that is spread over ranks, where it lies: no rank ever holds it whole. One file per
+// method in svd/ (and scalapack/); factorize() checks the input, chooses the rank and bounds the error.
 #pragma once
 
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "distributed/communicator.hpp"
+#include "distributed/compress.hpp"
 #include "kernels/compress/scheme.hpp"
 
 namespace lamina {
 
-// Randomized range finder with two orthonormalised power iterations and oversampling by 16 (Halko,
-// Martinsson, Tropp 2011, algorithms 4.4 and 5.1), CholeskyQR2, and the error recomputed element by element.
-// A rank near the smaller side (three quarters of it, or a side up to 256) goes by that side's whole Gram
-// matrix in float64 instead. For an error, the sketch doubles until it holds the least rank that meets it.
-// Every reduction is exact (exact_sum.hpp) and every product of fixed shape, so that the factors do not
-// depend on the rank or thread count. Throws AgreedError on all ranks for weights that are not finite, a rule
-// that asks for none or several of rank, ratio and error, or a rank out of range.
-std::unique_ptr<Factorizer> make_randomized_factorizer(Communicator& comm, int threads);
+// How a matrix lies over the ranks of a communicator. Rows and columns are cut in whole blocks of kRowBlock:
+// partition(size, ranks, kRowBlock). Block-cyclic: ranks stand row by row on a grid of grid_rows × grid_cols,
+// and square blocks of `block` are dealt out to it in turn (ScaLAPACK's layout, first block on the first
+// rank).
+enum class Layout { rows, columns, block_cyclic };
+struct Distribution {
+  Layout layout = Layout::rows;
+  int grid_rows = 1, grid_cols = 1;
+  int64_t block = 64;
+};
+
+// This rank's part of A [shape.out_features × shape.in_features], row-major in `local`. By rows: its rows
+// whole. By columns: all rows of its columns. Block-cyclic: its blocks, packed together in order.
+struct SpreadMatrix {
+  Shape shape;
+  Distribution distribution;
+  Matrix<float> local;
+};
+
+// Rows and columns of the part that `rank` of `ranks` holds.
+Shape local_shape(Shape shape, const Distribution& distribution, int ranks, int rank);
+
+// The same matrix in another layout. Rows ↔ columns by all_to_all; to and from block-cyclic by ScaLAPACK's
+// psgemr2d. Collective; AgreedError where ScaLAPACK is needed and was not built, or the grid does not fit the
+// ranks.
+SpreadMatrix redistribute(const SpreadMatrix& a, const Distribution& to, Communicator& comm, int threads);
+
+struct SvdOptions {
+  std::string method = "gram";       // a name of svd_methods()
+  std::string eigensolver = "auto";  // gram: auto, lapack, scalapack, elpa
+  int64_t oversampling = 16;         // randomized: columns of the sketch beyond the rank
+  int power_iterations = 2;          // randomized
+  int grid_rows = 0, grid_cols = 0;  // scalapack: 0 chooses the squarest grid of all ranks
+  int64_t block = 64;                // scalapack: side of its blocks
+  uint64_t seed = 1;                 // randomized: of the test matrix
+  int threads = 1;
+  // Factors bitwise the same for any number of ranks and threads: no distributed eigensolver (auto takes
+  // lapack), no method whose sums depend on the ranks.
+  bool same_for_any_ranks = false;
+};
+
+// Wall-clock seconds of this rank, which sum to about the whole. Waiting for other ranks counts as
+// communication.
+struct SvdPhases {
+  double multiply_s = 0, communicate_s = 0, eigensolve_s = 0, orthogonalize_s = 0;
+};
+
+// A ≈ U·diag(σ)·Vᵀ. Columns of U and V are orthonormal to float32's precision; where A has no more directions
+// than rounding leaves, σ is 0 and so are both columns.
+struct SvdResult {
+  Matrix<float> u;                      // [this rank's rows × r], by rows
+  Matrix<float> v;                      // [this rank's columns × r], by columns of A
+  std::vector<double> singular_values;  // r, largest first, the same on every rank
+  double norm = 0;                      // ‖A‖ (Frobenius)
+  // Relative Frobenius errors, the same on every rank. `error_bound` holds for the float32 factors as they
+  // are returned: what the method proves (√(‖A‖² − Σσ²)/‖A‖ for orthonormal projections) and rounding.
+  double error_bound = 0;
+  double optimal_error = 0;  // least error of any factors of this rank; NaN where the method does not know it
+  SvdPhases phases;
+};
+
+struct SvdMethod {
+  std::string name, help;
+  std::string absent;     // why it cannot run in this build; empty when it can
+  bool one_rank = false;  // a peer that knows no ranks
+  // Bytes beyond this rank's part of A at the most, results included.
+  int64_t (*memory_bytes)(Shape shape, int64_t rank, int ranks, const SvdOptions& options) = nullptr;
+};
+// gram, randomized, scalapack, scalapack-f64, lapack.
+const std::vector<SvdMethod>& svd_methods();
+const SvdMethod* find_svd_method(std::string_view name);
+
+// Collective. Any layout; the same result for each. Throws AgreedError, the same on every rank, for a matrix
+// that is not finite, a rule that asks for none or several of its fields, a rank out of [1, min(m, n)], a
+// method that is absent or takes one rank only, or sizes past its library's 32-bit counts. A zero matrix
+// gives zero factors and error 0.
+SvdResult factorize(const SpreadMatrix& a, const RankRule& rule, const SvdOptions& options,
+                    Communicator& comm);
+
+// ‖A − U·diag(σ)·Vᵀ‖/‖A‖ in float64, element by element, whatever the method promised. Collective.
+double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& comm, int threads);
+
+// For schemes: U and V with √σ in each, V whole on every rank, the error recomputed in float64. Always
+// same_for_any_ranks.
+std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options);
 
 }  // namespace lamina
