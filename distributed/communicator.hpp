@@ -39,6 +39,8 @@ class Communicator {
   virtual int nodes() const = 0;       // distinct hosts
   virtual int local_size() const = 0;  // ranks on this host
   virtual int local_rank() const = 0;
+  // Its MPI communicator as Fortran numbers it, for libraries over MPI; -1 where there is none.
+  virtual int mpi_handle() const { return -1; }
 
   // `in` may equal `out`. Element order within the reduction is the transport's.
   virtual void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) = 0;

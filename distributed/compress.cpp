@@ -221,7 +221,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   result.rows = weights.rows;
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
-  const auto factorizer = make_randomized_factorizer(comm, threads);
+  const auto factorizer = make_factorizer(comm, {.method = "randomized", .threads = threads});
   RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory);
   together(comm, [&] {
     const int64_t unit = scheme.units().rows;

@@ -50,6 +50,7 @@ class MpiCommunicator final : public Communicator {
   int nodes() const override { return group_.nodes(); }
   int local_size() const override { return group_.local_size(); }
   int local_rank() const override { return group_.local_rank(); }
+  int mpi_handle() const override { return MPI_Comm_c2f(group_.comm()); }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
     const int64_t bytes = dtype_bytes(dtype);

@@ -29,14 +29,6 @@ constexpr int64_t kGramPanel = 64;
 // Eigenvalues of a Gram below this share of the largest are rounding, of float64 sums and of float32 data.
 constexpr double kDependent = 1e-13;
 
-int blas_int(int64_t value) {
-  if (value > std::numeric_limits<int>::max()) {
-    throw std::invalid_argument(
-        fmt::format("expected a size that fits BLAS's 32-bit count, found {}", value));
-  }
-  return static_cast<int>(value);
-}
-
 int64_t count_blocks(int64_t rows) {
   return (rows + kRowBlock - 1) / kRowBlock;
 }
@@ -69,6 +61,14 @@ Matrix<double> inverse_cholesky(const Matrix<double>& gram_matrix) {
 }
 
 }  // namespace
+
+int blas_int(int64_t value) {
+  if (value > std::numeric_limits<int>::max()) {
+    throw std::invalid_argument(
+        fmt::format("expected a size that fits BLAS's 32-bit count, found {}", value));
+  }
+  return static_cast<int>(value);
+}
 
 // A row-major product is the column-major one of the transposes in reverse order.
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
@@ -127,17 +127,6 @@ double ordered_sum(const std::vector<double>& blocks, Communicator& comm) {
   double sum = 0;
   for (const double value : all) sum += value;
   return sum;
-}
-
-double sum_squares(const Matrix<float>& slab, Communicator& comm) {
-  std::vector<double> blocks(static_cast<size_t>(count_blocks(slab.rows)));
-  for (int64_t i = 0; i < slab.rows; ++i) {
-    const float* row = slab.row(i);
-    double sum = 0;
-    for (int64_t j = 0; j < slab.cols; ++j) sum += static_cast<double>(row[j]) * row[j];
-    blocks[static_cast<size_t>(i / kRowBlock)] += sum;
-  }
-  return ordered_sum(blocks, comm);
 }
 
 Matrix<double> gram(const Matrix<double>& tall, Communicator& comm, int threads) {

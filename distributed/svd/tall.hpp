@@ -13,6 +13,9 @@
 
 namespace lamina {
 
+// For BLAS and LAPACK. Throws std::invalid_argument when it does not fit.
+int blas_int(int64_t value);
+
 // Row-major C[m×n] = op(A)·op(B), with the leading dimensions of the row-major storage. `add`: C += …
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
               int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add = false);
@@ -25,8 +28,6 @@ void for_each_block(int64_t rows, int threads, const std::function<void(int64_t,
 
 // Largest |element| over all ranks; infinity when any is not finite. Collective.
 double max_abs(const Matrix<float>& slab, Communicator& comm);
-// Σ element² over all ranks, the blocks added in order. Collective.
-double sum_squares(const Matrix<float>& slab, Communicator& comm);
 // The ordered sum of per-block values, each rank's consecutive, in rank order. Collective.
 double ordered_sum(const std::vector<double>& blocks, Communicator& comm);
 

@@ -32,6 +32,7 @@ struct RankRule {
   int64_t rank = 0;
   double ratio = 0;  // of the dense parameters: r·(N+K) ≤ ratio·N·K
   double error = 0;  // relative Frobenius error to stay under
+  double energy = 0;  // share of ‖W‖² to keep at least, below 1: as an error, √(1 − energy)
   bool operator==(const RankRule&) const = default;
 };
 

@@ -1,0 +1,18 @@
+// A build without ELPA.
+#include "distributed/scalapack.hpp"
+
+namespace lamina::svd {
+
+std::string elpa_absent() {
+  return "built without ELPA";
+}
+
+Eigenpairs elpa_eigen(SymmetricTiles&&, const ChooseRank&, Communicator&, int) {
+  throw AgreedError("svd: built without ELPA");
+}
+
+int64_t elpa_eigen_bytes(int64_t, int64_t, int) {
+  return 0;
+}
+
+}  // namespace lamina::svd

@@ -1,0 +1,152 @@
+// What a method of factorising implements, and what all of them share. factorize.cpp lists the methods.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+#include "distributed/svd.hpp"
+#include "kernels/matrix.hpp"
+
+namespace lamina::svd {
+
+// A as methods see it, the same on every rank but for `local`: finite, not zero, and a rule that asks for a
+// rank within [1, min(m, n)] or for a share.
+struct Input {
+  Shape shape;
+  Distribution distribution;
+  const Matrix<float>& local;  // this rank's part
+  double max_abs = 0;          // largest |element|
+  double norm_squared = 0;     // ‖A‖², summed exactly
+  int64_t rank = 0;            // asked for; 0: the least rank that leaves at most `rest`
+  double rest = 0;             // share of ‖A‖² that may be left out
+
+  int64_t small_side() const { return std::min(shape.out_features, shape.in_features); }
+};
+
+// Forwards to another communicator and counts the seconds its collectives take.
+class TimedCommunicator final : public Communicator {
+ public:
+  explicit TimedCommunicator(Communicator& inner) : inner_(inner) {}
+  double seconds() const { return seconds_; }
+
+  std::string name() const override { return inner_.name(); }
+  int rank() const override { return inner_.rank(); }
+  int size() const override { return inner_.size(); }
+  int nodes() const override { return inner_.nodes(); }
+  int local_size() const override { return inner_.local_size(); }
+  int local_rank() const override { return inner_.local_rank(); }
+  int mpi_handle() const override { return inner_.mpi_handle(); }
+
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
+    const Running running(seconds_);
+    inner_.all_reduce(in, out, count, dtype, op);
+  }
+  void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) override {
+    const Running running(seconds_);
+    inner_.all_gather(in, out, bytes);
+  }
+  void broadcast(void* data, int64_t bytes, int root) override {
+    const Running running(seconds_);
+    inner_.broadcast(data, bytes, root);
+  }
+  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
+    const Running running(seconds_);
+    return inner_.all_to_all(send);
+  }
+  void barrier() override {
+    const Running running(seconds_);
+    inner_.barrier();
+  }
+  void start_together() override {
+    const Running running(seconds_);
+    inner_.start_together();
+  }
+  void rest() override {
+    const Running running(seconds_);
+    inner_.rest();
+  }
+  std::unique_ptr<Communicator> subset(int ranks) override { return inner_.subset(ranks); }
+
+ private:
+  struct Running {
+    explicit Running(double& to) : to_(to), begin_(std::chrono::steady_clock::now()) {}
+    ~Running() { to_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+    double& to_;
+    std::chrono::steady_clock::time_point begin_;
+  };
+  Communicator& inner_;
+  double seconds_ = 0;
+};
+
+// Adds what passes until its end to one of the phases, but for what the communicator takes.
+class Phase {
+ public:
+  Phase(double& seconds, const TimedCommunicator& comm)
+      : seconds_(seconds),
+        comm_(comm),
+        communicated_(comm.seconds()),
+        begin_(std::chrono::steady_clock::now()) {}
+  ~Phase() {
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - begin_;
+    seconds_ += passed.count() - (comm_.seconds() - communicated_);
+  }
+  Phase(const Phase&) = delete;
+  Phase& operator=(const Phase&) = delete;
+
+ private:
+  double& seconds_;
+  const TimedCommunicator& comm_;
+  double communicated_;
+  std::chrono::steady_clock::time_point begin_;
+};
+
+// The rank the input asks for; else, from the squared singular values, largest first, the
+// least that leave √(‖A‖² − Σσ²)/‖A‖ + rounding within what the rule allows; all where none does.
+int64_t choose_rank(const std::vector<double>& squares, const Input& input, double rounding);
+
+// lamina::factorize(), of a part that need not be owned.
+SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<float>& local,
+                    const RankRule& rule, const SvdOptions& options, Communicator& comm);
+
+// A method. `run` fills everything of the result but norm and phases.communicate_s, and may throw AgreedError
+// on all ranks.
+struct Method {
+  SvdMethod named;
+  SvdResult (*run)(const Input& input, const SvdOptions& options, TimedCommunicator& comm) = nullptr;
+};
+Method gram_method();
+Method randomized_method();
+Method lapack_method();
+Method scalapack_method();
+Method scalapack_f64_method();
+
+// A's local part in a layout: where it lies so already, or in a copy. Collective.
+class InLayout {
+ public:
+  InLayout(const Input& input, Layout layout, Communicator& comm, int threads);
+  const Matrix<float>& local() const { return *local_; }
+
+ private:
+  SpreadMatrix copy_;
+  const Matrix<float>* local_;
+};
+
+// redistribute(), of a part that need not be owned.
+SpreadMatrix redistribute(Shape shape, const Distribution& from, const Matrix<float>& local,
+                          const Distribution& to, Communicator& comm, int threads);
+
+// What float32 factors lose against the float64 ones they are rounded from, relative to ‖A‖: at most 2^-24 of
+// each element, so ‖dU·Σ·Vᵀ‖ + ‖U·Σ·dVᵀ‖ ≤ 2·2^-24·√Σσ² for orthonormal columns; the rest covers the product
+// of both and columns orthonormal to no more than this precision.
+inline constexpr double kFactorRounding = 1.001 * 0x1p-23;
+
+// ‖A − U·diag(σ)·Vᵀ‖² of one rank's blocks, all ranks added in order. `u` is this rank's part by rows, `v` by
+// columns; sigma may be empty, for ones. A by rows or columns. Collective.
+double residual_squared(const Input& input, const Matrix<float>& u, const std::vector<double>& sigma,
+                        const Matrix<float>& v, Communicator& comm, int threads);
+
+}  // namespace lamina::svd

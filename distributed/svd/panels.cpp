@@ -1,0 +1,241 @@
+#include "distributed/svd/panels.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "distributed/agree.hpp"
+#include "distributed/exact_sum.hpp"
+#include "distributed/partition.hpp"
+#include "distributed/svd/tall.hpp"
+#include "kernels/cpu/blas_threads.hpp"
+
+extern "C" void dsyrk_(const char*, const char*, const int*, const int*, const double*, const double*,
+                       const int*, const double*, double*, const int*);
+
+namespace lamina::svd {
+namespace {
+
+constexpr int64_t kPanelBytes = int64_t{8} << 20;  // about, of a float64 panel
+
+int64_t panel_depth(int64_t small, int64_t longest_share) {
+  const int64_t blocks = std::clamp<int64_t>(kPanelBytes / (8 * small * kRowBlock), 4, 64);
+  return std::min(blocks * kRowBlock, (longest_share + kRowBlock - 1) / kRowBlock * kRowBlock);
+}
+
+// to(k, at + i) = from[i·stride + k]·scale[at + i], for i < small, k < depth: a line of each at a time.
+void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t depth, int64_t at,
+                      const std::vector<double>& scale, Matrix<double>& to, int threads) {
+  constexpr int64_t kSmall = 8, kDeep = 16;
+#pragma omp parallel for num_threads(threads)
+  for (int64_t k0 = 0; k0 < depth; k0 += kDeep) {
+    const int64_t k1 = std::min(depth, k0 + kDeep);
+    for (int64_t i0 = 0; i0 < small; i0 += kSmall) {
+      const int64_t i1 = std::min(small, i0 + kSmall);
+      for (int64_t k = k0; k < k1; ++k) {
+        double* out = to.row(k) + at;
+        if (scale.empty()) {
+          for (int64_t i = i0; i < i1; ++i) out[i] = from[i * stride + k];
+        } else {
+          const double* factor = scale.data() + at;
+          for (int64_t i = i0; i < i1; ++i) out[i] = from[i * stride + k] * factor[i];
+        }
+      }
+    }
+  }
+}
+
+// to(k, at + i) = from[k·stride + i]·scale[at + i].
+void widen(const float* from, int64_t stride, int64_t small, int64_t depth, int64_t at,
+           const std::vector<double>& scale, Matrix<double>& to, int threads) {
+#pragma omp parallel for num_threads(threads)
+  for (int64_t k = 0; k < depth; ++k) {
+    const float* in = from + k * stride;
+    double* out = to.row(k) + at;
+    if (scale.empty()) {
+      std::copy_n(in, small, out);
+    } else {
+      const double* factor = scale.data() + at;
+      for (int64_t i = 0; i < small; ++i) out[i] = in[i] * factor[i];
+    }
+  }
+}
+
+}  // namespace
+
+Sides::Sides(const Input& input)
+    : long_is_rows(input.shape.out_features > input.shape.in_features ||
+                   (input.shape.out_features == input.shape.in_features &&
+                    input.distribution.layout != Layout::columns)),
+      small(std::min(input.shape.out_features, input.shape.in_features)),
+      longer(std::max(input.shape.out_features, input.shape.in_features)) {}
+
+void for_each_panel(const Input& input, const std::vector<double>& scale, TimedCommunicator& comm,
+                    int threads, const std::function<void(int64_t, int64_t, const Matrix<double>&)>& work) {
+  const Sides sides(input);
+  const std::vector<Range> shares = partition(sides.longer, comm.size(), kRowBlock);
+  const std::vector<Range> smalls = partition(sides.small, comm.size(), kRowBlock);
+  const size_t own = static_cast<size_t>(comm.rank());
+  const int64_t step = panel_depth(sides.small, shares[0].size());
+  const Matrix<float>& a = input.local;
+  const bool in_place = comm.size() == 1 || (input.distribution.layout == Layout::rows) == sides.long_is_rows;
+  Matrix<double> panel;
+  together(comm, [&] { panel = Matrix<double>(step, sides.small); });
+  std::vector<std::vector<std::byte>> send(static_cast<size_t>(comm.size()));
+  for (int64_t first = 0; first < shares[0].size(); first += step) {
+    const auto chunk = [&](size_t r) {  // of rank r's share
+      return Range{std::min(first, shares[r].size()), std::min(first + step, shares[r].size())};
+    };
+    const int64_t depth = chunk(own).size();
+    if (in_place) {
+      if (sides.long_is_rows) {
+        widen(a.data.data() + std::min(first, a.rows) * a.cols, a.cols, sides.small, depth, 0, scale, panel,
+              threads);
+      } else {
+        widen_transposed(a.data.data() + std::min(first, a.cols), a.cols, sides.small, depth, 0, scale, panel,
+                         threads);
+      }
+    } else {
+      for (size_t to = 0; to < send.size(); ++to) {
+        const Range wanted = chunk(to);
+        const int64_t begin = shares[to].begin + wanted.begin;
+        if (sides.long_is_rows) {  // A by columns: whole pieces of rows
+          send[to].resize(static_cast<size_t>(4 * wanted.size() * a.cols));
+          if (!send[to].empty()) std::memcpy(send[to].data(), a.row(begin), send[to].size());
+        } else {  // A by rows: a stretch of each
+          const size_t bytes = static_cast<size_t>(4 * wanted.size());
+          send[to].resize(bytes * static_cast<size_t>(a.rows));
+          for (int64_t i = 0; i < a.rows && bytes > 0; ++i)
+            std::memcpy(send[to].data() + static_cast<size_t>(i) * bytes, a.row(i) + begin, bytes);
+        }
+      }
+      const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+      for (size_t r = 0; r < received.size(); ++r) {
+        const auto* from = reinterpret_cast<const float*>(received[r].data());
+        if (sides.long_is_rows) {
+          widen(from, smalls[r].size(), smalls[r].size(), depth, smalls[r].begin, scale, panel, threads);
+        } else {
+          widen_transposed(from, depth, smalls[r].size(), depth, smalls[r].begin, scale, panel, threads);
+        }
+      }
+    }
+    work(first, depth, panel);
+  }
+}
+
+int64_t panel_bytes(const Shape& shape, int ranks) {
+  const int64_t small = std::min(shape.out_features, shape.in_features);
+  const int64_t longer = std::max(shape.out_features, shape.in_features);
+  const int64_t elements = small * panel_depth(small, partition(longer, ranks, kRowBlock)[0].size());
+  // What is sent and what comes is float32.
+  return elements * (8 + (ranks > 1 ? 2 * 4 : 0));
+}
+
+std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm) {
+  const Sides sides(input);
+  const Matrix<float>& a = input.local;
+  const bool by_columns = comm.size() > 1 && input.distribution.layout == Layout::columns;
+  const std::vector<Range> ranges =
+      partition(by_columns ? input.shape.in_features : input.shape.out_features, comm.size(), kRowBlock);
+  const Range own = ranges[static_cast<size_t>(comm.rank())];
+  // Where this rank's part begins on the smaller side.
+  const int64_t at = by_columns != sides.long_is_rows ? 0 : own.begin;
+  const auto visit = [&](auto&& element) {
+    for (int64_t i = 0; i < a.rows; ++i) {
+      const float* row = a.row(i);
+      if (sides.long_is_rows) {
+        for (int64_t j = 0; j < a.cols; ++j) element(at + j, row[j]);
+      } else {
+        for (int64_t j = 0; j < a.cols; ++j) element(at + i, row[j]);
+      }
+    }
+  };
+  std::vector<double> norms(static_cast<size_t>(sides.small), 0.0);
+  visit([&](int64_t i, float x) {
+    double& most = norms[static_cast<size_t>(i)];
+    most = std::max(most, std::abs(static_cast<double>(x)));
+  });
+  comm.all_reduce(norms.data(), norms.data(), sides.small, DType::f64, ReduceOp::max);
+  std::vector<double> sums(norms.size(), 0.0), shifts;
+  for (const double most : norms)
+    shifts.push_back(exact_shift(1.01 * static_cast<double>(sides.longer) * most * most));
+  visit([&](int64_t i, float x) {
+    sums[static_cast<size_t>(i)] += on_grid(static_cast<double>(x) * x, shifts[static_cast<size_t>(i)]);
+  });
+  comm.all_reduce(sums.data(), sums.data(), sides.small, DType::f64, ReduceOp::sum);
+  for (size_t i = 0; i < norms.size(); ++i) {
+    // The sum may lack half a grid a term, and is at least the largest term.
+    const double bound = 1.01 * std::max(sums[i], norms[i] * norms[i]) +
+                         0x1p-50 * static_cast<double>(sides.longer) * shifts[i];
+    norms[i] = norms[i] > 0 ? std::exp2(std::ilogb(std::sqrt(bound)) + 1) : 0;
+  }
+  return norms;
+}
+
+SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threads) {
+  const Sides sides(input);
+  constexpr int64_t kSide = SymmetricTiles::kSide;
+  // Columns of norm at most 1 let one grid serve the whole matrix: |Σ| ≤ ‖a_i‖·‖a_j‖, in blocks too.
+  std::vector<double> norms = small_side_norms(input, comm), scale(norms);
+  for (double& each : scale) each = each > 0 ? 1 / each : 0;
+  SymmetricTiles result;
+  struct Scratch {
+    std::vector<double> product;
+  };
+  std::vector<Scratch> scratch(static_cast<size_t>(threads));
+  std::vector<std::pair<int64_t, int64_t>> places;
+  together(comm, [&] {
+    result = SymmetricTiles(sides.small);
+    for (Scratch& each : scratch) each.product.resize(static_cast<size_t>(kSide * kSide));
+    for (int64_t row = 0; row < result.tiles(); ++row) {
+      for (int64_t col = row; col < result.tiles(); ++col) places.emplace_back(row, col);
+    }
+  });
+  // Blocks of at most kRowBlock terms, whose magnitudes sum to at most Σ|a_ki·a_kj| ≤ 1 over all of them.
+  const double shift = exact_shift(1.01);
+  for_each_panel(input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<double>& panel) {
+    const BlasThreads single(1);
+    const auto count = static_cast<int64_t>(places.size());
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (int64_t place = 0; place < count; ++place) {
+      const auto [row, col] = places[static_cast<size_t>(place)];
+      const int64_t height = result.side(row), width = result.side(col);
+      double* to = result.tile(row, col);
+      double* product = scratch[static_cast<size_t>(omp_get_thread_num())].product.data();
+      for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
+        const int64_t deep = std::min(kRowBlock, depth - begin);
+        const double* block = panel.row(begin);
+        if (row == col) {
+          // Row-major upper is column-major lower; the other half stays what it was.
+          const int n = static_cast<int>(width), k = static_cast<int>(deep);
+          const int ld = static_cast<int>(panel.cols);
+          const double one = 1, zero = 0;
+          dsyrk_("L", "N", &n, &k, &one, block + col * kSide, &ld, &zero, product, &n);
+          for (int64_t i = 0; i < height; ++i) {
+            for (int64_t j = i; j < width; ++j) to[i * width + j] += on_grid(product[i * width + j], shift);
+          }
+          continue;
+        }
+        multiply(true, false, height, width, deep, block + row * kSide, panel.cols, block + col * kSide,
+                 panel.cols, product, width);
+        for (int64_t i = 0; i < height * width; ++i) to[i] += on_grid(product[i], shift);
+      }
+    }
+  });
+  comm.all_reduce(result.data.data(), result.data.data(), static_cast<int64_t>(result.data.size()),
+                  DType::f64, ReduceOp::sum);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (size_t place = 0; place < places.size(); ++place) {
+    const auto [row, col] = places[place];
+    double* to = result.tile(row, col);
+    for (int64_t i = 0; i < result.side(row); ++i) {
+      for (int64_t j = 0; j < result.side(col); ++j)
+        *to++ *= norms[static_cast<size_t>(row * kSide + i)] * norms[static_cast<size_t>(col * kSide + j)];
+    }
+  }
+  return result;
+}
+
+}  // namespace lamina::svd

@@ -1,0 +1,159 @@
+// What factors leave of the matrix, in float64 whatever the method promised; and the factors as schemes want
+// them.
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "distributed/agree.hpp"
+#include "distributed/partition.hpp"
+#include "distributed/svd/method.hpp"
+#include "distributed/svd/tall.hpp"
+#include "kernels/cpu/blas_threads.hpp"
+
+namespace lamina {
+namespace svd {
+namespace {
+
+constexpr int64_t kPanel = 512;  // of the side that A has whole on each rank
+
+// Rows `wanted` of a factor spread by rows in `ranges`: [wanted × r], on every rank.
+void gather_rows(const Matrix<float>& own, const std::vector<Range>& ranges, Range wanted, Matrix<float>& to,
+                 Communicator& comm) {
+  std::vector<int64_t> bytes;
+  const float* from = own.data.data();
+  for (size_t r = 0; r < ranges.size(); ++r) {
+    const int64_t begin = std::clamp(ranges[r].begin, wanted.begin, wanted.end);
+    const int64_t end = std::clamp(ranges[r].end, wanted.begin, wanted.end);
+    bytes.push_back(4 * (end - begin) * own.cols);
+    if (static_cast<int>(r) == comm.rank() && end > begin) from = own.row(begin - ranges[r].begin);
+  }
+  comm.all_gather(from, to.data.data(), bytes);
+}
+
+}  // namespace
+
+double residual_squared(const Input& input, const Matrix<float>& u, const std::vector<double>& sigma,
+                        const Matrix<float>& v, Communicator& comm, int threads) {
+  const bool by_rows = input.distribution.layout == Layout::rows || comm.size() == 1;
+  const Matrix<float>& a = input.local;
+  // The factor of the side that is cut lies as A does; the other comes panel by panel.
+  const Matrix<float>& own = by_rows ? u : v;
+  const Matrix<float>& other = by_rows ? v : u;
+  const int64_t r = own.cols, whole = by_rows ? input.shape.in_features : input.shape.out_features;
+  const std::vector<Range> ranges = partition(whole, comm.size(), kRowBlock);
+  const int64_t blocks = (own.rows + kRowBlock - 1) / kRowBlock;
+  std::vector<double> sums(static_cast<size_t>(blocks), 0.0);
+  Matrix<float> panel;
+  Matrix<double> wide;
+  struct Scratch {
+    Matrix<double> scaled, product;
+  };
+  std::vector<Scratch> scratch(static_cast<size_t>(threads));
+  together(comm, [&] {
+    panel = Matrix<float>(std::min(kPanel, whole), r);
+    wide = Matrix<double>(panel.rows, r);
+    for (Scratch& each : scratch) each = {Matrix<double>(kRowBlock, r), Matrix<double>(kRowBlock, kPanel)};
+  });
+  for (int64_t first = 0; first < whole; first += kPanel) {
+    const int64_t width = std::min(kPanel, whole - first);
+    gather_rows(other, ranges, {first, first + width}, panel, comm);
+    std::copy_n(panel.data.begin(), width * r, wide.data.begin());
+    for_each_block(own.rows, threads, [&](int64_t begin, int64_t rows, int thread) {
+      Scratch& mine = scratch[static_cast<size_t>(thread)];
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < r; ++j)
+          mine.scaled(i, j) = own(begin + i, j) * (sigma.empty() ? 1 : sigma[static_cast<size_t>(j)]);
+      }
+      double* product = mine.product.data.data();
+      multiply(false, true, rows, width, r, mine.scaled.data.data(), r, wide.data.data(), r, product, width);
+      double sum = 0;
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < width; ++j) {
+          const double rest =
+              (by_rows ? a(begin + i, first + j) : a(first + j, begin + i)) - product[i * width + j];
+          sum += rest * rest;
+        }
+      }
+      sums[static_cast<size_t>(begin / kRowBlock)] += sum;
+    });
+  }
+  return ordered_sum(sums, comm);
+}
+
+namespace {
+
+class SvdFactorizer final : public Factorizer {
+ public:
+  SvdFactorizer(Communicator& comm, SvdOptions options) : comm_(comm), options_(std::move(options)) {
+    options_.threads = std::max(1, options_.threads);
+    options_.same_for_any_ranks = true;
+  }
+
+  Factors factorize(const RowSlab& slab, const RankRule& rule, uint64_t seed) override {
+    SvdOptions options = options_;
+    options.seed = seed;
+    SvdResult svd = svd::factorize(slab.shape, {}, slab.rows, rule, options, comm_);
+    std::vector<float> root(svd.singular_values.size());
+    std::transform(svd.singular_values.begin(), svd.singular_values.end(), root.begin(),
+                   [](double sigma) { return static_cast<float>(std::sqrt(sigma)); });
+    const auto scale = [&](Matrix<float>& factor) {
+      for (int64_t i = 0; i < factor.rows; ++i) {
+        for (int64_t j = 0; j < factor.cols; ++j) factor(i, j) *= root[static_cast<size_t>(j)];
+      }
+    };
+    scale(svd.u);
+    scale(svd.v);
+    const Input input{slab.shape, {}, slab.rows};
+    const double norm = svd.norm * svd.norm;
+    Factors factors;
+    factors.error =
+        norm > 0 ? std::sqrt(residual_squared(input, svd.u, {}, svd.v, comm_, options.threads) / norm) : 0;
+    gather(svd.v, slab.shape.in_features, factors.v);
+    factors.u = std::move(svd.u);
+    factors.singular_values = std::move(svd.singular_values);
+    return factors;
+  }
+
+ private:
+  // All ranks' rows of V as Vᵀ [r × K] on every rank.
+  void gather(const Matrix<float>& own, int64_t in_features, Matrix<float>& whole) {
+    const std::vector<Range> ranges = partition(in_features, comm_.size(), kRowBlock);
+    Matrix<float> panel;
+    together(comm_, [&] {
+      panel = Matrix<float>(std::min(kPanel, in_features), own.cols);
+      whole = Matrix<float>(own.cols, in_features);
+    });
+    for (int64_t first = 0; first < in_features; first += kPanel) {
+      const int64_t width = std::min(kPanel, in_features - first);
+      gather_rows(own, ranges, {first, first + width}, panel, comm_);
+      for (int64_t k = 0; k < width; ++k) {
+        for (int64_t j = 0; j < own.cols; ++j) whole(j, first + k) = panel(k, j);
+      }
+    }
+  }
+
+  Communicator& comm_;
+  SvdOptions options_;
+};
+
+}  // namespace
+}  // namespace svd
+
+double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& comm, int threads) {
+  if (!(factors.norm > 0)) return 0;
+  const svd::Input given{a.shape, a.distribution, a.local};
+  const bool dealt = a.distribution.layout == Layout::block_cyclic;
+  const Layout layout = dealt ? Layout::rows : a.distribution.layout;
+  const svd::InLayout by(given, layout, comm, threads);
+  const svd::Input input{a.shape, {.layout = layout}, by.local()};
+  return std::sqrt(svd::residual_squared(input, factors.u, factors.singular_values, factors.v, comm,
+                                         std::max(1, threads))) /
+         factors.norm;
+}
+
+std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options) {
+  return std::make_unique<svd::SvdFactorizer>(comm, std::move(options));
+}
+
+}  // namespace lamina
