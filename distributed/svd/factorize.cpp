@@ -160,13 +160,14 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
   }
 }
 
-int64_t choose_rank(const std::vector<double>& squares, const Input& input, double rounding) {
-  const auto most = static_cast<int64_t>(squares.size());
+int64_t choose_rank(const std::vector<double>& squares, const Input& input,
+                    const std::function<double(double, int64_t)>& bound) {
   if (input.rank > 0) return input.rank;
-  double rest = 1;
-  for (int64_t r = 1; r <= most; ++r) {
-    rest -= squares[static_cast<size_t>(r - 1)] / input.norm_squared;
-    const double error = std::sqrt(std::max(0.0, rest)) + rounding;
+  const auto most = static_cast<int64_t>(squares.size());
+  double rho = 1;
+  for (int64_t r = 1; r < most; ++r) {
+    rho -= squares[static_cast<size_t>(r - 1)] / input.norm_squared;
+    const double error = bound(rho, r);
     if (error * error <= input.rest) return r;
   }
   return most;

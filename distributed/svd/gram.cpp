@@ -1,6 +1,5 @@
 // The Gram matrix of the smaller side, its leading eigenvectors, and the other factor by a product.
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,109 +9,181 @@
 #include "distributed/scalapack.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/panels.hpp"
+#include "distributed/svd/polish.hpp"
 #include "distributed/svd/tall.hpp"
-#include "kernels/cpu/blas_threads.hpp"
 
 namespace lamina::svd {
 namespace {
 
-// Singular values below this share of the largest are not told from rounding by the Gram matrix, whose
-// eigenvalues are their squares.
-constexpr double kZero = 1e-8;
+// Error of the float32 factors, of V with r columns and T = A·V, given the share ρ = 1 − ‖T‖²/‖A‖².
+// Were V's columns orthonormal and T exact, ‖A − T·Vᵀ‖² = ρ·‖A‖². In float64, with ε = 2^-52 and s the
+// smaller side: the product's rounding is at most s·ε/2·‖|A|·|V|‖ ≤ s·√r·ε/2·‖A‖, so ‖T‖² is off by at most
+// s·√r·ε·‖A‖²; and LAPACK's eigenvectors are orthonormal to about s·ε, which moves ‖T·Vᵀ‖² by at most
+// s·ε·‖A‖². Rounding to float32 adds kFactorRounding.
+double bound(double rho, int64_t small, int64_t r) {
+  const double slack = static_cast<double>(small) * (std::sqrt(static_cast<double>(r)) + 1) * 0x1p-52;
+  return std::sqrt(std::max(0.0, rho) + slack) + kFactorRounding;
+}
 
 Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const SvdOptions& options,
                       Communicator& comm) {
   const std::string& by = options.eigensolver;
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
   if (by == "elpa") return elpa_eigen(std::move(gram), choose, comm, options.threads);
-  if (by != "lapack" && by != "auto")
-    throw AgreedError(
-        fmt::format("svd: expected an eigensolver of auto, lapack, scalapack and elpa, found \"{}\"", by));
   return lapack_eigen(std::move(gram), choose, comm, options.same_for_any_ranks ? 1 : options.threads);
 }
 
-SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& comm) {
-  const Sides sides(given);
-  const int threads = options.threads;
-  const Layout along = sides.long_is_rows ? Layout::rows : Layout::columns;
-  const bool dealt = given.distribution.layout == Layout::block_cyclic;
-  const InLayout in_layout(given, dealt ? along : given.distribution.layout, comm, threads);
-  Input input{given.shape,        {.layout = dealt ? along : given.distribution.layout},
-              in_layout.local(),  given.max_abs,
-              given.norm_squared, given.rank,
-              given.rest};
-  SvdResult result;
-  Eigenpairs pairs;
-  {
-    SymmetricTiles gram;
-    {
-      const Phase phase(result.phases.multiply_s, comm);
-      gram = gram_tiles(input, comm, threads);
-    }
-    const Phase phase(result.phases.eigensolve_s, comm);
-    pairs = eigenpairs(
-        std::move(gram),
-        [&](const std::vector<double>& values) { return choose_rank(values, input, kFactorRounding); },
-        options, comm);
-  }
-  const int64_t r = pairs.vectors.rows;
-  std::vector<double>& sigma = result.singular_values;
-  double kept = 0;
-  for (const double value : pairs.values) {
-    const double root = std::sqrt(std::max(0.0, value));
-    if (static_cast<int64_t>(sigma.size()) == r) break;
-    sigma.push_back(root > kZero * (sigma.empty() ? root : sigma.front()) ? root : 0);
-    kept += sigma.back() * sigma.back();
-  }
-  double rest = 0;
-  for (size_t i = sigma.size(); i < pairs.values.size(); ++i) rest += pairs.values[i];
-  result.optimal_error = std::sqrt(std::max(0.0, rest) / input.norm_squared);
+void check_eigensolver(const SvdOptions& options) {
+  const std::string& by = options.eigensolver;
+  if (by != "auto" && by != "lapack" && by != "scalapack" && by != "elpa")
+    throw AgreedError(
+        fmt::format("svd: expected an eigensolver of auto, lapack, scalapack and elpa, found \"{}\"", by));
+  const std::string absent = by == "scalapack" ? scalapack_absent() : by == "elpa" ? elpa_absent() : "";
+  if (!absent.empty()) throw AgreedError(fmt::format("svd: {} is absent: {}", by, absent));
+  if (options.same_for_any_ranks && (by == "scalapack" || by == "elpa"))
+    throw AgreedError(
+        fmt::format("svd: expected eigensolver lapack where results must not depend on the "
+                    "ranks, found {}",
+                    by));
+}
 
-  const Phase phase(result.phases.multiply_s, comm);
-  const size_t own = static_cast<size_t>(comm.rank());
-  const Range long_share = partition(sides.longer, comm.size(), kRowBlock)[own];
-  const Range small_share = partition(sides.small, comm.size(), kRowBlock)[own];
-  Matrix<float> longer, small;
+// Both factors, of the smaller side and of the longer one, as they stand by their sides' shares.
+struct Factored {
+  Matrix<float> small, longer;
+  std::vector<double> sigma;
+  double projected = 0;  // ‖T‖² of what is kept
+};
+
+// this rank's rows of the smaller side: to(i, j) = vectors(j, begin + i).
+void take_share(const Matrix<double>& vectors, Range share, Matrix<float>& to) {
+  for (int64_t j = 0; j < vectors.rows; ++j) {
+    const double* from = vectors.row(j) + share.begin;
+    for (int64_t i = 0; i < share.size(); ++i) to(i, j) = static_cast<float>(from[i]);
+  }
+}
+
+// U = T/σ, block by block: T itself is never kept.
+void divide_out(const Input& input, const Matrix<double>& vectors, Factored& factored,
+                TimedCommunicator& comm, int threads) {
+  const int64_t r = vectors.rows, side = vectors.cols;
+  std::vector<double> squares(static_cast<size_t>((factored.longer.rows + kRowBlock - 1) / kRowBlock));
   std::vector<Matrix<double>> scratch(static_cast<size_t>(threads));
-  std::vector<double> squares(static_cast<size_t>((long_share.size() + kRowBlock - 1) / kRowBlock));
   together(comm, [&] {
-    longer = Matrix<float>(long_share.size(), r);
-    small = Matrix<float>(small_share.size(), r);
     for (Matrix<double>& each : scratch) each = Matrix<double>(kRowBlock, r);
   });
-  for (int64_t j = 0; j < r; ++j) {
-    const double* from = pairs.vectors.row(j) + small_share.begin;
-    const bool zero = sigma[static_cast<size_t>(j)] == 0;
-    for (int64_t i = 0; i < small.rows; ++i) small(i, j) = zero ? 0 : static_cast<float>(from[i]);
-  }
   for_each_panel(input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
     for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int thread) {
       double* product = scratch[static_cast<size_t>(thread)].data.data();
-      multiply(false, true, rows, r, sides.small, panel.row(begin), sides.small, pairs.vectors.data.data(),
-               sides.small, product, r);
+      multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(), side, product, r);
       double sum = 0;
       for (int64_t i = 0; i < rows; ++i) {
-        float* out = longer.row(first + begin + i);
+        float* out = factored.longer.row(first + begin + i);
         for (int64_t j = 0; j < r; ++j) {
-          const double s = sigma[static_cast<size_t>(j)], t = product[i * r + j];
-          if (s == 0) continue;
+          const double t = product[i * r + j];
           sum += t * t;
-          out[j] = static_cast<float>(t / s);
+          out[j] = static_cast<float>(t / factored.sigma[static_cast<size_t>(j)]);
         }
       }
       squares[static_cast<size_t>((first + begin) / kRowBlock)] = sum;
     });
   });
-  const double projected = ordered_sum(squares, comm);
-  result.error_bound = std::sqrt(std::max(0.0, 1 - projected / input.norm_squared)) + kFactorRounding;
-  result.u = std::move(sides.long_is_rows ? longer : small);
-  result.v = std::move(sides.long_is_rows ? small : longer);
+  factored.projected = ordered_sum(squares, comm);
+}
+
+// U, V and σ from T made orthonormal.
+void polish_out(const Input& input, const Matrix<double>& vectors, Range small_share, Factored& factored,
+                TimedCommunicator& comm, int threads, SvdPhases& phases) {
+  const int64_t r = vectors.rows, side = vectors.cols;
+  Matrix<double> tall;
+  {
+    const Phase phase(phases.multiply_s, comm);
+    together(comm, [&] { tall = Matrix<double>(factored.longer.rows, r); });
+    for_each_panel(input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
+      for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int) {
+        multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(), side,
+                 tall.row(first + begin), r);
+      });
+    });
+  }
+  const Phase phase(phases.orthogonalize_s, comm);
+  Polished polished = polish(std::move(tall), Sides(input).longer, comm, threads);
+  std::copy(polished.unit.data.begin(), polished.unit.data.end(), factored.longer.data.begin());
+  Matrix<double> own(small_share.size(), r);
+  for (int64_t j = 0; j < r; ++j) {
+    for (int64_t i = 0; i < own.rows; ++i) own(i, j) = vectors(j, small_share.begin + i);
+  }
+  own = times_small(own, polished.rotation, threads);
+  std::copy(own.data.begin(), own.data.end(), factored.small.data.begin());
+  factored.sigma = std::move(polished.values);
+  for (const double sigma : factored.sigma) factored.projected += sigma * sigma;
+}
+
+SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& comm) {
+  check_eigensolver(options);
+  const Sides sides(given);
+  const int threads = options.threads;
+  Layout layout = given.distribution.layout;
+  if (layout == Layout::block_cyclic) layout = sides.long_is_rows ? Layout::rows : Layout::columns;
+  const InLayout in_layout(given, layout, comm, threads);
+  const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
+                    given.norm_squared, given.rank,         given.rest};
+  SvdResult result;
+  SymmetricTiles gram;
+  {
+    const Phase phase(result.phases.multiply_s, comm);
+    gram = gram_tiles(input, comm, threads);
+  }
+  Eigenpairs pairs;
+  {
+    const Phase phase(result.phases.eigensolve_s, comm);
+    const ChooseRank choose = [&](const std::vector<double>& values) {
+      return choose_rank(values, input, [&](double rho, int64_t r) { return bound(rho, sides.small, r); });
+    };
+    pairs = eigenpairs(std::move(gram), choose, options, comm);
+  }
+  const int64_t r = pairs.vectors.rows;
+  double rest = 0;
+  for (size_t i = static_cast<size_t>(r); i < pairs.values.size(); ++i) rest += pairs.values[i];
+  result.optimal_error = std::sqrt(std::max(0.0, rest) / input.norm_squared);
+
+  const size_t own = static_cast<size_t>(comm.rank());
+  const Range small_share = partition(sides.small, comm.size(), kRowBlock)[own];
+  Factored factored;
+  together(comm, [&] {
+    factored.longer = Matrix<float>(partition(sides.longer, comm.size(), kRowBlock)[own].size(), r);
+    factored.small = Matrix<float>(small_share.size(), r);
+  });
+  for (int64_t i = 0; i < r; ++i)
+    factored.sigma.push_back(std::sqrt(std::max(0.0, pairs.values[static_cast<size_t>(i)])));
+  if (factored.sigma.back() < kPolishBelow * factored.sigma.front()) {
+    polish_out(input, pairs.vectors, small_share, factored, comm, threads, result.phases);
+  } else {
+    const Phase phase(result.phases.multiply_s, comm);
+    take_share(pairs.vectors, small_share, factored.small);
+    divide_out(input, pairs.vectors, factored, comm, threads);
+  }
+  result.error_bound = bound(1 - factored.projected / input.norm_squared, sides.small, r);
+  result.singular_values = std::move(factored.sigma);
+  result.u = std::move(sides.long_is_rows ? factored.longer : factored.small);
+  result.v = std::move(sides.long_is_rows ? factored.small : factored.longer);
   return result;
 }
 
-int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions&) {
+// Rank 0 has the tiles while it makes the whole matrix of them, then that and the eigenvectors.
+int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
   const int64_t small = std::min(shape.out_features, shape.in_features);
-  return 8 * (small * small + rank * small) + panel_bytes(shape, ranks);
+  const int64_t longer = std::max(shape.out_features, shape.in_features);
+  const int64_t side = SymmetricTiles::kSide;
+  const int64_t tiles = 8 * (small * small + small * std::min(side, small)) / 2;
+  const int64_t panels = panel_bytes(shape, ranks) + 8 * side * side * options.threads;
+  const int64_t vectors = 8 * rank * small;
+  const int64_t blocks = (longer + kRowBlock - 1) / kRowBlock;
+  const int64_t share = std::min(longer, (blocks + ranks - 1) / ranks * kRowBlock);
+  const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
+  const int64_t solving = 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
+  const int64_t multiplying =
+      vectors + factors + panel_bytes(shape, ranks) + 8 * kRowBlock * rank * options.threads;
+  return std::max({tiles + panels, solving, multiplying});
 }
 
 }  // namespace

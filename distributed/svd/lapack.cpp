@@ -14,23 +14,20 @@ extern "C" void sgesdd_(const char*, const int*, const int*, float*, const int*,
                         float*, const int*, float*, const int*, int*, int*);
 
 namespace lamina::svd {
-namespace {
 
-// Numbers that sgesdd asks for with all of the smaller side's vectors: what its documentation says, and room
-// for its blocks. Not by its query, which answers in a float32 and counts in 32 bits.
-int64_t work_numbers(Shape shape) {
+int64_t sgesdd_work(Shape shape) {
   const int64_t small = std::min(shape.out_features, shape.in_features);
   const int64_t longer = std::max(shape.out_features, shape.in_features);
   return 4 * small * small + 7 * small + 64 * (small + longer);
 }
 
+namespace {
+
 SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
   const int64_t n = input.shape.out_features, k = input.shape.in_features, small = input.small_side();
   SvdResult result;
   together(comm, [&] {
-    const int work_size = blas_int(work_numbers(input.shape));
-    // LAPACK counts elements of its matrices in 32 bits in places.
-    blas_int(n * k);
+    const int work_size = blas_int(sgesdd_work(input.shape));
     const Phase phase(result.phases.eigensolve_s, comm);
     Matrix<float> a = input.local;
     // Row-major A is column-major Aᵀ: its left vectors are A's right ones.
@@ -52,7 +49,8 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
     // Backward stable: A + E = U·Σ·Vᵀ with ‖E‖ ≤ p·ε·‖A‖, where p grows slowly with the size; LAPACK's own
     // tests call more than 30 · the larger side a failure and find less than one.
     const double rounding = static_cast<double>(std::max(n, k)) * 0x1p-24;
-    const int64_t r = choose_rank(squares, input, rounding);
+    const int64_t r = choose_rank(
+        squares, input, [&](double rho, int64_t) { return std::sqrt(std::max(0.0, rho)) + rounding; });
     double rest = 0;
     for (size_t i = static_cast<size_t>(r); i < squares.size(); ++i) rest += squares[i];
     result.optimal_error = std::sqrt(rest / input.norm_squared);
@@ -70,7 +68,7 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
 
 int64_t memory_bytes(Shape shape, int64_t rank, int, const SvdOptions&) {
   const int64_t n = shape.out_features, k = shape.in_features, small = std::min(n, k);
-  return 4 * (n * k + small * (n + k) + work_numbers(shape) + 9 * small + rank * (n + k));
+  return 4 * (n * k + small * (n + k) + sgesdd_work(shape) + 9 * small + rank * (n + k));
 }
 
 }  // namespace

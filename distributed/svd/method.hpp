@@ -104,9 +104,11 @@ class Phase {
   std::chrono::steady_clock::time_point begin_;
 };
 
-// The rank the input asks for; else, from the squared singular values, largest first, the
-// least that leave √(‖A‖² − Σσ²)/‖A‖ + rounding within what the rule allows; all where none does.
-int64_t choose_rank(const std::vector<double>& squares, const Input& input, double rounding);
+// The rank the input asks for; else, from the squared singular values, largest first, the least that meets
+// the rule by bound(ρ, r), the relative error of r of them that leave the share ρ = 1 − Σσ²/‖A‖²; all of them
+// where none does.
+int64_t choose_rank(const std::vector<double>& squares, const Input& input,
+                    const std::function<double(double rho, int64_t r)>& bound);
 
 // lamina::factorize(), of a part that need not be owned.
 SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<float>& local,
@@ -121,6 +123,9 @@ struct Method {
 Method gram_method();
 Method randomized_method();
 Method lapack_method();
+// Numbers that sgesdd asks for with all of the smaller side's vectors: what its documentation says, and room
+// for its blocks. Not by its query, which answers in a float32 and counts in 32 bits.
+int64_t sgesdd_work(Shape shape);
 Method scalapack_method();
 Method scalapack_f64_method();
 

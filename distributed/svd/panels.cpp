@@ -142,28 +142,37 @@ std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm
   const Range own = ranges[static_cast<size_t>(comm.rank())];
   // Where this rank's part begins on the smaller side.
   const int64_t at = by_columns != sides.long_is_rows ? 0 : own.begin;
-  const auto visit = [&](auto&& element) {
-    for (int64_t i = 0; i < a.rows; ++i) {
-      const float* row = a.row(i);
-      if (sides.long_is_rows) {
-        for (int64_t j = 0; j < a.cols; ++j) element(at + j, row[j]);
-      } else {
-        for (int64_t j = 0; j < a.cols; ++j) element(at + i, row[j]);
-      }
+  const auto size = static_cast<size_t>(sides.small);
+  std::vector<double> norms(size, 0.0), sums(size, 0.0), shifts(size);
+  for (int64_t i = 0; i < a.rows; ++i) {
+    const float* row = a.row(i);
+    if (sides.long_is_rows) {
+      double* most = norms.data() + at;
+      for (int64_t j = 0; j < a.cols; ++j) most[j] = std::max(most[j], std::abs(static_cast<double>(row[j])));
+    } else {
+      float most = 0;
+#pragma omp simd reduction(max : most)
+      for (int64_t j = 0; j < a.cols; ++j) most = std::max(most, std::abs(row[j]));
+      norms[static_cast<size_t>(at + i)] = most;
     }
-  };
-  std::vector<double> norms(static_cast<size_t>(sides.small), 0.0);
-  visit([&](int64_t i, float x) {
-    double& most = norms[static_cast<size_t>(i)];
-    most = std::max(most, std::abs(static_cast<double>(x)));
-  });
+  }
   comm.all_reduce(norms.data(), norms.data(), sides.small, DType::f64, ReduceOp::max);
-  std::vector<double> sums(norms.size(), 0.0), shifts;
-  for (const double most : norms)
-    shifts.push_back(exact_shift(1.01 * static_cast<double>(sides.longer) * most * most));
-  visit([&](int64_t i, float x) {
-    sums[static_cast<size_t>(i)] += on_grid(static_cast<double>(x) * x, shifts[static_cast<size_t>(i)]);
-  });
+  for (size_t i = 0; i < size; ++i)
+    shifts[i] = exact_shift(1.01 * static_cast<double>(sides.longer) * norms[i] * norms[i]);
+  for (int64_t i = 0; i < a.rows; ++i) {
+    const float* row = a.row(i);
+    if (sides.long_is_rows) {
+      double* to = sums.data() + at;
+      const double* shift = shifts.data() + at;
+      for (int64_t j = 0; j < a.cols; ++j) to[j] += on_grid(static_cast<double>(row[j]) * row[j], shift[j]);
+    } else {
+      const double shift = shifts[static_cast<size_t>(at + i)];
+      double sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t j = 0; j < a.cols; ++j) sum += on_grid(static_cast<double>(row[j]) * row[j], shift);
+      sums[static_cast<size_t>(at + i)] = sum;
+    }
+  }
   comm.all_reduce(sums.data(), sums.data(), sides.small, DType::f64, ReduceOp::sum);
   for (size_t i = 0; i < norms.size(); ++i) {
     // The sum may lack half a grid a term, and is at least the largest term.

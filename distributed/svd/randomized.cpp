@@ -184,7 +184,8 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
     for (const double sigma : basis.sigma) squares.push_back(sigma * sigma);
     // The projection is made in float32.
     const double rounding = kFactorRounding + std::sqrt(static_cast<double>(small)) * 0x1p-24;
-    const int64_t rank = choose_rank(squares, input, rounding);
+    const int64_t rank = choose_rank(
+        squares, input, [&](double rho, int64_t) { return std::sqrt(std::max(0.0, rho)) + rounding; });
     if (input.rank == 0 && rank > sketch - options.oversampling) continue;
     SvdResult result = factors(basis, rank);
     double rest = input.norm_squared;

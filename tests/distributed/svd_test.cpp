@@ -7,42 +7,15 @@
 #include <limits>
 
 #include "distributed/compress.hpp"
-#include "tests/distributed/support.hpp"
-
-extern "C" void dgesdd_(const char*, const int*, const int*, double*, const int*, double*, double*,
-                        const int*, double*, const int*, double*, const int*, int*, int*);
+#include "tests/distributed/svd_support.hpp"
 
 namespace lamina {
 namespace {
 
+using test::decaying;
+using test::exact_singular_values;
+using test::optimal_error;
 using test::world;
-
-// Singular values by LAPACK, largest first.
-std::vector<double> exact_singular_values(const Matrix<float>& a) {
-  std::vector<double> copy(a.data.begin(), a.data.end());
-  const int m = static_cast<int>(a.cols), n = static_cast<int>(a.rows), least = std::min(m, n);
-  std::vector<double> values(static_cast<size_t>(least));
-  const int size = 64 * (m + n) + 16 * least * least;
-  std::vector<double> work(static_cast<size_t>(size));
-  std::vector<int> integers(static_cast<size_t>(8 * least));
-  int info = 0;
-  const int one = 1;
-  double none = 0;
-  dgesdd_("N", &m, &n, copy.data(), &m, values.data(), &none, &one, &none, &one, work.data(), &size,
-          integers.data(), &info);
-  EXPECT_EQ(info, 0);
-  return values;
-}
-
-// The least relative error of any approximation of rank r.
-double optimal_error(const std::vector<double>& sigma, int64_t r) {
-  double rest = 0, all = 0;
-  for (size_t i = 0; i < sigma.size(); ++i) {
-    all += sigma[i] * sigma[i];
-    if (static_cast<int64_t>(i) >= r) rest += sigma[i] * sigma[i];
-  }
-  return std::sqrt(rest / all);
-}
 
 double error_of(const Matrix<float>& a, const Matrix<float>& u, const Matrix<float>& v) {
   double rest = 0, all = 0;
@@ -56,19 +29,6 @@ double error_of(const Matrix<float>& a, const Matrix<float>& u, const Matrix<flo
     for (double w : row) rest += w * w;
   }
   return all > 0 ? std::sqrt(rest / all) : std::sqrt(rest);
-}
-
-// Σ_r (r+1)^−decay · noise ⊗ noise: a spectrum that falls about as that power.
-Matrix<float> decaying(int64_t n, int64_t k, double decay, int64_t terms) {
-  const Matrix<float> left = test::random_matrix(n, terms, 11), right = test::random_matrix(terms, k, 12);
-  Matrix<float> a(n, k);
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t r = 0; r < terms; ++r) {
-      const float scaled = left(i, r) * static_cast<float>(std::pow(r + 1.0, -decay));
-      for (int64_t j = 0; j < k; ++j) a(i, j) += scaled * right(r, j);
-    }
-  }
-  return a;
 }
 
 Factors factorize(const Matrix<float>& a, const RankRule& rule, Communicator& comm, int threads = 1) {

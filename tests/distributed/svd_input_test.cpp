@@ -1,0 +1,138 @@
+// What every method must do with layouts and bad input: the same on every rank.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "distributed/svd/method.hpp"
+#include "distributed/svd/tall.hpp"
+#include "tests/distributed/svd_support.hpp"
+
+namespace lamina {
+namespace {
+
+using namespace lamina::test;
+
+// Methods that this build and this number of ranks can run.
+std::vector<std::string> runnable() {
+  std::vector<std::string> names;
+  for (const SvdMethod& method : svd_methods()) {
+    if (method.absent.empty() && (!method.one_rank || world().size() == 1)) names.push_back(method.name);
+  }
+  return names;
+}
+
+std::string failure(const Matrix<float>& a, const RankRule& rule, const SvdOptions& options = {}) {
+  return agreed_failure(world(),
+                        [&] { factorize(spread(a, Layout::rows, world()), rule, options, world()); });
+}
+
+TEST(SvdInput, EveryMethodBoundsItsError) {
+  const Matrix<float> wide = decaying(300, 420, 0.5, 200), tall = decaying(420, 300, 0.5, 200);
+  for (const std::string& method : runnable()) {
+    for (const Matrix<float>* a : {&wide, &tall}) {
+      for (const Layout layout : {Layout::rows, Layout::columns}) {
+        const SpreadMatrix part = spread(*a, layout, world());
+        const SvdResult result = factorize(part, {.rank = 24}, {.method = method}, world());
+        ASSERT_EQ(result.singular_values.size(), 24u) << method;
+        const double error = residual(part, result, world(), 1);
+        EXPECT_LE(error, result.error_bound) << method;
+        EXPECT_LE(error, 1.02 * optimal_error(exact_singular_values(*a), 24)) << method;
+        const WholeFactors factors = whole(result, part.shape, world());
+        EXPECT_LT(orthogonality(factors.u, result.singular_values), 1e-5) << method;
+        EXPECT_LT(orthogonality(factors.v, result.singular_values), 1e-5) << method;
+      }
+    }
+  }
+}
+
+TEST(SvdInput, BadRulesFailEverywhereWithTheSameWords) {
+  const Matrix<float> a = random_matrix(150, 170, 5);
+  const double nan = std::nan("");
+  for (const std::string& method : runnable()) {
+    const SvdOptions options{.method = method};
+    EXPECT_NE(failure(a, {}, options).find("one of rank, ratio, error and energy"), std::string::npos);
+    EXPECT_NE(failure(a, {.rank = 3, .error = 0.5}, options).find("one of rank"), std::string::npos);
+    EXPECT_NE(failure(a, {.rank = -1}, options).find("one of rank"), std::string::npos);
+    EXPECT_NE(failure(a, {.energy = 1}, options).find("energy below 1"), std::string::npos);
+    for (const RankRule& rule : {RankRule{.ratio = nan}, RankRule{.error = nan}, RankRule{.energy = nan}})
+      EXPECT_NE(failure(a, rule, options), "");
+    EXPECT_NE(failure(a, {.rank = 151}, options).find("a rank of 1 to 150 for a 150 × 170 matrix, found 151"),
+              std::string::npos);
+    EXPECT_NE(failure(a, {.ratio = 1e-4}, options).find("found 0"), std::string::npos);
+  }
+}
+
+TEST(SvdInput, NotFiniteFailsEverywhereWithTheSameWords) {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    Matrix<float> a = random_matrix(300, 310, 5);
+    a(299, 309) = bad;
+    for (const std::string& method : runnable()) {
+      EXPECT_NE(failure(a, {.rank = 3}, {.method = method}).find("expected finite weights"),
+                std::string::npos)
+          << method;
+    }
+  }
+}
+
+TEST(SvdInput, UnknownAndAbsentMethodsAreNamed) {
+  const Matrix<float> a = random_matrix(20, 30, 5);
+  EXPECT_NE(failure(a, {.rank = 3}, {.method = "jacobi"}).find("found \"jacobi\""), std::string::npos);
+  EXPECT_NE(failure(a, {.rank = 3}, {.eigensolver = "jacobi"}).find("found \"jacobi\""), std::string::npos);
+  for (const SvdMethod& method : svd_methods()) {
+    EXPECT_EQ(find_svd_method(method.name), &method);
+    const std::string problem = failure(a, {.rank = 3}, {.method = method.name});
+    const std::string expected = !method.absent.empty()                  ? method.absent
+                                 : method.one_rank && world().size() > 1 ? "takes one rank"
+                                                                         : "";
+    EXPECT_NE(problem.find(expected), std::string::npos) << method.name << ": " << problem;
+    EXPECT_EQ(problem.empty(), expected.empty()) << method.name;
+  }
+  EXPECT_EQ(find_svd_method("jacobi"), nullptr);
+}
+
+TEST(SvdInput, APartOfAnotherSizeIsRefused) {
+  SpreadMatrix a = spread(random_matrix(200, 30, 5), Layout::rows, world());
+  if (world().rank() == world().size() - 1) a.local = Matrix<float>(a.local.rows + 1, 30);
+  const std::string problem =
+      agreed_failure(world(), [&] { factorize(a, {.rank = 3}, SvdOptions{}, world()); });
+  EXPECT_NE(problem.find("as this rank's part by rows"), std::string::npos) << problem;
+}
+
+TEST(SvdInput, RowsAndColumnsChangeIntoEachOther) {
+  for (const Shape shape : {Shape{300, 700}, Shape{1, 5000}, Shape{5000, 1}, Shape{129, 128}}) {
+    const Matrix<float> a = random_matrix(shape.out_features, shape.in_features, 9);
+    const SpreadMatrix rows = spread(a, Layout::rows, world()), cols = spread(a, Layout::columns, world());
+    EXPECT_EQ(redistribute(rows, cols.distribution, world(), 1).local.data, cols.local.data);
+    EXPECT_EQ(redistribute(cols, rows.distribution, world(), 1).local.data, rows.local.data);
+    EXPECT_EQ(redistribute(rows, rows.distribution, world(), 1).local.data, rows.local.data);
+  }
+}
+
+TEST(SvdInput, PartsCoverTheMatrix) {
+  const Shape shape{777, 333};
+  for (const Distribution& distribution :
+       {Distribution{}, Distribution{.layout = Layout::columns}, Distribution{Layout::block_cyclic, 2, 3, 64},
+        Distribution{Layout::block_cyclic, 6, 1, 100}, Distribution{Layout::block_cyclic, 1, 6, 512}}) {
+    int64_t elements = 0;
+    for (int rank = 0; rank < 6; ++rank) {
+      const Shape part = local_shape(shape, distribution, 6, rank);
+      elements += part.out_features * part.in_features;
+    }
+    EXPECT_EQ(elements, 777 * 333);
+  }
+}
+
+TEST(SvdInput, SizesAreCountedIn64Bits) {
+  const Shape huge{60'000, 80'000};
+  EXPECT_EQ(svd::sgesdd_work(huge), 4 * int64_t{60'000} * 60'000 + 7 * 60'000 + 64 * 140'000);
+  EXPECT_THROW(blas_int(svd::sgesdd_work(huge)), std::invalid_argument);
+  for (const SvdMethod& method : svd_methods()) {
+    if (!method.absent.empty()) continue;
+    EXPECT_GT(method.memory_bytes(huge, 60'000, 1, {}), int64_t{8} * 60'000 * 60'000) << method.name;
+  }
+}
+
+}  // namespace
+}  // namespace lamina
