@@ -45,6 +45,7 @@ struct CompressedWeights {
 struct FactorMemory {
   struct Known {
     RankRule rule;
+    std::string method;
     uint64_t seed = 0;
     Factors factors;
     double seconds = 0;

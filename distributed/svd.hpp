@@ -94,8 +94,8 @@ SvdResult factorize(const SpreadMatrix& a, const RankRule& rule, const SvdOption
 // ‖A − U·diag(σ)·Vᵀ‖/‖A‖ in float64, element by element, whatever the method promised. Collective.
 double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& comm, int threads);
 
-// For schemes: U and V with √σ in each, V whole on every rank, the error recomputed in float64. Always
-// same_for_any_ranks.
+// For schemes, which name the method and the seed: U and V with √σ in each, V whole on every rank, the error
+// recomputed in float64. Always same_for_any_ranks.
 std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options);
 
 }  // namespace lamina

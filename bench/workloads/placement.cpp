@@ -7,6 +7,7 @@
 
 #include "bench/ceilings.hpp"
 #include "distributed/compress.hpp"
+#include "distributed/svd.hpp"
 #include "kernels/weights/synthetic.hpp"
 
 namespace lamina {
@@ -37,6 +38,18 @@ const KeySpec kLayerIndex{"layer_index", "which decoder layer's tensors to read"
 const KeySpec kWeights{
     "weights", "a .safetensors file, its index or folder (default: synthetic weights)", nullptr, 0, 0, {},
     true};
+
+// About what a factorisation takes, its residual included.
+double factorise_s(Shape shape, int64_t rank, const std::string& method, double ranks) {
+  const auto small = static_cast<double>(std::min(shape.out_features, shape.in_features));
+  const double elements = static_cast<double>(shape.out_features) * static_cast<double>(shape.in_features);
+  const auto columns = static_cast<double>(rank);
+  // Two power iterations: six products with a sketch somewhat wider than the rank.
+  if (method == "randomized") return 12 * elements * (columns + 16) / ranks / kNominalFlops;
+  // The Gram matrix and two products over ranks; a tridiagonal form on one, half of it at memory's speed.
+  return elements * (small + 4 * columns) / ranks / kNominalFlops +
+         8.0 / 3 * small * small * small / kNominalFlops;
+}
 
 }  // namespace
 
@@ -164,9 +177,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     macs += parts.schemes[i]->estimated_macs(shape) / static_cast<double>(ranks);
     const int64_t rank = parts.schemes[i]->largest_rank();
     compress += elements / static_cast<double>(ranks) * 30e-9;
-    // Two power iterations: six products with a sketch somewhat wider than the rank.
     if (rank > 0)
-      compress += 12 * elements * static_cast<double>(rank + 16) / static_cast<double>(ranks) / kNominalFlops;
+      compress += factorise_s(shape, rank, parts.schemes[i]->factor_method(), static_cast<double>(ranks));
 
     // Rows are loaded and compressed in whole blocks: the largest rank's share of them.
     const int64_t blocks = (n + kRowBlock - 1) / kRowBlock, rows = (blocks + ranks - 1) / ranks * kRowBlock;
@@ -197,6 +209,13 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     check += 4 * held * 3 * (k + n) + 8 * 9 * 4 * (k + n);
     spec.passing_bytes =
         std::max(spec.passing_bytes, parts.schemes[i]->estimated_compress_bytes(shape, ranks));
+    if (const SvdMethod* svd = find_svd_method(parts.schemes[i]->factor_method())) {
+      const SvdOptions options{.threads = placement.threads, .same_for_any_ranks = true};
+      // V is gathered once more before it is compressed.
+      spec.passing_bytes =
+          std::max(spec.passing_bytes,
+                   svd->memory_bytes(shape, rank, static_cast<int>(ranks), options) + 4 * rank * k);
+    }
   }
   // redistribute() holds three images of a part at once: what is sent or stacked, what was received, what was
   // read from it. The ceilings' buffers come when that is over.

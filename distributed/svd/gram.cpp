@@ -181,9 +181,11 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t share = std::min(longer, (blocks + ranks - 1) / ranks * kRowBlock);
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
   const int64_t solving = 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
+  // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
+  const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
   const int64_t multiplying =
       vectors + factors + panel_bytes(shape, ranks) + 8 * kRowBlock * rank * options.threads;
-  return std::max({tiles + panels, solving, multiplying});
+  return packed + std::max({tiles + panels, solving, multiplying});
 }
 
 }  // namespace

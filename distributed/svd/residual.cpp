@@ -90,8 +90,10 @@ class SvdFactorizer final : public Factorizer {
     options_.same_for_any_ranks = true;
   }
 
-  Factors factorize(const RowSlab& slab, const RankRule& rule, uint64_t seed) override {
+  Factors factorize(const RowSlab& slab, const RankRule& rule, const std::string& method,
+                    uint64_t seed) override {
     SvdOptions options = options_;
+    options.method = method;
     options.seed = seed;
     SvdResult svd = svd::factorize(slab.shape, {}, slab.rows, rule, options, comm_);
     std::vector<float> root(svd.singular_values.size());

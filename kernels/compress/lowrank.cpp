@@ -28,28 +28,41 @@ const KeySpec kError{.name = "error",
                      .min = 1e-6,
                      .max = 1,
                      .optional = true};
+const KeySpec kEnergy{.name = "energy",
+                      .help = "share of the squared Frobenius norm to keep",
+                      .min = 1e-6,
+                      .max = 0.999999999,
+                      .optional = true};
+const KeySpec kMethod{.name = "method",
+                      .help = "gram: exact; randomized: faster, near it",
+                      .fallback = std::string("gram"),
+                      .choices = {"gram", "randomized"}};
 const KeySpec kFactors{.name = "factors",
                        .help = "how U and V are stored: a scheme of one matrix (default: dense)",
                        .optional = true};
 
 class LowRank final : public Scheme {
  public:
-  // `rank` is the rule's, or the largest possible one where only the error is given.
-  LowRank(RankRule rule, int64_t rank, std::unique_ptr<Scheme> u, std::unique_ptr<Scheme> v)
-      : rule_(rule), rank_(rank), u_(std::move(u)), v_(std::move(v)) {}
+  // `rank` is the rule's, or the largest possible one where only the error or the energy is given.
+  LowRank(RankRule rule, int64_t rank, std::string method, std::unique_ptr<Scheme> u,
+          std::unique_ptr<Scheme> v)
+      : rule_(rule), rank_(rank), method_(std::move(method)), u_(std::move(u)), v_(std::move(v)) {}
 
   std::string name() const override {
     const std::string text = rule_.rank > 0    ? fmt::format("lowrank-r{}", rule_.rank)
                              : rule_.ratio > 0 ? fmt::format("lowrank-p{:.6g}", rule_.ratio)
-                                               : fmt::format("lowrank-e{:.6g}", rule_.error);
-    return text + nested_name(*v_);
+                             : rule_.error > 0 ? fmt::format("lowrank-e{:.6g}", rule_.error)
+                                               : fmt::format("lowrank-energy{:.9g}", rule_.energy);
+    return text + (method_ == "gram" ? "" : "-" + method_) + nested_name(*v_);
   }
 
   std::vector<std::pair<std::string, Value>> describe() const override {
     std::vector<std::pair<std::string, Value>> keys;
-    if (rule_.error == 0) keys.emplace_back("rank", rank_);
+    if (known_rank()) keys.emplace_back("rank", rank_);
     if (rule_.ratio > 0) keys.emplace_back("ratio", rule_.ratio);
     if (rule_.error > 0) keys.emplace_back("error", rule_.error);
+    if (rule_.energy > 0) keys.emplace_back("energy", rule_.energy);
+    keys.emplace_back("method", method_);
     describe_nested(kFactors.name, *v_, keys);
     return keys;
   }
@@ -64,19 +77,15 @@ class LowRank final : public Scheme {
   std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
     return {u_->estimated_leaves(u_shape(shape)).front(), v_->estimated_leaves(v_shape(shape)).front()};
   }
-  int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
-    // The factorisation's float64 sketches of both sides and small square matrices, about three of each.
-    const int64_t sketch = std::min(rank_ + 16, std::min(shape.out_features, shape.in_features));
-    return 8 * 3 * sketch * (shape.in_features + shape.out_features / ranks + sketch);
-  }
   int64_t largest_rank() const override { return rank_; }
+  std::string factor_method() const override { return method_; }
   double estimated_macs(Shape shape) const override {
     return u_->estimated_macs(u_shape(shape)) + v_->estimated_macs(v_shape(shape));
   }
 
   Canonical compress(const RowSlab& slab, CompressContext& context) const override {
     check_rows(slab);
-    const Factors factors = context.factorizer.factorize(slab, rule_, context.seed);
+    const Factors factors = context.factorizer.factorize(slab, rule_, method_, context.seed);
     const int64_t rank = factors.v.rows;
     if (rank < 1 || factors.u.cols != rank || factors.u.rows != slab.rows.rows ||
         factors.v.cols != slab.shape.in_features)
@@ -95,24 +104,28 @@ class LowRank final : public Scheme {
   }
 
  private:
+  bool known_rank() const { return rule_.rank > 0 || rule_.ratio > 0; }
   Shape u_shape(Shape shape) const { return {shape.out_features, rank_}; }
   Shape v_shape(Shape shape) const { return {rank_, shape.in_features}; }
 
   RankRule rule_;
   int64_t rank_;
+  std::string method_;
   std::unique_ptr<Scheme> u_, v_;
 };
 
-// Exactly one of rank, ratio and error; false after a problem.
+// Exactly one of rank, ratio, error and energy; false after a problem.
 bool read_rule(const Params& params, Shape shape, RankRule* rule, int64_t* rank) {
   const int64_t largest = std::min(shape.out_features, shape.in_features);
-  const int given = int{params.has(kRank.name)} + int{params.has(kRatio.name)} + int{params.has(kError.name)};
+  const int given = int{params.has(kRank.name)} + int{params.has(kRatio.name)} +
+                    int{params.has(kError.name)} + int{params.has(kEnergy.name)};
   const size_t before = params.problems()->items().size();
   if (params.has(kRank.name)) rule->rank = params.integer(kRank);
   if (params.has(kRatio.name)) rule->ratio = params.number(kRatio);
   if (params.has(kError.name)) rule->error = params.number(kError);
+  if (params.has(kEnergy.name)) rule->energy = params.number(kEnergy);
   if (given != 1) {
-    params.problem("", fmt::format("expected exactly one of rank, ratio and error, found {}",
+    params.problem("", fmt::format("expected exactly one of rank, ratio, error and energy, found {}",
                                    given == 0 ? "none" : std::to_string(given)));
     return false;
   }
@@ -133,7 +146,7 @@ bool read_rule(const Params& params, Shape shape, RankRule* rule, int64_t* rank)
       return false;
     }
   }
-  if (rule->error > 0) *rank = largest;
+  if (rule->error > 0 || rule->energy > 0) *rank = largest;
   return true;
 }
 
@@ -142,17 +155,18 @@ std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Re
   RankRule rule;
   int64_t rank = 0;
   const bool ruled = read_rule(params, shape, &rule, &rank);
+  const std::string method = params.string(kMethod);
   if (!factors.ok()) return nullptr;
   if (!ruled) rank = std::min(shape.out_features, shape.in_features);
   const size_t before = params.problems()->items().size();
   std::unique_ptr<Scheme> v = factors.make({rank, shape.in_features});
   std::unique_ptr<Scheme> u;
   if (v != nullptr && ruled) {
-    if (rule.error > 0 && v->units().cols > 1) {
+    if ((rule.error > 0 || rule.energy > 0) && v->units().cols > 1) {
       params.problem(
           kFactors.name,
-          fmt::format("expected a scheme without groups along K, because the rank that meets an error is "
-                      "not known before; found {}",
+          fmt::format("expected a scheme without groups along K, because the rank that meets an error "
+                      "or energy is not known before; found {}",
                       v->name()));
     } else {
       u = factors.make({shape.out_features, rank});
@@ -163,7 +177,7 @@ std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Re
   }
   factors.report_unread();
   if (u == nullptr || v == nullptr || params.problems()->items().size() != before) return nullptr;
-  return std::make_unique<LowRank>(rule, rank, std::move(u), std::move(v));
+  return std::make_unique<LowRank>(rule, rank, method, std::move(u), std::move(v));
 }
 
 }  // namespace
@@ -171,8 +185,8 @@ std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Re
 SchemeType lowrank_scheme() {
   SchemeType type;
   type.type = "lowrank";
-  type.help = "W ≈ U·V by rank, parameter ratio or error; each factor dense, quantized or pruned";
-  type.keys = {kRank, kRatio, kError, kFactors};
+  type.help = "W ≈ U·V by rank, parameter ratio, error or energy; each factor dense, quantized or pruned";
+  type.keys = {kRank, kRatio, kError, kEnergy, kMethod, kFactors};
   type.make = make_lowrank;
   return type;
 }

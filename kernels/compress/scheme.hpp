@@ -30,8 +30,8 @@ struct RowSlab {
 // How much of the spectrum to keep: exactly one is set.
 struct RankRule {
   int64_t rank = 0;
-  double ratio = 0;  // of the dense parameters: r·(N+K) ≤ ratio·N·K
-  double error = 0;  // relative Frobenius error to stay under
+  double ratio = 0;   // of the dense parameters: r·(N+K) ≤ ratio·N·K
+  double error = 0;   // relative Frobenius error to stay under
   double energy = 0;  // share of ‖W‖² to keep at least, below 1: as an error, √(1 − energy)
   bool operator==(const RankRule&) const = default;
 };
@@ -50,7 +50,9 @@ struct Factors {
 class Factorizer {
  public:
   virtual ~Factorizer() = default;
-  virtual Factors factorize(const RowSlab& slab, const RankRule& rule, uint64_t seed) = 0;
+  // `method`: "gram" for the best factors of a rank, "randomized" for some near them, sooner.
+  virtual Factors factorize(const RowSlab& slab, const RankRule& rule, const std::string& method,
+                            uint64_t seed) = 0;
 };
 
 struct CompressContext {
@@ -84,6 +86,8 @@ class Scheme {
   virtual int64_t estimated_compress_bytes(Shape, int64_t /*ranks*/) const { return 0; }
   // Of factors U and V: how many columns U has, at most. 0 where W is not factorised.
   virtual int64_t largest_rank() const { return 0; }
+  // The factorizer's, where W is factorised.
+  virtual std::string factor_method() const { return ""; }
   // Multiply-adds per token, as executed.
   virtual double estimated_macs(Shape shape) const = 0;
   virtual Canonical compress(const RowSlab& slab, CompressContext& context) const = 0;

@@ -35,8 +35,8 @@ Factors factorize(const Matrix<float>& a, const RankRule& rule, Communicator& co
   const Range rows = slab_rows(a.rows, comm);
   Matrix<float> slab(rows.size(), a.cols);
   std::copy(a.row(rows.begin), a.row(rows.end), slab.data.begin());
-  return make_factorizer(comm, {.method = "randomized", .threads = threads})
-      ->factorize({slab, rows.begin, {a.rows, a.cols}}, rule, 7);
+  return make_factorizer(comm, {.threads = threads})
+      ->factorize({slab, rows.begin, {a.rows, a.cols}}, rule, "randomized", 7);
 }
 
 // On all ranks, and on each of them alone: bitwise the same.

@@ -74,6 +74,8 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
       {"lowrank", {{"rank", int64_t{32}}}, "lowrank-r32"},
       {"lowrank", {{"ratio", 0.25}}, "lowrank-p0.25"},
       {"lowrank", {{"error", 0.1}}, "lowrank-e0.1"},
+      {"lowrank", {{"energy", 0.99}}, "lowrank-energy0.99"},
+      {"lowrank", {{"rank", int64_t{9}}, {"method", std::string("randomized")}}, "lowrank-r9-randomized"},
       {"lowrank",
        {{"rank", int64_t{32}}, {"factors", factors({{"type", int8}}, problems)}},
        "lowrank-r32-int8"},
@@ -113,7 +115,7 @@ TEST(EveryScheme, DoesNotDependOnSlabs) {
     }
     int64_t bytes = 0;
     for (const Leaf& leaf : whole.leaves) bytes += static_cast<int64_t>(serialize(leaf).size());
-    if (keys.keys.empty() || keys.keys[0].first != "error") {
+    if (keys.keys.empty() || (keys.keys[0].first != "error" && keys.keys[0].first != "energy")) {
       EXPECT_NEAR(static_cast<double>(scheme->estimated_canonical_bytes(shape)), static_cast<double>(bytes),
                   0.02 * static_cast<double>(bytes) + 500)
           << keys.name;
@@ -355,14 +357,19 @@ TEST(SchemeKeys, BadOnesAreNamed) {
       {"pruned", {{"pattern", block}, {"block", std::string("4*4")}}, "/scheme/block", "found \"4*4\""},
       {"pruned", {{"pattern", block}, {"block", 1.5}}, "/scheme/block", "found 1.5"},
       {"pruned", {{"importance", std::string("wanda")}}, "/scheme/importance", "found \"wanda\""},
-      {"lowrank", {}, "/scheme", "exactly one of rank, ratio and error, found none"},
+      {"lowrank", {}, "/scheme", "exactly one of rank, ratio, error and energy, found none"},
       {"lowrank",
        {{"rank", int64_t{4}}, {"error", 0.1}},
        "/scheme",
-       "exactly one of rank, ratio and error, found 2"},
+       "exactly one of rank, ratio, error and energy, found 2"},
       {"lowrank", {{"rank", int64_t{129}}}, "/scheme/rank", "= 128, found 129"},
       {"lowrank", {{"rank", int64_t{0}}}, "/scheme/rank", "found 0"},
       {"lowrank", {{"ratio", 1e-4}}, "/scheme/ratio", "expected at least"},
+      {"lowrank", {{"energy", 1.0}}, "/scheme/energy", "found 1"},
+      {"lowrank",
+       {{"rank", int64_t{4}}, {"method", std::string("jacobi")}},
+       "/scheme/method",
+       "found \"jacobi\""},
       {"lowrank",
        {{"rank", int64_t{4}}, {"factors", std::string("int8")}},
        "/scheme/factors",

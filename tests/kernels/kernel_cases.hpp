@@ -43,13 +43,13 @@ inline Matrix<float> random_matrix(int64_t rows, int64_t cols, uint64_t seed, fl
 // those columns are not 0, and independent of the slab.
 class FirstColumns final : public Factorizer {
  public:
-  Factors factorize(const RowSlab& slab, const RankRule& rule, uint64_t) override {
+  Factors factorize(const RowSlab& slab, const RankRule& rule, const std::string&, uint64_t) override {
     int64_t rank = rule.rank;
     if (rule.ratio > 0)
       rank = static_cast<int64_t>(rule.ratio *
                                   static_cast<double>(slab.shape.out_features * slab.shape.in_features) /
                                   static_cast<double>(slab.shape.out_features + slab.shape.in_features));
-    if (rule.error > 0) rank = 3;
+    if (rule.error > 0 || rule.energy > 0) rank = 3;
     Factors factors;
     factors.u = Matrix<float>(slab.rows.rows, rank);
     factors.v = Matrix<float>(rank, slab.rows.cols);
