@@ -29,10 +29,7 @@ Problem64 make_problem(const Leaf& leaf, uint64_t seed, int64_t max_tokens = 8) 
   // An outlier channel, as LLMs have, and a token of zeros.
   for (int64_t t = 0; t < max_tokens; ++t) problem.x(t, leaf.cols / 2) *= 30;
   std::fill(problem.x.row(1), problem.x.row(1) + leaf.cols, 0.0f);
-  const Matrix<double> x = reference_activations(problem.x, leaf.activation, {0, leaf.cols});
-  Matrix<double> magnitude = x;
-  for (double& value : magnitude.data) value = std::fabs(value);
-  problem.reference = reference_product(leaf, x, magnitude, 1);
+  problem.reference = reference_of(leaf, problem.x);
   return problem;
 }
 
