@@ -173,6 +173,38 @@ TEST(KernelThreads, DoNotChangeTheResult) {
   }
 }
 
+// Weight-only 4-bit codes of any finite activations, the largest too, where the result is finite.
+TEST(KernelInt4, TakesHugeActivations) {
+  Problems problems;
+  const auto scheme = make_scheme("int4", {}, {37, 384}, problems);
+  // Weights so small that results stay finite.
+  const Leaf leaf = compress_whole(*scheme, random_matrix(37, 384, 3, 1e-4f)).leaves[0];
+  Matrix<float> activations = random_matrix(14, 384, 9);
+  for (int64_t t = 0; t < activations.rows; ++t) {
+    // Huge, ordinary and just below what is scaled; a single huge one among ordinary ones.
+    const float scale = t % 4 == 0 ? 5e37f : t % 4 == 1 ? 1.0f : t % 4 == 2 ? 4e18f : 1e27f;
+    for (int64_t k = 0; k < activations.cols; ++k)
+      if (t < 10 || k == 7) activations(t, k) *= scale;
+  }
+  const ReferenceProduct reference = reference_of(leaf, activations);
+  for (const CpuOps* ops : cpu_ops_available()) {
+    set_cpu_ops(ops);
+    const Kernel* kernel = test_registry().choose("native", "cpu", leaf, nullptr);
+    ASSERT_NE(kernel, nullptr);
+    for (int threads : {1, 3}) {
+      const auto layer = kernel->make(leaf, {.max_tokens = 14, .threads = threads});
+      Stream stream{threads};
+      for (int64_t tokens : {1, 8, 12, 14}) {
+        GuardedOutput output(tokens * leaf.rows);
+        layer->forward(activations.data.data(), output.y(), tokens, stream);
+        EXPECT_LE(worst_error(output.y(), tokens, reference), 1.0)
+            << ops->name << ", " << tokens << " tokens, " << threads << " threads";
+      }
+    }
+  }
+  set_cpu_ops(nullptr);
+}
+
 // Work and size are what is kept, not what was there.
 TEST(KernelCost, CountsWhatIsKept) {
   const Shape shape{128, 256};
