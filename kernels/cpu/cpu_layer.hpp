@@ -220,6 +220,13 @@ void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_
     }
   }
 }
+// Of tiles of up to `most` tokens, whether they are alone or not.
+template <class Open, class Visit>
+void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
+                         int64_t tokens, int64_t most, Open open, Visit visit, int64_t panels = 2) {
+  for_each_panel_tile(rows, panel_rows, columns, column_block, tokens, TokenTiles{most, most}, open, visit,
+                      panels);
+}
 inline constexpr auto kOpenNothing = [](int64_t, int64_t, int64_t, int64_t) {};
 
 // Why no native kernel takes this leaf, or empty: zero points, input scales, and more columns or rows than
