@@ -126,6 +126,9 @@ Kernel csr_kernel() {
       return "multiplies weights pruned without pattern or N:M";
     return native_refusal(leaf);
   };
+  kernel.packed_bytes = [](const Scheme::LeafBytes& leaf) {
+    return leaf.kept * (leaf.shape.in_features <= kShortColumns ? 6 : 8) + leaf.shape.out_features * 8;
+  };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     if (leaf.cols <= kShortColumns) return std::make_unique<CsrLayer<uint16_t>>(leaf, options);
     return std::make_unique<CsrLayer<uint32_t>>(leaf, options);

@@ -151,26 +151,79 @@ TEST(KernelThreads, MayExceedRowsAndOptions) {
   }
 }
 
-// The same result whatever the thread count: rows do not depend on who computes them.
+// The same result whatever the thread count, of every kernel whose loops are ours: rows do not depend on who
+// computes them.
 TEST(KernelThreads, DoNotChangeTheResult) {
-  for (const char* type : {"int8", "int4", "pruned"}) {
+  for (const SchemeCase& one : scheme_cases()) {
+    const Shape shape = one.shapes.front();
     Problems problems;
-    const auto scheme = make_scheme(type, {}, {70, 256}, problems);
-    const Canonical weights = compress_whole(*scheme, random_matrix(70, 256, 3));
-    const Matrix<float> x = random_matrix(6, 256, 9);
-    const Kernel* kernel = test_registry().choose("native", "cpu", weights.leaves[0], nullptr);
-    ASSERT_NE(kernel, nullptr);
-    for (int64_t tokens : {1, 6}) {
-      std::vector<std::vector<float>> outputs;
-      for (int threads : {1, 3}) {
-        const auto layer = kernel->make(weights.leaves[0], {.max_tokens = tokens, .threads = threads});
-        Stream stream{threads};
-        outputs.emplace_back(tokens * 70);
-        layer->forward(x.data.data(), outputs.back().data(), tokens, stream);
+    const auto scheme = make_scheme(one.type, one.keys, shape, problems);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 3));
+    for (const Leaf& leaf : weights.leaves) {
+      const Matrix<float> x = random_matrix(kMaxTokens, leaf.cols, 9);
+      for (const CpuOps* ops : cpu_ops_available()) {
+        set_cpu_ops(ops);
+        for (const Kernel* kernel : test_registry().kernels("cpu")) {
+          if (!kernel->absent.empty() || !kernel->refuses(leaf).empty() || !uses_table(*kernel)) continue;
+          std::vector<std::vector<float>> alone;
+          for (int threads : {1, 2, 3, 5}) {
+            const auto layer = kernel->make(leaf, {.max_tokens = kMaxTokens, .threads = threads});
+            Stream stream{threads};
+            size_t number = 0;
+            for (int64_t tokens : {1, 13, 33, 130}) {
+              if (tokens > 1 && tokens > one.max_tokens) continue;
+              std::vector<float> y(static_cast<size_t>(tokens * leaf.rows));
+              layer->forward(x.data.data(), y.data(), tokens, stream);
+              if (threads == 1) alone.push_back(y);
+              EXPECT_EQ(y, alone[number++]) << one.name << " by " << kernel->name << " on " << ops->name
+                                            << ", " << tokens << " tokens, " << threads << " threads";
+            }
+          }
+        }
       }
-      EXPECT_EQ(outputs[0], outputs[1]) << type << ", " << tokens << " tokens";
     }
   }
+  set_cpu_ops(nullptr);
+}
+
+// The memory estimate's weights and scratch are those that layers take.
+TEST(KernelMemory, IsWhatTheEstimateSays) {
+  constexpr int kThreads = 3;
+  constexpr int64_t kTokens = 48, kSlack = 64 << 10;  // rows of less than a panel, whole cache lines
+  for (const SchemeCase& one : scheme_cases()) {
+    std::unique_ptr<Scheme> scheme;
+    Shape shape{256, 1024};
+    for (; scheme == nullptr; ++shape.in_features) {
+      Problems problems;
+      scheme = make_scheme(one.type, one.keys, shape, problems);
+    }
+    --shape.in_features;
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 3));
+    const auto estimates = scheme->estimated_leaves(shape);
+    ASSERT_EQ(estimates.size(), weights.leaves.size()) << one.name;
+    for (size_t i = 0; i < estimates.size(); ++i) {
+      const Leaf& leaf = weights.leaves[i];
+      for (const CpuOps* ops : cpu_ops_available()) {
+        set_cpu_ops(ops);
+        for (const Kernel* kernel : test_registry().kernels("cpu")) {
+          if (!kernel->absent.empty() || !kernel->refuses(leaf).empty()) continue;
+          SCOPED_TRACE(one.name + " by " + kernel->name + " on " + ops->name);
+          Workspace workspace;
+          const auto layer =
+              kernel->make(leaf, {.max_tokens = kTokens, .threads = kThreads, .workspace = &workspace});
+          const int64_t packed =
+              kernel->packed_bytes ? kernel->packed_bytes(estimates[i]) : estimates[i].packed;
+          EXPECT_LE(layer->weight_bytes(), packed + packed / 20 + kSlack);
+          EXPECT_GE(layer->weight_bytes(), packed * 9 / 10);
+          EXPECT_LE(workspace.bytes(), kTokens * estimates[i].scratch_per_token +
+                                           kThreads * estimates[i].scratch_per_thread + kSlack);
+        }
+      }
+    }
+  }
+  set_cpu_ops(nullptr);
 }
 
 // Weight-only 4-bit codes of any finite activations, the largest too, where the result is finite.
