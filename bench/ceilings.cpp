@@ -32,8 +32,9 @@ double rate(double per_rank, int ranks, const Series& series) {
 
 // Kinds that one loop multiplies are measured once.
 Arithmetic measured_as(Arithmetic kind) {
-  const bool as_f32 = cpu_ops().probe(kind).run == cpu_ops().probe(Arithmetic::f32).run;
-  return as_f32 ? Arithmetic::f32 : kind;
+  return *std::find_if(kArithmetics.begin(), kArithmetics.end(), [&](Arithmetic other) {
+    return cpu_ops().probe(other).run == cpu_ops().probe(kind).run;
+  });
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ class Ceilings {
   Buffer data_;
   std::vector<float> message_;
   std::map<int, Series> read_;
-  std::map<Arithmetic, Series> compute_;  // bf16 only where it is not multiplied as float32
+  std::map<Arithmetic, Series> compute_;  // one of those that one loop multiplies
   Series latency_, bandwidth_;
   volatile double sink_ = 0;
 };

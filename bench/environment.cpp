@@ -135,6 +135,7 @@ std::string environment_text(const Config& config, const Machine& machine, const
                       {"bf16_gflops", values.gops[Arithmetic::bf16]},
                       {"int8_gops", values.gops[Arithmetic::int8]},
                       {"int4_gops", values.gops[Arithmetic::int4]},
+                      {"int8_24_gops", values.gops[Arithmetic::int8_24]},
                       {"all_reduce_latency_us", values.all_reduce_latency_us},
                       {"all_reduce_gb_per_s", values.all_reduce_gb_per_s},
                       {"fp32_drift", values.drift}});

@@ -52,18 +52,10 @@ Probe make_probe(int64_t tokens, uint64_t seed) {
   return probe;
 }
 
-// What a stage multiplies, for each row of the probe: values and magnitudes, both [S × K].
-struct Input {
-  Matrix<double> values, magnitudes;
-  bool operator==(const Input& other) const {
-    return values.data == other.values.data && magnitudes.data == other.magnitudes.data;
-  }
-};
-
 // A stage's inputs and what they should give. Most often one input, the same on every rank; but a stage is
 // held against the very numbers that its own rank fed it.
 struct Expectation {
-  std::vector<Input> inputs;               // distinct
+  std::vector<ProductInput> inputs;        // distinct
   std::vector<ReferenceProduct> products;  // of each, [S × N]
   std::vector<size_t> of_rank;             // which of them a rank's input is
 };
@@ -122,7 +114,7 @@ Matrix<double> activations(const Matrix<float>& x, const Leaf& truth, const std:
   return seen;
 }
 
-Input probe_input(const float* x, int64_t tokens, const Stage& stage, const Probe& probe) {
+ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, const Probe& probe) {
   const Leaf& truth = *stage.truth;
   const int64_t k = truth.cols;
   std::vector<int64_t> cuts = {0, k};
@@ -132,7 +124,8 @@ Input probe_input(const float* x, int64_t tokens, const Stage& stage, const Prob
   std::sort(cuts.begin(), cuts.end());
   cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
 
-  Input input{Matrix<double>(probe.rows(), k), Matrix<double>(probe.rows(), k)};
+  ProductInput input{Matrix<double>(probe.rows(), k), Matrix<double>(probe.rows(), k),
+                     Matrix<double>(probe.rows(), k)};
   const int64_t last = probe.rows() - 1;
   for (int64_t begin = 0; begin < tokens; begin += kTokenChunk) {
     Matrix<float> chunk(std::min(kTokenChunk, tokens - begin), k);
@@ -147,12 +140,15 @@ Input probe_input(const float* x, int64_t tokens, const Stage& stage, const Prob
         std::copy_n(row, k, input.values.row(static_cast<int64_t>(p)));
         std::transform(row, row + k, input.magnitudes.row(static_cast<int64_t>(p)),
                        [](double v) { return std::abs(v); });
+        std::transform(row, row + k, input.squares.row(static_cast<int64_t>(p)),
+                       [](double v) { return v * v; });
       }
       if (probe.signs.empty()) continue;
       const double sign = probe.signs[static_cast<size_t>(begin + i)];
       for (int64_t j = 0; j < k; ++j) {
         input.values(last, j) += sign * row[j];
         input.magnitudes(last, j) += std::abs(row[j]);
+        input.squares(last, j) += static_cast<double>(tokens) * row[j] * row[j];
       }
     }
   }
@@ -160,41 +156,49 @@ Input probe_input(const float* x, int64_t tokens, const Stage& stage, const Prob
 }
 
 // y and its bound for all N features, each rank working on rows of the truth that it holds.
-ReferenceProduct expect(const Stage& stage, const Input& input, Communicator& comm, int threads) {
+ReferenceProduct expect(const Stage& stage, const ProductInput& input, Communicator& comm, int threads) {
   const Leaf& truth = *stage.truth;
   Range rows{truth.row_begin, truth.row_begin + truth.rows};
-  ReferenceProduct local{Matrix<double>(input.values.rows, 0), Matrix<double>(input.values.rows, 0)};
+  const Matrix<double> nothing(input.values.rows, 0);
+  ReferenceProduct local{nothing, nothing, nothing, truth.cols};
   together(comm, [&] {
     if (stage.truth_whole) {
       const int64_t unit = truth.pattern.kind == PatternKind::block ? truth.pattern.block_rows : 1;
       rows = partition(truth.rows, comm.size(), unit)[static_cast<size_t>(comm.rank())];
       if (rows.size() == 0) return;
-      local = reference_product(slice(truth, rows, {0, truth.cols}), input.values, input.magnitudes, threads);
+      local = reference_product(slice(truth, rows, {0, truth.cols}), input, threads);
     } else if (rows.size() > 0) {
-      local = reference_product(truth, input.values, input.magnitudes, threads);
+      local = reference_product(truth, input, threads);
     }
   });
   const auto all = gather_ranges(rows, comm);
   int64_t n = 0;
   for (const auto& ranges : all) n = std::max(n, ranges[0].end);
-  return {gather_features(local.y, all, n, comm), gather_features(local.bound, all, n, comm)};
+  return {gather_features(local.y, all, n, comm), gather_features(local.magnitudes, all, n, comm),
+          gather_features(local.squares, all, n, comm), truth.cols};
 }
 
 // The distinct inputs over ranks; `same` when every rank is known to have the same.
-std::vector<Input> distinct_inputs(const Input& own, bool same, Communicator& comm,
-                                   std::vector<size_t>& of_rank) {
+std::vector<ProductInput> distinct_inputs(const ProductInput& own, bool same, Communicator& comm,
+                                          std::vector<size_t>& of_rank) {
   of_rank.assign(static_cast<size_t>(comm.size()), 0);
-  std::vector<Input> distinct;
+  std::vector<ProductInput> distinct;
   if (same || comm.size() == 1) return {own};
   const int64_t count = static_cast<int64_t>(own.values.data.size());
   const std::vector<int64_t> bytes(of_rank.size(), count * static_cast<int64_t>(sizeof(double)));
-  std::vector<double> values(of_rank.size() * static_cast<size_t>(count)), magnitudes(values.size());
-  comm.all_gather(own.values.data.data(), values.data(), bytes);
-  comm.all_gather(own.magnitudes.data.data(), magnitudes.data(), bytes);
+  const auto gathered = [&](const Matrix<double>& part) {
+    std::vector<double> all(of_rank.size() * static_cast<size_t>(count));
+    comm.all_gather(part.data.data(), all.data(), bytes);
+    return all;
+  };
+  const auto values = gathered(own.values), magnitudes = gathered(own.magnitudes),
+             squares = gathered(own.squares);
   for (size_t r = 0; r < of_rank.size(); ++r) {
-    Input input = own;
-    std::copy_n(values.begin() + static_cast<int64_t>(r) * count, count, input.values.data.begin());
-    std::copy_n(magnitudes.begin() + static_cast<int64_t>(r) * count, count, input.magnitudes.data.begin());
+    ProductInput input = own;
+    const int64_t first = static_cast<int64_t>(r) * count;
+    std::copy_n(values.begin() + first, count, input.values.data.begin());
+    std::copy_n(magnitudes.begin() + first, count, input.magnitudes.data.begin());
+    std::copy_n(squares.begin() + first, count, input.squares.data.begin());
     const auto found = std::find(distinct.begin(), distinct.end(), input);
     of_rank[r] = static_cast<size_t>(found - distinct.begin());
     if (found == distinct.end()) distinct.push_back(std::move(input));
@@ -211,9 +215,13 @@ void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& 
     for (int64_t i = range.begin; i < range.end; ++i) global.push_back(i);
   }
   std::vector<double> combined(probe.signs.empty() ? 0 : static_cast<size_t>(features), 0.0);
+  std::vector<double> sizes(combined.size(), 0.0);  // of the outputs, for the combination's tolerance
   for (int64_t t = 0; t < tokens && !combined.empty(); ++t) {
     const double sign = probe.signs[static_cast<size_t>(t)];
-    for (int64_t i = 0; i < features; ++i) combined[static_cast<size_t>(i)] += sign * out[t * features + i];
+    for (int64_t i = 0; i < features; ++i) {
+      combined[static_cast<size_t>(i)] += sign * out[t * features + i];
+      sizes[static_cast<size_t>(i)] += std::abs(static_cast<double>(out[t * features + i]));
+    }
   }
   for (int64_t row = 0; row < probe.rows(); ++row) {
     const bool single = row < static_cast<int64_t>(probe.tokens.size());
@@ -224,9 +232,12 @@ void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& 
       const double difference = std::abs(y - expected.y(row, feature));
       CheckResult element;
       element.error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
-      // The smallest normal float32 on top: what underflows is not wrong.
+      // Of a combination the sizes are the kernel's own: what is far off widens its tolerance by little. The
+      // smallest normal float32 on top: what underflows is not wrong.
       element.tolerance =
-          kCheckFactor * kFloat32Epsilon * expected.bound(row, feature) + std::numeric_limits<float>::min();
+          check_tolerance(single ? expected.y(row, feature) : sizes[static_cast<size_t>(i)],
+                          expected.magnitudes(row, feature), expected.squares(row, feature), expected.cols) +
+          std::numeric_limits<float>::min();
       element.passed = element.error <= element.tolerance;
       if (!worst.where.empty() && element.error / element.tolerance <= worst.error / worst.tolerance)
         continue;
@@ -301,17 +312,17 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
       const Stage& stage = stages[s];
       Expectation& expectation = known[s];
       if (s > 0 || copy == 0) {
-        Input input;
+        ProductInput input;
         together(comm, [&] {
           input =
               probe_input(s == 0 ? x.data.data() : stages[s - 1].output.as<float>(), tokens, stage, probe);
         });
-        std::vector<Input> inputs = distinct_inputs(input, s == 0, comm, expectation.of_rank);
+        std::vector<ProductInput> inputs = distinct_inputs(input, s == 0, comm, expectation.of_rank);
         // Copies of one layer give the same numbers, so the product is seldom computed again.
         if (inputs != expectation.inputs) {
           expectation.inputs = std::move(inputs);
           expectation.products.clear();
-          for (const Input& each : expectation.inputs) {
+          for (const ProductInput& each : expectation.inputs) {
             expectation.products.push_back(expect(stage, each, comm, stream.threads));
           }
         }

@@ -73,4 +73,10 @@ std::shared_ptr<Buffer> Workspace::take(int64_t bytes, int threads) {
   return slot;
 }
 
+int64_t Workspace::bytes() const {
+  int64_t bytes = 0;
+  for (const auto& buffer : buffers_) bytes += buffer->bytes();
+  return bytes;
+}
+
 }  // namespace lamina

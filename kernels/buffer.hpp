@@ -45,6 +45,7 @@ class Workspace {
   void rewind() { next_ = 0; }
   // The same buffer for every layer's nth call, as long as it asks for as much.
   std::shared_ptr<Buffer> take(int64_t bytes, int threads);
+  int64_t bytes() const;  // of all of them
 
  private:
   std::vector<std::shared_ptr<Buffer>> buffers_;

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
+#include <utility>
 
 // The inner loop is compiled for wider vectors too, chosen at load time. Sanitizers and ifuncs do not mix.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
@@ -107,25 +108,56 @@ Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule
   return out;
 }
 
-ReferenceProduct reference_product(const Leaf& leaf, const Matrix<double>& x, const Matrix<double>& xabs,
-                                   int threads) {
+bool ProductInput::operator==(const ProductInput& other) const {
+  return values.data == other.values.data && magnitudes.data == other.magnitudes.data &&
+         squares.data == other.squares.data;
+}
+
+ProductInput product_input(Matrix<double> x) {
+  ProductInput input{std::move(x), {}, {}};
+  input.magnitudes = input.squares = input.values;
+  for (double& value : input.magnitudes.data) value = std::fabs(value);
+  for (double& value : input.squares.data) value *= value;
+  return input;
+}
+
+double ReferenceProduct::tolerance(int64_t s, int64_t i) const {
+  return check_tolerance(std::fabs(y(s, i)), magnitudes(s, i), squares(s, i), cols);
+}
+
+ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, int threads) {
   check_leaf(leaf);
-  expect_columns("activations", leaf.cols, x.cols);
-  expect_columns("absolute activations", leaf.cols, xabs.cols);
-  ReferenceProduct product{Matrix<double>(x.rows, leaf.rows), Matrix<double>(xabs.rows, leaf.rows)};
+  expect_columns("activations", leaf.cols, input.values.cols);
+  expect_columns("activations' magnitudes", leaf.cols, input.magnitudes.cols);
+  expect_columns("activations' squares", leaf.cols, input.squares.cols);
+  const auto empty = [&](const Matrix<double>& x) { return Matrix<double>(x.rows, leaf.rows); };
+  ReferenceProduct product{empty(input.values), empty(input.magnitudes), empty(input.squares), leaf.cols};
 #pragma omp parallel num_threads(std::max(threads, 1)) if (threads > 1)
   {
     std::vector<double> w(static_cast<size_t>(leaf.cols));
-    std::vector<double> sums(static_cast<size_t>(std::max(x.rows, xabs.rows)));
+    std::vector<double> sums(
+        static_cast<size_t>(std::max({input.values.rows, input.magnitudes.rows, input.squares.rows})));
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < leaf.rows; ++i) {
       dequantize_row(leaf, i, w.data());
-      product_row(w.data(), x, i, product.y, sums.data());
+      product_row(w.data(), input.values, i, product.y, sums.data());
       for (double& value : w) value = std::fabs(value);
-      product_row(w.data(), xabs, i, product.bound, sums.data());
+      product_row(w.data(), input.magnitudes, i, product.magnitudes, sums.data());
+      for (double& value : w) value *= value;
+      product_row(w.data(), input.squares, i, product.squares, sums.data());
     }
   }
   return product;
+}
+
+double check_tolerance(double y, double magnitudes, double squares, int64_t cols) {
+  const auto terms = static_cast<double>(cols);
+  constexpr double kRounding = kFloat32Epsilon / 2;
+  const double likely = kCheckDeviations * std::sqrt(terms) * kRounding *
+                        (std::fabs(y) + kCheckDeviations * std::sqrt(squares));
+  // In this order, a y that is no number leaves the other two.
+  return std::max(kCheckFactor * kFloat32Epsilon * magnitudes,
+                  std::min(terms * kRounding * magnitudes, likely));
 }
 
 Matrix<double> reference_product(const Matrix<float>& rows, const Matrix<double>& x, int threads) {

@@ -17,20 +17,47 @@ namespace lamina {
 Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule,
                                      const std::vector<int64_t>& cuts);
 
-// y[s][i] = Σ_k x[s][k]·w[i][k] and bound[s][i] = Σ_k xabs[s][k]·|w[i][k]| for the leaf's own rows and all
-// its columns.
-struct ReferenceProduct {
-  Matrix<double> y;      // [S × leaf.rows]
-  Matrix<double> bound;  // [S × leaf.rows]
+// What a product is taken of, each [S × K]: x, |x| and x². A row need not be one token: see
+// check_tolerance().
+struct ProductInput {
+  Matrix<double> values, magnitudes, squares;
+  bool operator==(const ProductInput& other) const;
 };
-ReferenceProduct reference_product(const Leaf& leaf, const Matrix<double>& x, const Matrix<double>& xabs,
-                                   int threads);
+// Of rows that are tokens.
+ProductInput product_input(Matrix<double> x);
+
+// y[s][i] = Σ_k x[s][k]·w[i][k] for the leaf's own rows and all its columns, and what its tolerance is made
+// of: the same sums of magnitudes, |x|·|w|, and of squares, x²·w².
+struct ReferenceProduct {
+  Matrix<double> y, magnitudes, squares;  // [S × leaf.rows]
+  int64_t cols = 0;                       // K
+  // Of a row that is a token.
+  double tolerance(int64_t s, int64_t i) const;
+};
+ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, int threads);
 
 // The same with original weights: rows [n × K] of float32.
 Matrix<double> reference_product(const Matrix<float>& rows, const Matrix<double>& x, int threads);
 
-// The element-wise tolerance of a float32-accumulating kernel is kCheckFactor · 2⁻²³ · Σ|x||w|.
+inline constexpr double kFloat32Epsilon = 1.1920928955078125e-07;  // 2u, where u = 2⁻²⁴
+
+// How far a float32 sum of `cols` products may be from `y`, their exact sum, whatever the order it is taken
+// in:
+//
+//   max(kCheckFactor · ε · Σ|x||w|, min(λ · √cols · u · (|y| + λ · √Σ(xw)²), cols · u · Σ|x||w|))
+//
+// The first is for what every kernel rounds beside its sum. The second is the probabilistic bound of Higham
+// and Mary ("A new approach to probabilistic rounding error analysis", 2019; "Sharper probabilistic backward
+// error analysis for basic linear algebra kernels with random data", 2020): each addition rounds at random by
+// at most u times the sum so far, which is seldom further than λ · √Σ(xw)² from its way to y, so that errors
+// grow with √cols. It is the larger one where a few products, or a common sign, dominate all sums. The third
+// is the worst case. λ = 2 is twice what float32 sums, one product after another, were seen to need where
+// signs vary.
+//
+// For Σ_t ±y_t of several tokens: |y| summed over them, Σ|x||w| too, and Σ(xw)² times their number (by Cauchy
+// and Schwarz no smaller than the square of the summed roots).
+double check_tolerance(double y, double magnitudes, double squares, int64_t cols);
 inline constexpr double kCheckFactor = 8.0;
-inline constexpr double kFloat32Epsilon = 1.1920928955078125e-07;
+inline constexpr double kCheckDeviations = 2.0;  // λ
 
 }  // namespace lamina

@@ -33,6 +33,8 @@ struct Kernel {
   // Empty when it can multiply this leaf (only the leaf's description counts, not its data), else why not.
   std::function<std::string(const Leaf& leaf)> refuses;
   std::function<std::unique_ptr<Layer>(const Leaf& leaf, const LayerOptions& options)> make;
+  // Bytes that a leaf takes packed, for the memory estimate. Null: as its scheme says.
+  std::function<int64_t(const Scheme::LeafBytes& leaf)> packed_bytes;
 };
 
 class Registry {

@@ -178,7 +178,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   parts.schemes = {spec->scheme.get()};
   parts.in_features = layer.shape.in_features;
   parts.out_features = layer.shape.out_features;
-  fill_spec(*spec, parts, placement, params, launch, tokens);
+  fill_spec(*spec, parts, placement, params, launch, registry, tokens);
   ShardedOptions& options = spec->options;
   options.shard = shard == "none" ? Shard::none : shard == "column" ? Shard::column : Shard::row;
   options.kernel = placement.kernel;

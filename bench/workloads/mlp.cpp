@@ -266,7 +266,7 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   parts.schemes = {spec->up_scheme.get(), spec->down_scheme.get()};
   parts.in_features = model.hidden_size;
   parts.out_features = model.hidden_size;
-  fill_spec(*spec, parts, placement, params, launch, tokens);
+  fill_spec(*spec, parts, placement, params, launch, registry, tokens);
   spec->identity.set("intermediate_features", model.intermediate_size);
 
   // Each rank must hold the ups and gates of the very columns of down that it holds.

@@ -142,8 +142,20 @@ int copies_for(int64_t cold_bytes, double packed_bytes) {
   return static_cast<int>(std::clamp(copies, 1.0, static_cast<double>(kMaxCopies)));
 }
 
+namespace {
+
+// As the kernel that the case names packs it. Which one `auto` takes is not known yet, but those pack as the
+// scheme says.
+int64_t packed_bytes(const Scheme::LeafBytes& leaf, const Placement& placement, const Registry& registry) {
+  for (const Kernel* kernel : registry.kernels(placement.device))
+    if (kernel->name == placement.kernel && kernel->packed_bytes) return kernel->packed_bytes(leaf);
+  return leaf.packed;
+}
+
+}  // namespace
+
 void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
-               const LaunchInfo& launch, int64_t tokens) {
+               const LaunchInfo& launch, const Registry& registry, int64_t tokens) {
   const Scheme& scheme = *parts.schemes.front();
   spec.pointer = params.pointer();
   spec.ranks = placement.ranks;
@@ -194,7 +206,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       const bool is_v = leaf == 1, cut_rows = parts.shard.starts_with("column") && i == 0;
       const int64_t sharers = leaves.size() > 1 && is_v == cut_rows ? 1 : ranks;
       spec.canonical_bytes += is_v ? bytes.canonical : slab(bytes.canonical);
-      packed += bytes.packed / sharers;
+      packed += packed_bytes(bytes, placement, registry) / sharers;
+      spec.own_bytes += placement.threads * bytes.scratch_per_thread;
       spec.token_bytes += bytes.scratch_per_token / (cut_rows ? 1 : sharers);
       part = std::max(part, bytes.canonical / sharers);
     }

@@ -39,7 +39,7 @@ struct SpecParts {
   int64_t in_features = 0, out_features = 0;
 };
 void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
-               const LaunchInfo& launch, int64_t tokens);
+               const LaunchInfo& launch, const Registry& registry, int64_t tokens);
 
 // Bytes of packed weights that a rank steps through before it meets the same ones again: together the node's
 // ranks exceed four times its last-level caches. 0 for a hot case.

@@ -1,4 +1,4 @@
-// LIBXSMM was not found: the same kernel, saying so.
+// LIBXSMM was not found, or one that the kernel is not written for: the same kernel, saying so.
 #include "kernels/cpu/kernels.hpp"
 
 namespace lamina {
@@ -8,7 +8,7 @@ Kernel libxsmm_kernel() {
   kernel.name = "libxsmm";
   kernel.device = "cpu";
   kernel.help = "dense float32 by LIBXSMM";
-  kernel.absent = "built without LIBXSMM; install libxsmm-dev, then configure and build again";
+  kernel.absent = LAMINA_LIBXSMM_ABSENT;  // by CMake
   return kernel;
 }
 

@@ -65,8 +65,9 @@ class Int4 final : public Scheme {
     return shape.out_features * (shape.in_features + shape.in_features / group_ * 4);
   }
   std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
-    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape),
-             shape.in_features * (int8_activations_ ? 2 : 4)}};
+    auto leaves = Scheme::estimated_leaves(shape);
+    if (int8_activations_) leaves.front().scratch_per_token = 2 * shape.in_features;
+    return leaves;
   }
   double estimated_macs(Shape shape) const override {
     return static_cast<double>(shape.out_features) * static_cast<double>(shape.in_features);

@@ -22,7 +22,9 @@ class Int8 final : public Scheme {
   }
   int64_t estimated_canonical_bytes(Shape shape) const override { return estimated_weight_bytes(shape); }
   std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
-    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape), shape.in_features * 2}};
+    auto leaves = Scheme::estimated_leaves(shape);
+    leaves.front().scratch_per_token = 2 * shape.in_features;
+    return leaves;
   }
   double estimated_macs(Shape shape) const override {
     return static_cast<double>(shape.out_features) * static_cast<double>(shape.in_features);

@@ -106,8 +106,14 @@ class Pruned final : public Scheme {
     return values_->estimated_canonical_bytes(shape) + shape.out_features * shape.in_features;
   }
   std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
-    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape),
-             values_->estimated_leaves(shape).front().scratch_per_token}};
+    auto leaves = Scheme::estimated_leaves(shape);
+    LeafBytes& leaf = leaves.front();
+    const int64_t kept = kept_of(shape.in_features, options_.sparsity);
+    leaf.kept = shape.out_features * kept;
+    leaf.scratch_per_token = values_->estimated_leaves(shape).front().scratch_per_token;
+    // Blocks whose rows fill no panels: 16 tokens' activations, gathered to match a row of blocks.
+    if (options_.pattern.kind == PatternKind::block) leaf.scratch_per_thread += 16 * 4 * kept;
+    return leaves;
   }
   int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
     // The rows with zeros in them, from which the values are made.

@@ -75,13 +75,20 @@ class Scheme {
   virtual int64_t estimated_canonical_bytes(Shape shape) const = 0;
   // Of each leaf: one, or U's and V's of a chain.
   struct LeafBytes {
-    int64_t canonical = 0, packed = 0;
-    int64_t scratch_per_token = 0;  // that its copies keep together beside their weights
+    Shape shape;
+    int64_t kept = 0;  // weights that are stored
+    int64_t canonical = 0;
+    int64_t packed = 0;  // by kernels that do not say otherwise
+    // What its copies keep together beside their weights, for each token and for each thread.
+    int64_t scratch_per_token = 0, scratch_per_thread = 0;
   };
   virtual std::vector<LeafBytes> estimated_leaves(Shape shape) const {
-    // float32 activations in tiles
-    return {{estimated_canonical_bytes(shape), estimated_weight_bytes(shape), 4 * shape.in_features}};
+    const auto [n, k] = shape;
+    // float32 activations in tiles; a block of unpacked weights, or sums, and a row of activations or weights
+    return {{shape, n * k, estimated_canonical_bytes(shape), estimated_weight_bytes(shape), 4 * k,
+             kBlockBytes + 8 * k}};
   }
+  static constexpr int64_t kBlockBytes = 256 << 10;
   // Bytes that compress() takes for a while on each of `ranks`, beyond weights and canonical weights.
   virtual int64_t estimated_compress_bytes(Shape, int64_t /*ranks*/) const { return 0; }
   // Of factors U and V: how many columns U has, at most. 0 where W is not factorised.

@@ -84,6 +84,14 @@ void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int pa
     std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
 }
 
+namespace {
+
+// Above it, sums of 4-bit codes times 2²⁸ might leave float32's range.
+constexpr int kTameExponent = 64;
+constexpr float kTame = 0x1p64f;
+
+}  // namespace
+
 TiledActivations::TiledActivations(int64_t cols, int64_t padded, TokenTiles tiles,
                                    const LayerOptions& options, const CpuOps* rounding)
     : cols_(cols),
@@ -92,16 +100,59 @@ TiledActivations::TiledActivations(int64_t cols, int64_t padded, TokenTiles tile
       rounding_(rounding),
       data_(make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
 
+void TiledActivations::scale_by(Scaling scaling, const LayerOptions& options) {
+  const int64_t tokens = std::max<int64_t>(options.max_tokens, 1);
+  scaling_ = scaling;
+  scales_ = make_scratch(options, tokens * 4);
+  largest_stride_ = round_up(tokens, 16);  // whole cache lines
+  largest_ = make_scratch(options, std::max(options.threads, 1) * largest_stride_ * 4);
+}
+
 void TiledActivations::normalise(float unit, const LayerOptions& options) {
-  unit_ = unit;
-  scales_ = make_scratch(options, std::max<int64_t>(options.max_tokens, 1) * 4);
+  scale_by(Scaling::normal, options);
+  unit_exponent_ = std::ilogb(unit);
+}
+
+void TiledActivations::tame(const LayerOptions& options) {
+  scale_by(Scaling::tame, options);
+}
+
+int TiledActivations::exponent_of(float largest) const {
+  if (scaling_ == Scaling::tame) return largest >= kTame ? kTameExponent : 0;
+  return largest > 0 ? std::max(std::ilogb(largest), FLT_MIN_EXP) : 0;
+}
+
+void TiledActivations::find_largest(const float* x, int64_t tokens, int64_t begin, int64_t end, int part,
+                                    int parts) {
+  const int64_t there = std::max<int64_t>(std::min(end, cols_) - begin, 0);
+  float* own = largest_->as<float>() + part * largest_stride_;
+  for (int64_t t = 0; t < tokens; ++t) own[t] = largest_magnitude(x + t * cols_ + begin, there);
+  if (parts == 1) return;  // there may be no region of this layer's own
+#pragma omp barrier
+}
+
+float TiledActivations::largest_of(int64_t token, int parts) const {
+  float largest = 0;
+  for (int part = 0; part < parts; ++part)
+    largest = std::max(largest, largest_->as<float>()[part * largest_stride_ + token]);
+  return largest;
 }
 
 void TiledActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
-  const bool as_they_are = tokens == 1 && cols_ == padded_ && rounding_ == nullptr && unit_ == 0;
-  if (part == 0) as_they_are_ = as_they_are;
-  if (as_they_are) return;
   const int64_t begin = padded_ * part / parts, end = padded_ * (part + 1) / parts;
+  const bool scales = scaling_ != Scaling::none;
+  if (scales) find_largest(x, tokens, begin, end, part, parts);
+  const auto power_of = [&](int64_t token) {
+    return -unit_exponent_ - exponent_of(largest_of(token, parts));
+  };
+  const bool as_they_are =
+      tokens == 1 && cols_ == padded_ && rounding_ == nullptr && (!scales || power_of(0) == 0);
+  if (part == 0) {
+    as_they_are_ = as_they_are;
+    for (int64_t t = 0; scales && t < tokens; ++t)
+      scales_->as<float>()[t] = std::ldexp(1.0f, exponent_of(largest_of(t, parts)));
+  }
+  if (as_they_are) return;
   if (rounding_ != nullptr) return prepare_rounded(x, tokens, begin, end);
   const int64_t tile = tile_tokens(tokens, tiles_);
   for (int64_t token = 0; token < tokens; token += tile) {
@@ -109,16 +160,9 @@ void TiledActivations::prepare(const float* x, int64_t tokens, int part, int par
     float* out = data_->as<float>() + token * padded_;
     for (int64_t t = 0; t < some; ++t) {
       const float* in = x + (token + t) * cols_;
-      float up[2] = {1, 1};
-      if (unit_ != 0) {
-        const float largest = largest_magnitude(in, cols_);
-        const int exponent = largest > 0 ? std::max(std::ilogb(largest), FLT_MIN_EXP) : 0;
-        if (part == 0) scales_->as<float>()[token + t] = std::ldexp(1.0f, exponent);
-        // In two steps: one power may be too large for a float.
-        const int power = -std::ilogb(unit_) - exponent;
-        up[0] = std::ldexp(1.0f, power / 2);
-        up[1] = std::ldexp(1.0f, power - power / 2);
-      }
+      const int power = scales ? power_of(token + t) : 0;
+      // In two steps: one power may be too large for a float.
+      const float up[2] = {std::ldexp(1.0f, power / 2), std::ldexp(1.0f, power - power / 2)};
       for (int64_t i = begin; i < std::min(end, cols_); ++i) out[i * some + t] = in[i] * up[0] * up[1];
       for (int64_t i = std::max(begin, cols_); i < end; ++i) out[i * some + t] = 0;
     }

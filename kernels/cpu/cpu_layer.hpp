@@ -111,10 +111,12 @@ class TiledActivations {
   TiledActivations(int64_t cols, int64_t padded, TokenTiles tiles, const LayerOptions& options,
                    const CpuOps* rounding = nullptr);
   void prepare(const float* x, int64_t tokens, int part, int parts);
-  // From now on each token comes multiplied by a power of two that brings its largest magnitude to between 1
-  // and 2, over `unit`: an exact way to keep products with tiny factors from underflowing. `scales` of the
-  // tokens take it back but for the unit.
+  // From now on each token comes multiplied by a power of two, an exact way to keep products and sums within
+  // float32's range; `scales` of the tokens take it back but for the unit. normalise() brings every token's
+  // largest magnitude to between 1 and 2, over `unit`, so that products with tiny factors do not underflow.
+  // tame() divides by 2⁶⁴ the tokens that have a magnitude from there on, and leaves the others alone.
   void normalise(float unit, const LayerOptions& options);
+  void tame(const LayerOptions& options);
   const float* scales() const { return scales_->as<float>(); }
   // Of the tile that begins with `token`, from column `col` on.
   const float* data(const float* x, int64_t token, int64_t tokens, int64_t col) const {
@@ -122,13 +124,22 @@ class TiledActivations {
   }
 
  private:
+  enum class Scaling { none, normal, tame };
+  void scale_by(Scaling scaling, const LayerOptions& options);
+  // Of a token whose largest magnitude this is: the power of two that it is divided by.
+  int exponent_of(float largest) const;
+  void find_largest(const float* x, int64_t tokens, int64_t begin, int64_t end, int part, int parts);
+  float largest_of(int64_t token, int parts) const;
   void prepare_rounded(const float* x, int64_t tokens, int64_t begin, int64_t end);
   int64_t cols_, padded_;
   TokenTiles tiles_;
   const CpuOps* rounding_;
-  float unit_ = 0;            // 0: not normalised
+  Scaling scaling_ = Scaling::none;
+  int unit_exponent_ = 0;
+  int64_t largest_stride_ = 0;
   bool as_they_are_ = false;  // one token, nothing to pad, to round or to scale
   std::shared_ptr<Buffer> data_, scales_;
+  std::shared_ptr<Buffer> largest_;  // [threads × largest_stride]: of a token, in each thread's columns
 };
 
 // The activations' codes in tiles, `word` columns together in 32 bits: 4 int8 or 2 int16; `together` words of
@@ -208,6 +219,13 @@ void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_
         for (int64_t col = 0; col < columns; col += column_block) block(row, col);
     }
   }
+}
+// Of tiles of up to `most` tokens, whether they are alone or not.
+template <class Open, class Visit>
+void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
+                         int64_t tokens, int64_t most, Open open, Visit visit, int64_t panels = 2) {
+  for_each_panel_tile(rows, panel_rows, columns, column_block, tokens, TokenTiles{most, most}, open, visit,
+                      panels);
 }
 inline constexpr auto kOpenNothing = [](int64_t, int64_t, int64_t, int64_t) {};
 

@@ -1,6 +1,6 @@
 // A peer of the bitmap: compressed sparse rows as a library of sparse products keeps them, row pointers,
-// column indices of 16 bits where they suffice, and packed float32 values. No sum is skipped that such a
-// library would do, and no layout used that it would not.
+// column indices of 16 bits where they suffice, and packed float32 values. One token goes row by row as
+// there; more of them go side by side in vectors, a block of rows by a block of columns at a time.
 #include <algorithm>
 #include <memory>
 
@@ -34,7 +34,7 @@ class CsrLayer final : public CpuLayer {
       : CpuLayer(leaf, options, 1),
         starts_((rows_ + 1) * 8),
         // The loops load whole vectors of tokens, past the last column's.
-        activations_(cols_, cols_ + ops_.panel_rows, ops_.csr_tokens, options),
+        activations_(cols_, cols_ + ops_.panel_rows, {ops_.csr_tokens, ops_.csr_tokens}, options),
         sums_(make_scratch(options, threads_ * kRowBlock * ops_.csr_tokens * 4, threads_)) {
     auto* starts = starts_.as<int64_t>();
     pack_rows(rows_, kRowUnit, threads_, [&](Range rows) {
@@ -125,6 +125,9 @@ Kernel csr_kernel() {
     if (leaf.pattern.kind != PatternKind::unstructured && leaf.pattern.kind != PatternKind::n_of_m)
       return "multiplies weights pruned without pattern or N:M";
     return native_refusal(leaf);
+  };
+  kernel.packed_bytes = [](const Scheme::LeafBytes& leaf) {
+    return leaf.kept * (leaf.shape.in_features <= kShortColumns ? 6 : 8) + leaf.shape.out_features * 8;
   };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     if (leaf.cols <= kShortColumns) return std::make_unique<CsrLayer<uint16_t>>(leaf, options);

@@ -44,7 +44,7 @@ double mac_b16(int64_t iterations) {
 const CpuOps& avx512_bf16_ops() {
   static const CpuOps ops = [] {
     CpuOps made = make_table("avx512_bf16");
-    made.tokens_b16 = kTokensF32;
+    made.tokens_b16 = {kTokensF32, kTokensF32};
     made.panel_b16_b16 = panel_b16_b16<kTokensF32>;
     made.probes[static_cast<size_t>(Arithmetic::bf16)] = {mac_b16, 2.0 * 2 * kChains * kF};
     return made;

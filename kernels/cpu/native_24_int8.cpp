@@ -96,7 +96,7 @@ class Int8Layer24 final : public CpuLayer {
   }
 
   double macs() const override { return static_cast<double>(rows_) * static_cast<double>(cols_) / 2; }
-  Arithmetic arithmetic() const override { return Arithmetic::int8; }
+  Arithmetic arithmetic() const override { return Arithmetic::int8_24; }
 
  private:
   Packed24 weights_;

@@ -66,7 +66,7 @@ class StripLayer final : public CpuLayer {
         block_rows_(leaf.pattern.block_rows),
         block_cols_(leaf.pattern.block_cols),
         strip_rows_(std::min(block_rows_, 2 * ops_.panel_rows)),
-        activations_(cols_, padded_, ops_.tokens_f32.most, options) {
+        activations_(cols_, padded_, {ops_.tokens_f32.most, ops_.tokens_f32.most}, options) {
     row_unit_ = block_rows_;
     starts_.push_back(0);
     for (int64_t row = 0; row < rows_; row += strip_rows_)

@@ -13,6 +13,7 @@ class Int4Layer final : public CpuLayer {
         packed_(leaf, padded_, ops_.panel_rows, Int4Order::columns, threads_),
         activations_(cols_, padded_, ops_.tokens_f32, options),
         wide_(make_scratch(options, threads_ * 2 * ops_.panel_rows * kColumnBlock * 4, threads_)) {
+    activations_.tame(options);  // a group's sum, of codes that are not yet scaled, may be huge
     row_unit_ = ops_.panel_rows;
     weight_bytes_ = packed_.bytes();
   }
@@ -46,10 +47,20 @@ class Int4Layer final : public CpuLayer {
                               packed_.panel_scales(row, col), packed_.scale_stride, packed_.group, count, in,
                               some, cols, out, rows_, col > 0);
           }
+          if (col + cols == padded_) scale(y, {row, row + count}, {token, token + some});
         });
   }
 
  private:
+  // Takes back what tamed activations were divided by.
+  void scale(float* y, Range rows, Range tokens) const {
+    for (int64_t t = tokens.begin; t < tokens.end; ++t) {
+      const float token_scale = activations_.scales()[t];
+      if (token_scale == 1) continue;
+      for (int64_t r = rows.begin; r < rows.end; ++r) y[t * rows_ + r] *= token_scale;
+    }
+  }
+
   Int4Packed packed_;
   TiledActivations activations_;
   std::shared_ptr<Buffer> wide_;  // [threads × 2 × kColumnBlock × panel_rows]

@@ -1,9 +1,12 @@
 // The inner loops of the CPU kernels, once per instruction set, behind one table of functions.
 //
+// The isa_*.cpp that include this must not emit functions of it: the linker keeps one of each, perhaps one of
+// instructions that the processor lacks. So there are aggregates here without constructors, arrays of the
+// language's own, and inline functions only for the others. scripts/check_isa.sh holds them to it.
+//
 // Sizes along K are padded with zeros by the caller to what each function asks for.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -16,9 +19,6 @@ namespace lamina {
 // so that weights pass once; else tiles of up to `most`.
 struct TokenTiles {
   int64_t most = 1, alone = 1;
-  TokenTiles() = default;
-  TokenTiles(int64_t most_) : most(most_), alone(most_) {}
-  TokenTiles(int64_t most_, int64_t alone_) : most(most_), alone(alone_) {}
 };
 
 // Columns of activations that a word of a bitmap meets, and one of zeros.
@@ -163,7 +163,7 @@ struct CpuOps {
     double (*run)(int64_t iterations) = nullptr;
     double operations = 0;  // of an iteration, 2 per multiply-add
   };
-  std::array<Probe, kArithmetics.size()> probes;
+  Probe probes[kArithmetics.size()];
   const Probe& probe(Arithmetic kind) const { return probes[static_cast<size_t>(kind)]; }
 };
 

@@ -90,6 +90,7 @@ Kernel reference_kernel() {
   kernel.isa = "baseline";
   kernel.preference = -100;
   kernel.refuses = [](const Leaf&) { return std::string(); };
+  kernel.packed_bytes = [](const Scheme::LeafBytes& leaf) { return leaf.canonical; };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     return std::make_unique<ReferenceLayer>(leaf, options);
   };

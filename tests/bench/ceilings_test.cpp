@@ -14,6 +14,7 @@ CeilingValues two_ranks() {
   values.gops[Arithmetic::bf16] = 250;
   values.gops[Arithmetic::int8] = 400;
   values.gops[Arithmetic::int4] = 800;
+  values.gops[Arithmetic::int8_24] = 160;
   values.all_reduce_latency_us = 1;
   values.all_reduce_gb_per_s = 5;
   return values;
@@ -32,6 +33,7 @@ TEST(Limit, ComputeBoundByItsOwnRate) {
   EXPECT_NEAR(us(Arithmetic::bf16), 8000, 1e-6);
   EXPECT_NEAR(us(Arithmetic::int8), 5000, 1e-6);
   EXPECT_NEAR(us(Arithmetic::int4), 2500, 1e-6);
+  EXPECT_NEAR(us(Arithmetic::int8_24), 12500, 1e-6);
   EXPECT_EQ(limit_of(two_ranks(), 1e3, {Arithmetic::int8, 1e9}, 0, 0).kind, "compute");
 }
 
@@ -63,7 +65,7 @@ TEST(Ceilings, AreMeasuredAndPlausible) {
   EXPECT_LT(values.read_gb_per_s.at(1), 10000);
   EXPECT_GT(values.gops[Arithmetic::f32], 0.05);
   EXPECT_LT(values.gops[Arithmetic::f32], 1000);
-  for (Arithmetic kind : {Arithmetic::bf16, Arithmetic::int8, Arithmetic::int4}) {
+  for (Arithmetic kind : kArithmetics) {
     EXPECT_GT(values.gops[kind], 0.05);
     EXPECT_LT(values.gops[kind], 10000);
   }

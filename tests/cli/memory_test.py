@@ -24,8 +24,9 @@ sys.exit(code)
 """
 
 
-def layer(shard, tokens, cache, size=2048, **scheme):
-    return {"shard": shard, "tokens": tokens, "cache": cache, "in_features": size, "out_features": size, "scheme": scheme}
+def layer(shard, tokens, cache, size=2048, kernel=None, **scheme):
+    return {"shard": shard, "tokens": tokens, "cache": cache, "in_features": size, "out_features": size,
+            "kernel": kernel, "scheme": scheme}
 
 
 # What each is for: copies and their weights, what copies keep for every token, factors that are not cut, activations.
@@ -37,6 +38,7 @@ CASES = [
     layer("column", 1, "cold", type="lowrank", rank=512),
     layer("row", 512, "hot", type="lowrank", rank=512),
     layer("column", 512, "cold", type="int8"),
+    layer("column", 1, "cold", kernel="csr", type="pruned", sparsity=0.1),
     layer("row", 8192, "hot", size=512, type="dense"),
     {"workload": "mlp", "shard": "column-row", "tokens": 2048, "cache": "hot", "hidden": 512, "intermediate": 2048,
      "in_features": None, "out_features": None, "scheme": {"type": "int8"}},

@@ -124,6 +124,9 @@ class Run(Case):
             rate = "fp32_gflops"  # weights that are only stored in less are multiplied as float32
             if record["activation_dtype"] == "int8":
                 rate = "int4_gops" if record["weight_dtype"] == "int4" else "int8_gops"
+                rate = "int8_24_gops" if record.get("scheme_pattern") == "2:4" else rate
+            elif record["activation_dtype"] == "bf16":
+                rate = "bf16_gflops"
             compute = executed / (found[rate] * share)
             network = 0
             if shard == "row":
@@ -136,7 +139,9 @@ class Run(Case):
 
     def test_the_limit_is_that_of_the_ceilings(self):
         sizes = {"in_features": 512, "out_features": 256, "tokens": [1, 256],
-                 "scheme": [{"type": "dense"}, {"type": "int8"}, {"type": "int4", "activations": ["int8", "f32"]}]}
+                 "scheme": [{"type": "dense"}, {"type": "int8"}, {"type": "int4", "activations": ["int8", "f32"]},
+                            {"type": "dense", "dtype": "bf16", "activations": ["bf16", "f32"]},
+                            {"type": "pruned", "pattern": "2:4", "values": {"type": "int8"}}]}
         _, records = self.run_tiny(**sizes)
         self.assert_limits(records)
         self.assertEqual({record["limit_kind"] for record in records if record["tokens"] == 256}, {"compute"})

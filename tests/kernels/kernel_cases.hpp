@@ -204,13 +204,19 @@ class GuardedOutput {
   std::vector<float> data_;
 };
 
+// What a kernel should make of these activations, quantized as the leaf says, and its tolerance.
+inline ReferenceProduct reference_of(const Leaf& leaf, const Matrix<float>& activations) {
+  return reference_product(
+      leaf, product_input(reference_activations(activations, leaf.activation, {0, leaf.cols})), 1);
+}
+
 // The worst |y − reference| over its tolerance; infinite for what is not finite.
 inline double worst_error(const float* y, int64_t tokens, const ReferenceProduct& reference) {
   double worst = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t i = 0; i < reference.y.cols; ++i) {
       const double error = std::fabs(y[t * reference.y.cols + i] - reference.y(t, i));
-      const double tolerance = kCheckFactor * kFloat32Epsilon * reference.bound(t, i);
+      const double tolerance = reference.tolerance(t, i);
       if (!(error <= tolerance)) worst = std::max(worst, tolerance > 0 ? error / tolerance : 1e300);
       if (std::isnan(error)) return 1e300;
       if (tolerance > 0) worst = std::max(worst, error / tolerance);

@@ -29,10 +29,7 @@ Problem64 make_problem(const Leaf& leaf, uint64_t seed, int64_t max_tokens = 8) 
   // An outlier channel, as LLMs have, and a token of zeros.
   for (int64_t t = 0; t < max_tokens; ++t) problem.x(t, leaf.cols / 2) *= 30;
   std::fill(problem.x.row(1), problem.x.row(1) + leaf.cols, 0.0f);
-  const Matrix<double> x = reference_activations(problem.x, leaf.activation, {0, leaf.cols});
-  Matrix<double> magnitude = x;
-  for (double& value : magnitude.data) value = std::fabs(value);
-  problem.reference = reference_product(leaf, x, magnitude, 1);
+  problem.reference = reference_of(leaf, problem.x);
   return problem;
 }
 
@@ -154,26 +151,111 @@ TEST(KernelThreads, MayExceedRowsAndOptions) {
   }
 }
 
-// The same result whatever the thread count: rows do not depend on who computes them.
+// The same result whatever the thread count, of every kernel whose loops are ours: rows do not depend on who
+// computes them.
 TEST(KernelThreads, DoNotChangeTheResult) {
-  for (const char* type : {"int8", "int4", "pruned"}) {
+  for (const SchemeCase& one : scheme_cases()) {
+    const Shape shape = one.shapes.front();
     Problems problems;
-    const auto scheme = make_scheme(type, {}, {70, 256}, problems);
-    const Canonical weights = compress_whole(*scheme, random_matrix(70, 256, 3));
-    const Matrix<float> x = random_matrix(6, 256, 9);
-    const Kernel* kernel = test_registry().choose("native", "cpu", weights.leaves[0], nullptr);
-    ASSERT_NE(kernel, nullptr);
-    for (int64_t tokens : {1, 6}) {
-      std::vector<std::vector<float>> outputs;
-      for (int threads : {1, 3}) {
-        const auto layer = kernel->make(weights.leaves[0], {.max_tokens = tokens, .threads = threads});
-        Stream stream{threads};
-        outputs.emplace_back(tokens * 70);
-        layer->forward(x.data.data(), outputs.back().data(), tokens, stream);
+    const auto scheme = make_scheme(one.type, one.keys, shape, problems);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 3));
+    for (const Leaf& leaf : weights.leaves) {
+      const Matrix<float> x = random_matrix(kMaxTokens, leaf.cols, 9);
+      for (const CpuOps* ops : cpu_ops_available()) {
+        set_cpu_ops(ops);
+        for (const Kernel* kernel : test_registry().kernels("cpu")) {
+          if (!kernel->absent.empty() || !kernel->refuses(leaf).empty() || !uses_table(*kernel)) continue;
+          std::vector<std::vector<float>> alone;
+          for (int threads : {1, 2, 3, 5}) {
+            const auto layer = kernel->make(leaf, {.max_tokens = kMaxTokens, .threads = threads});
+            Stream stream{threads};
+            size_t number = 0;
+            for (int64_t tokens : {1, 13, 33, 130}) {
+              if (tokens > 1 && tokens > one.max_tokens) continue;
+              std::vector<float> y(static_cast<size_t>(tokens * leaf.rows));
+              layer->forward(x.data.data(), y.data(), tokens, stream);
+              if (threads == 1) alone.push_back(y);
+              EXPECT_EQ(y, alone[number++]) << one.name << " by " << kernel->name << " on " << ops->name
+                                            << ", " << tokens << " tokens, " << threads << " threads";
+            }
+          }
+        }
       }
-      EXPECT_EQ(outputs[0], outputs[1]) << type << ", " << tokens << " tokens";
     }
   }
+  set_cpu_ops(nullptr);
+}
+
+// The memory estimate's weights and scratch are those that layers take.
+TEST(KernelMemory, IsWhatTheEstimateSays) {
+  constexpr int kThreads = 3;
+  constexpr int64_t kTokens = 48, kSlack = 64 << 10;  // rows of less than a panel, whole cache lines
+  for (const SchemeCase& one : scheme_cases()) {
+    std::unique_ptr<Scheme> scheme;
+    Shape shape{256, 1024};
+    for (; scheme == nullptr; ++shape.in_features) {
+      Problems problems;
+      scheme = make_scheme(one.type, one.keys, shape, problems);
+    }
+    --shape.in_features;
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 3));
+    const auto estimates = scheme->estimated_leaves(shape);
+    ASSERT_EQ(estimates.size(), weights.leaves.size()) << one.name;
+    for (size_t i = 0; i < estimates.size(); ++i) {
+      const Leaf& leaf = weights.leaves[i];
+      for (const CpuOps* ops : cpu_ops_available()) {
+        set_cpu_ops(ops);
+        for (const Kernel* kernel : test_registry().kernels("cpu")) {
+          if (!kernel->absent.empty() || !kernel->refuses(leaf).empty()) continue;
+          SCOPED_TRACE(one.name + " by " + kernel->name + " on " + ops->name);
+          Workspace workspace;
+          const auto layer =
+              kernel->make(leaf, {.max_tokens = kTokens, .threads = kThreads, .workspace = &workspace});
+          const int64_t packed =
+              kernel->packed_bytes ? kernel->packed_bytes(estimates[i]) : estimates[i].packed;
+          EXPECT_LE(layer->weight_bytes(), packed + packed / 20 + kSlack);
+          EXPECT_GE(layer->weight_bytes(), packed * 9 / 10);
+          EXPECT_LE(workspace.bytes(), kTokens * estimates[i].scratch_per_token +
+                                           kThreads * estimates[i].scratch_per_thread + kSlack);
+        }
+      }
+    }
+  }
+  set_cpu_ops(nullptr);
+}
+
+// Weight-only 4-bit codes of any finite activations, the largest too, where the result is finite.
+TEST(KernelInt4, TakesHugeActivations) {
+  Problems problems;
+  const auto scheme = make_scheme("int4", {}, {37, 384}, problems);
+  // Weights so small that results stay finite.
+  const Leaf leaf = compress_whole(*scheme, random_matrix(37, 384, 3, 1e-4f)).leaves[0];
+  Matrix<float> activations = random_matrix(14, 384, 9);
+  for (int64_t t = 0; t < activations.rows; ++t) {
+    // Huge, ordinary and just below what is scaled; a single huge one among ordinary ones.
+    const float scale = t % 4 == 0 ? 5e37f : t % 4 == 1 ? 1.0f : t % 4 == 2 ? 4e18f : 1e27f;
+    for (int64_t k = 0; k < activations.cols; ++k)
+      if (t < 10 || k == 7) activations(t, k) *= scale;
+  }
+  const ReferenceProduct reference = reference_of(leaf, activations);
+  for (const CpuOps* ops : cpu_ops_available()) {
+    set_cpu_ops(ops);
+    const Kernel* kernel = test_registry().choose("native", "cpu", leaf, nullptr);
+    ASSERT_NE(kernel, nullptr);
+    for (int threads : {1, 3}) {
+      const auto layer = kernel->make(leaf, {.max_tokens = 14, .threads = threads});
+      Stream stream{threads};
+      for (int64_t tokens : {1, 8, 12, 14}) {
+        GuardedOutput output(tokens * leaf.rows);
+        layer->forward(activations.data.data(), output.y(), tokens, stream);
+        EXPECT_LE(worst_error(output.y(), tokens, reference), 1.0)
+            << ops->name << ", " << tokens << " tokens, " << threads << " threads";
+      }
+    }
+  }
+  set_cpu_ops(nullptr);
 }
 
 // Work and size are what is kept, not what was there.

@@ -3,11 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <initializer_list>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -90,25 +88,14 @@ Matrix<float> draw_activations(int64_t tokens, int64_t cols, Draw& draw) {
   return x;
 }
 
-// The reference, its bound widened by what extreme activations do to sums in float32: each product and sum of
-// denormals is off by up to half the smallest one, and where one product dominates, every later sum rounds at
-// its size rather than at a random walk's.
+// The reference, its tolerance widened by what denormals do to sums in float32: each product and sum of them
+// is off by up to half the smallest one.
 ReferenceProduct extreme_reference(const Leaf& leaf, const Matrix<float>& activations) {
-  const Matrix<double> x = reference_activations(activations, leaf.activation, {0, leaf.cols});
-  Matrix<double> magnitude = x;
-  for (double& value : magnitude.data) value = std::fabs(value);
-  ReferenceProduct reference = reference_product(leaf, x, magnitude, 1);
-  const auto cols = static_cast<double>(leaf.cols);
-  for (int64_t t = 0; t < x.rows; ++t) {
-    const double* row = magnitude.row(t);
-    const bool dominated =
-        *std::max_element(row, row + leaf.cols) > std::accumulate(row, row + leaf.cols, 0.0) / 10;
-    for (int64_t i = 0; i < leaf.rows; ++i) {
-      double& bound = reference.bound(t, i);
-      if (bound == 0) continue;  // exactly zero is asked for
-      if (dominated) bound *= 1 + std::sqrt(cols) / 5;
-      bound += (cols + 4) * std::numeric_limits<float>::denorm_min() / (kCheckFactor * kFloat32Epsilon);
-    }
+  ReferenceProduct reference = reference_of(leaf, activations);
+  for (double& magnitudes : reference.magnitudes.data) {
+    if (magnitudes == 0) continue;  // exactly zero is asked for
+    magnitudes += (static_cast<double>(leaf.cols) + 4) * std::numeric_limits<float>::denorm_min() /
+                  (kCheckFactor * kFloat32Epsilon);
   }
   return reference;
 }

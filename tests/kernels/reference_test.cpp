@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 
 #include "tests/kernels/kernel_cases.hpp"
@@ -53,21 +55,21 @@ TEST(ReferenceProduct, IsTheSumOfProducts) {
     const auto scheme = make_scheme("dense", {}, {7, cols}, problems);
     const Canonical weights = compress_whole(*scheme, random_matrix(7, cols, 1));
     const Matrix<double> x = reference_activations(random_matrix(5, cols, 2), ActivationRule::f32, {});
-    Matrix<double> magnitude = x;
-    for (double& value : magnitude.data) value = std::fabs(value);
     for (int threads : {1, 2}) {
-      const ReferenceProduct product = reference_product(weights.leaves[0], x, magnitude, threads);
+      const ReferenceProduct product = reference_product(weights.leaves[0], product_input(x), threads);
       const Matrix<double> original = reference_product(random_matrix(7, cols, 1), x, threads);
       for (int64_t s = 0; s < 5; ++s) {
         for (int64_t i = 0; i < 7; ++i) {
-          double sum = 0, bound = 0;
+          double sum = 0, bound = 0, squares = 0;
           for (int64_t k = 0; k < cols; ++k) {
             const double w = weights.leaves[0].values[static_cast<size_t>(i * cols + k)];
             sum += x(s, k) * w;
             bound += std::fabs(x(s, k)) * std::fabs(w);
+            squares += x(s, k) * w * x(s, k) * w;
           }
           EXPECT_NEAR(product.y(s, i), sum, 1e-13 * bound);
-          EXPECT_NEAR(product.bound(s, i), bound, 1e-13 * bound);
+          EXPECT_NEAR(product.magnitudes(s, i), bound, 1e-13 * bound);
+          EXPECT_NEAR(product.squares(s, i), squares, 1e-13 * squares);
           EXPECT_NEAR(original(s, i), sum, 1e-13 * bound);
         }
       }
@@ -81,17 +83,103 @@ TEST(ReferenceProduct, RefusesOtherSizes) {
   leaf.rows = 2;
   leaf.cols = 3;
   leaf.values.resize(6);
-  EXPECT_THROW(reference_product(leaf, Matrix<double>(1, 3), Matrix<double>(1, 2), 1), std::invalid_argument);
+  const Matrix<double> right(1, 3), wrong(1, 2);
+  EXPECT_THROW(reference_product(leaf, {right, wrong, right}, 1), std::invalid_argument);
+  EXPECT_THROW(reference_product(leaf, {right, right, wrong}, 1), std::invalid_argument);
   leaf.values.pop_back();
-  EXPECT_THROW(reference_product(leaf, Matrix<double>(1, 3), Matrix<double>(1, 3), 1), std::invalid_argument);
+  EXPECT_THROW(reference_product(leaf, product_input(right), 1), std::invalid_argument);
 }
 
 TEST(ReferenceProduct, TakesEmptyParts) {
   Leaf leaf;
   leaf.rows = 3;
-  const ReferenceProduct product = reference_product(leaf, Matrix<double>(2, 0), Matrix<double>(2, 0), 1);
+  const ReferenceProduct product = reference_product(leaf, product_input(Matrix<double>(2, 0)), 1);
   EXPECT_EQ(product.y.rows, 2);
   for (double value : product.y.data) EXPECT_EQ(value, 0.0);
+}
+
+// One output feature's sum in float32, product after product.
+float plain_sum(const float* x, const float* w, int64_t cols) {
+  float sum = 0;
+  for (int64_t k = 0; k < cols; ++k) sum = std::fma(x[k], w[k], sum);
+  return sum;
+}
+
+struct ToleranceCase {
+  Leaf leaf;
+  Matrix<float> x;
+  ReferenceProduct reference;
+  double rounding(int64_t row) const {  // of the plain sum
+    return std::fabs(plain_sum(x.row(0), leaf.values.data() + row * leaf.cols, leaf.cols) -
+                     reference.y(0, row));
+  }
+};
+
+// The first activation is `outlier` times as large as the others.
+ToleranceCase tolerance_case(int64_t cols, float outlier, bool positive = false) {
+  constexpr int64_t kRows = 16;
+  Problems problems;
+  ToleranceCase one;
+  Matrix<float> w = random_matrix(kRows, cols, 1, 0.02f);
+  one.x = random_matrix(1, cols, 2);
+  one.x(0, 0) = outlier;
+  for (Matrix<float>* matrix : {&w, &one.x})
+    for (float& value : matrix->data) value = positive ? std::fabs(value) : value;
+  one.leaf = compress_whole(*make_scheme("dense", {}, {kRows, cols}, problems), w).leaves[0];
+  one.reference = reference_of(one.leaf, one.x);
+  return one;
+}
+
+// As much as the plainest float32 sum needs, up to the widest models and an outlier that all of a sum rounds
+// after, and nothing more where no product dominates.
+TEST(CheckTolerance, CoversHonestSums) {
+  int beyond = 0;  // what Σ|x||w| alone would not have let pass
+  for (int64_t cols : {16, 4096, 53248}) {
+    for (float outlier : {1.0f, 30.0f, 1e3f, 1e4f, 1e6f}) {
+      for (bool positive : {false, true}) {
+        const ToleranceCase one = tolerance_case(cols, outlier, positive);
+        for (int64_t row = 0; row < one.leaf.rows; ++row) {
+          const double plain = kCheckFactor * kFloat32Epsilon * one.reference.magnitudes(0, row);
+          EXPECT_LE(one.rounding(row), (positive ? 1 : 0.5) * one.reference.tolerance(0, row))
+              << cols << " columns, outlier " << outlier << (positive ? ", positive" : "");
+          beyond += one.rounding(row) > plain ? 1 : 0;
+          if (outlier <= 30 && !positive) {
+            EXPECT_LE(one.reference.tolerance(0, row), 1.2 * plain);
+          }
+          EXPECT_LE(one.reference.tolerance(0, row),
+                    static_cast<double>(std::max<int64_t>(cols, 16)) * plain / 16);
+        }
+      }
+    }
+  }
+  EXPECT_GT(beyond, 0);
+}
+
+// Still far less than what one wrong code or a left-out block of columns does, beside an outlier too.
+TEST(CheckTolerance, LetsNoWrongWeightPass) {
+  for (float outlier : {1.0f, 1e3f, 1e4f}) {
+    const ToleranceCase one = tolerance_case(53248, outlier);
+    for (int64_t row = 0; row < one.leaf.rows; ++row) {
+      const float* w = one.leaf.values.data() + row * one.leaf.cols;
+      double block = 0;
+      for (int64_t k = 1024; k < 1024 + 64; ++k) block += static_cast<double>(w[k]) * one.x(0, k);
+      const double tolerance = one.reference.tolerance(0, row);
+      // A 4-bit code's step, of weights up to four standard deviations, by an ordinary activation.
+      if (outlier < 1e4f) {
+        EXPECT_GT(0.02 * 4 / 8, tolerance) << "outlier " << outlier;
+      }
+      if (std::fabs(block) > 0.02) {
+        EXPECT_GT(std::fabs(block), tolerance) << "outlier " << outlier;
+      }
+    }
+  }
+}
+
+TEST(CheckTolerance, IsFiniteWhateverTheKernelGave) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(check_tolerance(infinity, 1, 1, 100), 100 * kFloat32Epsilon / 2);
+  EXPECT_EQ(check_tolerance(std::nan(""), 1, 1, 100), 100 * kFloat32Epsilon / 2);
+  EXPECT_EQ(check_tolerance(0, 0, 0, 100), 0);
 }
 
 }  // namespace
