@@ -20,6 +20,8 @@ extern "C" {
 void dpotrf_(const char*, const int*, double*, const int*, int*);
 void dtrsm_(const char*, const char*, const char*, const char*, const int*, const int*, const double*,
             const double*, const int*, double*, const int*);
+void dtrsv_(const char*, const char*, const char*, const int*, const double*, const int*, double*,
+            const int*);
 }
 
 namespace lamina::svd {
@@ -30,6 +32,8 @@ constexpr int64_t kPanel = 256;  // columns of X that one task multiplies
 constexpr double kWorstCondition = 1e6;
 // What a first Cholesky step may leave of I − QᵀQ in an element.
 constexpr double kNearlyOrthonormal = 0.1;
+
+constexpr int kInverseIterations = 3;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -129,6 +133,26 @@ bool factor(const SymmetricTiles& tiles, Matrix<double>& r, std::vector<double>&
   return condition <= kWorstCondition;
 }
 
+// By inverse iteration with RᵀR, T's columns as they were.
+double least_singular_value(const Matrix<double>& r, const std::vector<double>& unscale) {
+  const size_t l = unscale.size();
+  const int n = blas_int(r.rows), one = 1;
+  std::vector<double> x(l);
+  for (size_t i = 0; i < l; ++i) x[i] = i % 2 == 0 ? 1.0 : -0.7;
+  double growth = 0;
+  for (int iteration = 0; iteration < kInverseIterations; ++iteration) {
+    double before = 0, after = 0;
+    for (const double each : x) before += each * each;
+    for (size_t i = 0; i < l; ++i) x[i] *= unscale[i] / std::sqrt(before);
+    dtrsv_("L", "N", "N", &n, r.data.data(), &n, x.data(), &one);
+    dtrsv_("L", "T", "N", &n, r.data.data(), &n, x.data(), &one);
+    for (size_t i = 0; i < l; ++i) x[i] *= unscale[i];
+    for (const double each : x) after += each * each;
+    growth = std::sqrt(after);
+  }
+  return 1 / std::sqrt(growth);
+}
+
 bool nearly_identity(const SymmetricTiles& tiles) {
   const int64_t l = tiles.size();
   std::vector<double> row(static_cast<size_t>(l));
@@ -207,7 +231,8 @@ void remove_span(const Matrix<double>& q, Matrix<double>& tall, Communicator& co
   });
 }
 
-Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int threads, int steps) {
+Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int threads, int steps,
+                               bool want_least) {
   const int64_t l = tall.cols;
   Orthonormalized outcome;
   if (l == 0) return outcome;
@@ -215,7 +240,8 @@ Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int thr
     const SymmetricTiles tiles = gram(tall, comm, threads);
     // On one rank for all: machines may differ in the last bits.
     Matrix<double> r;
-    std::vector<double> head(static_cast<size_t>(l) + 1, 0.0);  // scales, and the condition; 0 for a failure
+    // Scales, the least singular value, and the condition, 0 for a failure.
+    std::vector<double> head(static_cast<size_t>(l) + 2, 0.0);
     together(comm, [&] {
       if (comm.rank() != 0) {
         r = Matrix<double>(l, l);
@@ -226,10 +252,14 @@ Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int thr
       double condition = 0;
       if ((step > 0 && !nearly_identity(tiles)) || !factor(tiles, r, unscale, condition)) return;
       std::copy(unscale.begin(), unscale.end(), head.begin());
+      if (step == 0 && want_least) head[static_cast<size_t>(l)] = least_singular_value(r, unscale);
       head.back() = condition;
     });
     comm.broadcast(head.data(), static_cast<int64_t>(head.size() * sizeof(double)), 0);
-    if (step == 0) outcome.condition = head.back() > 0 ? head.back() : kInfinity;
+    if (step == 0) {
+      outcome.condition = head.back() > 0 ? head.back() : kInfinity;
+      outcome.least = head[static_cast<size_t>(l)];
+    }
     if (head.back() == 0) {
       tall = tsqr(tall, comm, threads).q;
       outcome.by_tsqr = true;
@@ -251,10 +281,10 @@ Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int thr
 }
 
 Orthonormalized orthonormalize_beside(const Matrix<double>& q, Matrix<double>& tall, Communicator& comm,
-                                      int threads, int steps) {
-  if (q.cols == 0) return orthonormalize(tall, comm, threads, steps);
+                                      int threads, int steps, bool want_least) {
+  if (q.cols == 0) return orthonormalize(tall, comm, threads, steps, want_least);
   remove_span(q, tall, comm, threads);
-  Orthonormalized outcome = orthonormalize(tall, comm, threads, 1);
+  Orthonormalized outcome = orthonormalize(tall, comm, threads, 1, want_least);
   // Making small rests longer has made longer too what rounding left in them of Q's span: all, for columns
   // inside it.
   for (int again = 0; again < 2 && !outcome.by_tsqr; ++again) {

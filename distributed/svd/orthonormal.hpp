@@ -26,6 +26,8 @@ struct Orthonormalized {
   // Largest over smallest element of R's diagonal, T's columns scaled to alike lengths: about T's condition,
   // or less. Infinite where Cholesky failed.
   double condition = 1;
+  // About T's smallest singular value, or more; 0 where it was not asked for or Cholesky failed.
+  double least = 0;
   bool by_tsqr = false;  // whether Cholesky QR would not do
 };
 
@@ -34,10 +36,11 @@ struct Orthonormalized {
 // (`steps`). By TSQR where Cholesky fails or T's condition is past what it bears: then too columns are
 // orthonormal to float64's precision, whatever T's rank, and those beyond it are arbitrary. T has as many
 // rows as columns, or more. Collective; AgreedError when T is not finite.
-Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int threads, int steps = 2);
+Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int threads, int steps = 2,
+                               bool want_least = false);
 
 // The same of T's part outside the span of Q's orthonormal columns, to which it becomes orthogonal.
 Orthonormalized orthonormalize_beside(const Matrix<double>& q, Matrix<double>& tall, Communicator& comm,
-                                      int threads, int steps = 2);
+                                      int threads, int steps = 2, bool want_least = false);
 
 }  // namespace lamina::svd

@@ -44,9 +44,11 @@ Matrix<T> Products::gather(const Matrix<double>& q, double scale) {
   return all;
 }
 
-Matrix<float> Products::forward(const Matrix<double>& q) {
+Matrix<float> Products::forward(const Matrix<double>& q, double& scale) {
   // Half of A's exponent off: as far from float32's limits as A is, both this and what comes of it.
-  const Matrix<float> z = gather<float>(q, std::exp2(-std::ilogb(max_abs_) / 2));
+  const double half = std::exp2(-std::ilogb(max_abs_) / 2);
+  const Matrix<float> z = gather<float>(q, half);
+  scale *= half;
   Matrix<float> y;
   together(comm_, [&] { y = Matrix<float>(own_long().size(), q.cols); });
   const Matrix<float>& a = a_.local();
@@ -58,13 +60,14 @@ Matrix<float> Products::forward(const Matrix<double>& q) {
   return y;
 }
 
-Matrix<double> Products::back(Matrix<float>& y) {
+Matrix<double> Products::back(Matrix<float>& y, double& scale) {
   const int64_t l = y.cols, longer = long_shares_.back().end;
   const double largest = max_abs(y, comm_);
   if (!std::isfinite(largest)) throw AgreedError("svd: products of these weights overflow; scale them down");
   if (largest > 0) {
-    const double scale = std::exp2(-std::ilogb(largest) - std::ilogb(max_abs_) / 2);
-    for (float& each : y.data) each = static_cast<float>(each * scale);
+    const double power = std::exp2(-std::ilogb(largest) - std::ilogb(max_abs_) / 2);
+    for (float& each : y.data) each = static_cast<float>(each * power);
+    scale *= power;
   }
   const double most = largest > 0 ? std::exp2(1 - std::ilogb(max_abs_) / 2) : 0;
   const double shift = exact_shift(1.01 * static_cast<double>(longer) * max_abs_ * most);

@@ -27,11 +27,10 @@ class Products {
   int64_t short_side() const { return short_shares_.back().end; }
 
   // L·Q in float32 [own long × l], from own rows of Q, along the shorter side. Times a power of two, which
-  // keeps elements of any magnitude within float32's range.
-  Matrix<float> forward(const Matrix<double>& q);
-  // LᵀY [own short × l] in float32 products of kRowBlock terms, added in float64. Times a power of two, by
-  // which Y is multiplied too.
-  Matrix<double> back(Matrix<float>& y);
+  // keeps elements of any magnitude within float32's range, and by which `scale` is multiplied.
+  Matrix<float> forward(const Matrix<double>& q, double& scale);
+  // LᵀY [own short × l] in float32 products of kRowBlock terms, added in float64. Both times such a power.
+  Matrix<double> back(Matrix<float>& y, double& scale);
   // L·Q in float64.
   Matrix<double> exact_forward(const Matrix<double>& q);
 
