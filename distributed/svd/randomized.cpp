@@ -29,6 +29,9 @@ constexpr double kDependent = 1e-13;
 // Below this share of the largest, their vectors are made orthonormal once more.
 constexpr double kLeastOrthogonal = 1e-8;
 
+constexpr int64_t kMovedBytes = int64_t{16} << 20;    // that redistribute() sends at a time
+constexpr int64_t kLibraryBytes = int64_t{16} << 20;  // BLAS's packed panels, MPI's buffers
+
 // About normal, from a counter: the sum of four 16-bit uniforms, so that every machine draws the same
 // numbers.
 float sketch_number(uint64_t seed, uint64_t row, uint64_t col) {
@@ -323,8 +326,9 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
   return sketch.result(pairs, input.rank);
 }
 
-// A's copy where its shorter side was the spread one, and the most of: sums on their way, the basis on all
-// ranks beside A's products with it, eigenvectors on rank 0 beside both, factors as they are made of both.
+// A's copy where its shorter side was the spread one, and the most of: A's parts on their way to and from it,
+// sums on theirs, the basis on all ranks beside A's products with it, eigenvectors on rank 0 beside both,
+// factors as they are made of both. What the libraries keep was measured.
 int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
   const int64_t s = std::min(shape.out_features, shape.in_features);
   const int64_t d = std::max(shape.out_features, shape.in_features);
@@ -333,13 +337,14 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t s_own = partition(s, ranks, kRowBlock)[0].size();
   const int64_t d_own = partition(d, ranks, kRowBlock)[0].size();
   const int64_t copy = ranks > 1 && shape.out_features < shape.in_features ? 4 * s * d_own : 0;
+  const int64_t moved = copy > 0 ? 2 * std::min(kMovedBytes, 4 * s * d_own) : 0;
   const int64_t basis = 8 * s_own * l, products = 8 * d_own * l;
   const int64_t sums = ranks > 1 ? 16 * (s - s_own) * l : 0;
   const int64_t back = 4 * d_own * l + 2 * basis + sums;
   const int64_t project = products + basis + 8 * s * l;
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
-  return copy + std::max({back, project, eigen, factors});
+  return kLibraryBytes + copy + std::max({moved, back, project, eigen, factors});
 }
 
 }  // namespace
