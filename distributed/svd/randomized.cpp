@@ -107,6 +107,11 @@ class Randomized {
   // Share of ‖A‖² that the basis leaves out.
   double rest() const { return 1 - captured_ / input_.norm_squared; }
 
+  // Of factors that leave this share of ‖A‖² out.
+  double error_bound(double rest) const {
+    return std::sqrt(std::max(0.0, rest) + rounding()) + kFactorRounding;
+  }
+
   // The factorisation of A·Q, by its Gram matrix in float64; all its singular values for `choose`.
   Eigenpairs decompose(const ChooseRank& choose) {
     SymmetricTiles tiles;
@@ -292,12 +297,12 @@ SvdResult by_share(const Input& input, const SvdOptions& options, TimedCommunica
   int64_t target = kFirstSketch + options.oversampling;
   if (take_whole(target, input.small_side())) return whole(input, options, comm);
   Randomized sketch(input, options, comm);
-  SvdPhases spent;
   for (;;) {
     sketch.extend(target - sketch.columns());
-    if (std::sqrt(std::max(0.0, sketch.rest())) + kFactorRounding <= std::sqrt(input.rest)) {
+    if (sketch.error_bound(sketch.rest()) <= std::sqrt(input.rest)) {
       const auto choose = [&](const std::vector<double>& squares) {
-        const int64_t rank = choose_rank(squares, input, kFactorRounding);
+        const int64_t rank =
+            choose_rank(squares, input, [&](double rest, int64_t) { return sketch.error_bound(rest); });
         return rank <= sketch.columns() - options.oversampling ? rank : 0;
       };
       const Eigenpairs pairs = sketch.decompose(choose);

@@ -276,7 +276,7 @@ TEST(Randomized, EnergyIsTheErrorsComplement) {
 TEST(Randomized, ErrorOutOfReachGivesTheWholeRank) {
   const SvdResult factors = factorize_and_compare(test::random_matrix(280, 300, 3), {.error = 1e-12});
   EXPECT_EQ(factors.u.cols, 280);
-  EXPECT_LT(factors.error_bound, 1e-6);
+  EXPECT_LT(factors.error_bound, 1e-5);
 }
 
 TEST(Randomized, ZerosFactoriseIntoZeros) {
