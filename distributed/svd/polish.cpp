@@ -9,6 +9,7 @@
 
 #include "distributed/agree.hpp"
 #include "distributed/exact_sum.hpp"
+#include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/tall.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 

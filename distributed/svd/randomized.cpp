@@ -1,27 +1,36 @@
-// The randomized factorisation. docs/ and svd.hpp name the sources; the parts that all methods share are in
-// tall.hpp.
+// The randomized factorisation: an orthonormal basis of about the leading directions, found by multiplying
+// random vectors, and the factorisation of A's projection on it.
 #include <fmt/format.h>
-
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <stdexcept>
 
 #include "distributed/agree.hpp"
 #include "distributed/exact_sum.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd/method.hpp"
+#include "distributed/svd/orthonormal.hpp"
+#include "distributed/svd/products.hpp"
+#include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
-#include "kernels/cpu/blas_threads.hpp"
 
 namespace lamina::svd {
 namespace {
 
-constexpr int64_t kFirstSketch = 64;    // columns of the first try at a rank for an error
-constexpr int64_t kSmall = 256;         // a side up to this is decomposed whole
-constexpr int64_t kInputPanel = 512;    // columns of A that one task multiplies
-constexpr double kZero = 1e-8;          // singular values below this share of the largest are rounding
-constexpr int64_t kMaxSketch = 32'000;  // 2·l² workspace numbers must fit LAPACK's 32-bit count
+constexpr int64_t kFirstSketch = 64;  // columns of the first try at a share
+constexpr int64_t kSmall = 256;       // a side up to this is decomposed whole
+// Conditions from which on float32 products with AᵀA, or with A, lose digits of the smallest directions.
+constexpr double kWorstSquared = 1e4;
+constexpr double kWorstOnce = 1e2;
+// Squared singular values below this share of the largest are rounding, of float32 data.
+constexpr double kDependent = 1e-13;
+// Below this share of the largest, their vectors are made orthonormal once more.
+constexpr double kLeastOrthogonal = 1e-8;
+
+constexpr int64_t kMovedBytes = int64_t{16} << 20;    // that redistribute() sends at a time
+constexpr int64_t kLibraryBytes = int64_t{16} << 20;  // BLAS's packed panels, MPI's buffers
 
 // About normal, from a counter: the sum of four 16-bit uniforms, so that every machine draws the same
 // numbers.
@@ -37,175 +46,317 @@ float sketch_number(uint64_t seed, uint64_t row, uint64_t col) {
   return static_cast<float>(sum) * (1.0f / 37837.0f);  // the sum's standard deviation
 }
 
-Matrix<float> to_float(const Matrix<double>& from) {
-  Matrix<float> to(from.rows, from.cols);
-  std::transform(from.data.begin(), from.data.end(), to.data.begin(),
-                 [](double x) { return static_cast<float>(x); });
-  return to;
-}
-
-// One matrix by rows, its ranks, and the products that the method is made of.
-class Spread {
- public:
-  Spread(const Input& input, const Matrix<float>& rows, TimedCommunicator& comm, const SvdOptions& options)
-      : a_(rows),
-        shape_(input.shape),
-        comm_(comm),
-        options_(options),
-        threads_(options.threads),
-        inputs_(partition(input.shape.in_features, comm.size(), kRowBlock)),
-        own_inputs_(inputs_[static_cast<size_t>(comm.rank())]),
-        max_abs_(input.max_abs) {}
-
-  // A's projection on the span of Q's columns, best first.
-  struct Basis {
-    std::vector<double> sigma;  // singular values of the projection, largest first
-    Matrix<double> left;        // [slab rows × l], unit columns: A ≈ left · rightᵀ
-    Matrix<double> right;       // [own inputs × l], this rank's share of the K rows; columns of norm σ
-  };
-
-  // Halko, Martinsson, Tropp 2011: the range finder with orthonormalised power iterations (algorithm 4.4),
-  // then the factorisation of the projection (5.1), by its Gram matrix since float32 data has no more digits
-  // than that keeps.
-  Basis randomized(int64_t l, uint64_t seed) {
-    Matrix<float> z(shape_.in_features, l);
-    for (int64_t i = 0; i < z.rows; ++i) {
-      for (int64_t j = 0; j < l; ++j) {
-        z(i, j) = sketch_number(seed, static_cast<uint64_t>(i), static_cast<uint64_t>(j));
-      }
-    }
-    Matrix<double> q = times(z);
-    for (int iteration = 0; iteration < options_.power_iterations; ++iteration) {
-      orthonormalize(q, comm_, threads_, 1);
-      Matrix<double> t = transposed_times(q);
-      orthonormalize(t, comm_, threads_, 1);
-      q = times(gather_tall(t, inputs_, comm_));
-    }
-    orthonormalize(q, comm_, threads_);
-    const Matrix<double> t = transposed_times(q);
-    const Eigen eigen = symmetric_eigen(gram(t, comm_, threads_), comm_);
-    return {roots(eigen.values), times_small(q, eigen.vectors, threads_),
-            times_small(t, eigen.vectors, threads_)};
-  }
-
- private:
-  static std::vector<double> roots(std::vector<double> values) {
-    for (double& value : values) value = std::sqrt(std::max(value, 0.0));
-    return values;
-  }
-
-  // A·Z, this rank's rows.
-  Matrix<double> times(const Matrix<float>& z) {
-    Matrix<double> result(a_.rows, z.cols);
-    std::vector<Matrix<float>> scratch(static_cast<size_t>(threads_), Matrix<float>(kRowBlock, z.cols));
-    for_each_block(a_.rows, threads_, [&](int64_t begin, int64_t rows, int thread) {
-      float* product = scratch[static_cast<size_t>(thread)].data.data();
-      std::fill_n(product, rows * z.cols, 0.0f);
-      multiply(false, false, rows, z.cols, z.rows, a_.row(begin), a_.cols, z.data.data(), z.cols, product,
-               z.cols);
-      std::copy_n(product, rows * z.cols, result.row(begin));
-    });
-    return result;
-  }
-
-  // Aᵀ·Q, this rank's share of the K rows.
-  Matrix<double> transposed_times(const Matrix<double>& wide_q) {
-    const Matrix<float> q = to_float(wide_q);
-    const int64_t l = q.cols;
-    const double shift =
-        exact_shift(1.01 * static_cast<double>(shape_.out_features) * max_abs_ * max_abs(q, comm_));
-    Matrix<double> sum(shape_.in_features, l);
-    std::vector<Matrix<float>> scratch(static_cast<size_t>(threads_), Matrix<float>(kInputPanel, l));
-    const BlasThreads single(1);
-#pragma omp parallel for schedule(dynamic) num_threads(threads_)
-    for (int64_t first = 0; first < shape_.in_features; first += kInputPanel) {
-      const int64_t width = std::min(kInputPanel, shape_.in_features - first);
-      float* product = scratch[static_cast<size_t>(omp_get_thread_num())].data.data();
-      double* to = sum.row(first);
-      for (int64_t begin = 0; begin < a_.rows; begin += kRowBlock) {
-        const int64_t depth = std::min(kRowBlock, a_.rows - begin);
-        multiply(true, false, width, l, depth, a_.row(begin) + first, a_.cols, q.row(begin), l, product, l);
-        for (int64_t i = 0; i < width * l; ++i) to[i] += on_grid(product[i], shift);
-      }
-    }
-    comm_.all_reduce(sum.data.data(), sum.data.data(), sum.rows * l, DType::f64, ReduceOp::sum);
-    Matrix<double> own(own_inputs_.size(), l);
-    std::copy_n(sum.row(own_inputs_.begin), own.data.size(), own.data.begin());
-    return own;
-  }
-
-  const Matrix<float>& a_;
-  Shape shape_;
-  TimedCommunicator& comm_;
-  const SvdOptions& options_;
-  int threads_;
-  std::vector<Range> inputs_;  // K cut over ranks
-  Range own_inputs_;
-  double max_abs_;
-};
-
-// The first r of the basis, zeros where there are no more than rounding.
-SvdResult factors(const Spread::Basis& basis, int64_t r) {
-  SvdResult result;
-  result.singular_values.assign(static_cast<size_t>(r), 0.0);
-  result.u = Matrix<float>(basis.left.rows, r);
-  result.v = Matrix<float>(basis.right.rows, r);
-  const double zero = basis.sigma.empty() ? 0 : kZero * basis.sigma.front();
-  for (int64_t j = 0; j < std::min(r, static_cast<int64_t>(basis.sigma.size())); ++j) {
-    const double sigma = basis.sigma[static_cast<size_t>(j)];
-    if (sigma <= zero) break;
-    result.singular_values[static_cast<size_t>(j)] = sigma;
-    for (int64_t i = 0; i < result.u.rows; ++i) result.u(i, j) = static_cast<float>(basis.left(i, j));
-    for (int64_t i = 0; i < result.v.rows; ++i)
-      result.v(i, j) = static_cast<float>(basis.right(i, j) / sigma);
-  }
-  return result;
-}
-
 // A sketch this near the whole costs more than the whole, and says less.
 bool take_whole(int64_t sketch, int64_t small_side) {
   return small_side <= kSmall || 4 * sketch >= 3 * small_side;
 }
 
-SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
-  const int64_t small = input.small_side();
-  const auto whole = [&] { return gram_method().run(input, options, comm); };
-  if (input.rank > 0 && take_whole(input.rank + options.oversampling, small)) return whole();
-  const InLayout by_rows(input, Layout::rows, comm, options.threads);
-  Spread a(input, by_rows.local(), comm, options);
-  // Doubles the sketch until it holds the error with oversampling to spare, then takes the least rank.
-  for (int64_t sketch = input.rank > 0 ? input.rank + options.oversampling : kFirstSketch;; sketch *= 2) {
-    if (take_whole(sketch, small)) return whole();
-    if (sketch > kMaxSketch)
-      throw AgreedError(
-          fmt::format("svd: expected a rank and oversampling of at most {}, found {}", kMaxSketch, sketch));
-    const Spread::Basis basis = a.randomized(sketch, options.seed);
-    std::vector<double> squares;
-    for (const double sigma : basis.sigma) squares.push_back(sigma * sigma);
-    // The projection is made in float32.
-    const double rounding = kFactorRounding + std::sqrt(static_cast<double>(small)) * 0x1p-24;
-    const int64_t rank = choose_rank(
-        squares, input, [&](double rho, int64_t) { return std::sqrt(std::max(0.0, rho)) + rounding; });
-    if (input.rank == 0 && rank > sketch - options.oversampling) continue;
-    SvdResult result = factors(basis, rank);
-    double rest = input.norm_squared;
-    for (const double sigma : result.singular_values) rest -= sigma * sigma;
-    result.error_bound = std::sqrt(std::max(0.0, rest) / input.norm_squared) + rounding;
-    result.optimal_error = std::nan("");
+SvdResult whole(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
+  SvdOptions same = options;
+  same.same_for_any_ranks = true;
+  same.eigensolver = "auto";
+  // Of equal sides, the Gram matrix takes the one that is cut: let it be the same one for every layout.
+  const bool square = input.shape.out_features == input.shape.in_features;
+  const InLayout by_rows(input, square ? Layout::rows : input.distribution.layout, comm, options.threads);
+  const Input as_rows{input.shape,   {.layout = Layout::rows}, by_rows.local(),
+                      input.max_abs, input.norm_squared,       input.rank,
+                      input.rest};
+  SvdResult result = gram_method().run(square ? as_rows : input, same, comm);
+  result.optimal_error = std::numeric_limits<double>::quiet_NaN();
+  return result;
+}
+
+class Randomized {
+ public:
+  Randomized(const Input& input, const SvdOptions& options, TimedCommunicator& comm)
+      : input_(input), options_(options), comm_(comm), a_(input, comm, options.threads) {}
+
+  int64_t columns() const { return q_.cols; }
+
+  // `more` columns of the basis beside those there are. Halko, Martinsson, Tropp 2011: orthonormalised power
+  // iterations (algorithm 4.4), from vectors along the longer side, so that the basis lies along the shorter
+  // one. Each but the first iterates AᵀA − α·I, which tells near directions further apart for as long as α is
+  // below half the least eigenvalue that is wanted: Feng, Yu, Xie 2024 ("Algorithm 1043: Faster randomized
+  // SVD with dynamic shifts"). Block by block as randQB_b does it (Martinsson, Voronin 2016), but of A itself
+  // in place of what is left of it: so do Yu, Gu, Li 2018 ("Efficient randomized algorithms for the
+  // fixed-precision low-rank matrix approximation"), and tell the error by ‖A‖² − ‖A·Q‖².
+  void extend(int64_t more) {
+    Matrix<double> z = start(more);
+    bool careful = false;         // whether both sides' vectors are made orthonormal
+    double shift = 0, scale = 1;  // Z = scale·(AᵀA·Q − shift·Q)
+    for (int done = 0;; ++done) {
+      const bool last = done >= options_.power_iterations;
+      const Orthonormalized found = orthonormalize_short(z, last ? 2 : 1, done > 0 && !last && !careful);
+      if (done == 0) {
+        careful = found.condition > kWorstOnce;
+      } else if (!careful && found.condition > kWorstSquared) {
+        // That iteration has lost digits: once more, with care.
+        careful = true;
+        --done;
+      } else if (!careful) {
+        // Z's least singular value is at most A's, squared, less the shift.
+        shift = (found.least / scale + shift) / 2;
+      }
+      if (careful) shift = 0;
+      if (done >= options_.power_iterations) break;
+      z = iterate(z, careful, shift, scale);
+    }
+    project(std::move(z));
+  }
+
+  // Share of ‖A‖² that the basis leaves out.
+  double rest() const { return 1 - captured_ / input_.norm_squared; }
+
+  // Of factors that leave this share of ‖A‖² out.
+  double error_bound(double rest) const {
+    return std::sqrt(std::max(0.0, rest) + rounding()) + kFactorRounding;
+  }
+
+  // The factorisation of A·Q, by its Gram matrix in float64; all its singular values for `choose`.
+  Eigenpairs decompose(const ChooseRank& choose) {
+    SymmetricTiles tiles;
+    {
+      const Phase phase(phases_.orthogonalize_s, comm_);
+      tiles = gram(b_, comm_, options_.threads);
+    }
+    const Phase phase(phases_.eigensolve_s, comm_);
+    return sketch_eigen(std::move(tiles), choose, comm_);
+  }
+
+  // The first r of the pairs as factors.
+  SvdResult result(const Eigenpairs& pairs, int64_t r) {
+    SvdResult result;
+    const int64_t l = columns();
+    const double lost = rounding();
+    result.singular_values.assign(static_cast<size_t>(r), 0.0);
+    int64_t nonzero = 0;
+    double kept = 0;
+    for (; nonzero < r; ++nonzero) {
+      const double square = pairs.values[static_cast<size_t>(nonzero)];
+      if (!(square > kDependent * pairs.values[0])) break;
+      kept += square;
+      result.singular_values[static_cast<size_t>(nonzero)] = std::sqrt(square);
+    }
+    // Eigenvectors of a Gram matrix leave small directions less orthogonal than large ones. What
+    // orthonormalising in order of size moves is 2⁻⁵³·σ_1²/σ_j and the like, nothing beside float32's
+    // rounding.
+    const bool again =
+        nonzero > 0 && pairs.values[static_cast<size_t>(nonzero - 1)] < kLeastOrthogonal * pairs.values[0];
+    Matrix<double> w(l, nonzero);
+    for (int64_t j = 0; j < nonzero; ++j) {
+      for (int64_t i = 0; i < l; ++i) w(i, j) = pairs.vectors(j, i);
+    }
+    Matrix<float> along_short = factor_of(q_, w, r, false);
+    for (int64_t i = 0; i < l; ++i) {
+      for (int64_t j = 0; j < nonzero; ++j) w(i, j) /= result.singular_values[static_cast<size_t>(j)];
+    }
+    Matrix<float> along_long = factor_of(b_, w, r, again);
+    result.u = std::move(a_.long_is_rows() ? along_long : along_short);
+    result.v = std::move(a_.long_is_rows() ? along_short : along_long);
+    result.error_bound = std::sqrt(std::max(0.0, 1 - kept / input_.norm_squared) + lost) + kFactorRounding;
+    result.optimal_error = std::numeric_limits<double>::quiet_NaN();
+    result.phases = phases_;
     return result;
+  }
+
+  // Of the captured share of ‖A‖², with u = 2⁻⁵³, s the shorter side, l columns and b blocks of kRowBlock.
+  // The float64 product has an error of at most s·u·|A||Q|, so s·u·√l·‖A‖ in all; LAPACK's eigenvalues are
+  // some l²·u·‖A·Q‖² off in sum; ‖A‖² itself is a sum of (N + K) steps; and squares change twice as much.
+  // Inner products are rounded to 2⁻⁴⁸ of the lengths in each block, which moves the eigenvalues' sum by √l·b
+  // of that, and QᵀQ from I by l·b.
+  double rounding() const {
+    const auto s = static_cast<double>(input_.small_side()), l = static_cast<double>(columns());
+    const auto sides = static_cast<double>(input_.shape.out_features + input_.shape.in_features);
+    const double blocks = sides / static_cast<double>(kRowBlock) + 2;
+    return 0x1p-52 * (s * std::sqrt(l) + l * l + sides) + 0x1p-48 * blocks * (l + std::sqrt(l));
+  }
+
+ private:
+  // LᵀΩ, of columns of the test matrix that were not used before.
+  Matrix<double> start(int64_t count) {
+    const Phase phase(phases_.multiply_s, comm_);
+    const Range rows = a_.own_long();
+    const int64_t first = columns();
+    Matrix<float> omega;
+    together(comm_, [&] { omega = Matrix<float>(rows.size(), count); });
+#pragma omp parallel for num_threads(options_.threads)
+    for (int64_t i = 0; i < omega.rows; ++i) {
+      for (int64_t j = 0; j < count; ++j)
+        omega(i, j) = sketch_number(options_.seed, static_cast<uint64_t>(rows.begin + i),
+                                    static_cast<uint64_t>(first + j));
+    }
+    double scale = 1;
+    return a_.back(omega, scale);
+  }
+
+  Matrix<double> iterate(const Matrix<double>& q, bool careful, double shift, double& scale) {
+    scale = 1;
+    Matrix<float> y;
+    {
+      const Phase phase(phases_.multiply_s, comm_);
+      y = a_.forward(q, scale);
+    }
+    if (careful) {
+      const Phase phase(phases_.orthogonalize_s, comm_);
+      Matrix<double> wide;
+      together(comm_, [&] {
+        wide = Matrix<double>(y.rows, y.cols);
+        std::copy(y.data.begin(), y.data.end(), wide.data.begin());
+      });
+      orthonormalize(wide, comm_, options_.threads, 1);
+      std::transform(wide.data.begin(), wide.data.end(), y.data.begin(),
+                     [](double x) { return static_cast<float>(x); });
+    }
+    const Phase phase(phases_.multiply_s, comm_);
+    Matrix<double> z = a_.back(y, scale);
+    if (shift > 0) {
+      for (size_t i = 0; i < z.data.size(); ++i) z.data[i] -= scale * shift * q.data[i];
+    }
+    return z;
+  }
+
+  Orthonormalized orthonormalize_short(Matrix<double>& z, int steps, bool want_least) {
+    const Phase phase(phases_.orthogonalize_s, comm_);
+    return orthonormalize_beside(q_, z, comm_, options_.threads, steps, want_least);
+  }
+
+  // Takes new columns of the basis, and A's products with them.
+  void project(Matrix<double> z) {
+    const Phase phase(phases_.multiply_s, comm_);
+    Matrix<double> products = a_.exact_forward(z);
+    std::vector<double> blocks(static_cast<size_t>((products.rows + kRowBlock - 1) / kRowBlock), 0.0);
+    for (int64_t i = 0; i < products.rows; ++i) {
+      double sum = 0;
+      for (int64_t j = 0; j < products.cols; ++j) sum += products(i, j) * products(i, j);
+      blocks[static_cast<size_t>(i / kRowBlock)] += sum;
+    }
+    captured_ += ordered_sum(blocks, comm_);
+    together(comm_, [&] {
+      append(q_, std::move(z));
+      append(b_, std::move(products));
+    });
+  }
+
+  static void append(Matrix<double>& to, Matrix<double> columns) {
+    if (to.cols == 0) {
+      to = std::move(columns);
+      return;
+    }
+    Matrix<double> both(to.rows, to.cols + columns.cols);
+    for (int64_t i = 0; i < to.rows; ++i) {
+      std::copy_n(to.row(i), to.cols, both.row(i));
+      std::copy_n(columns.row(i), columns.cols, both.row(i) + to.cols);
+    }
+    to = std::move(both);
+  }
+
+  // T·W in float32, with zero columns up to r, its other columns made orthonormal before on request. Takes T.
+  Matrix<float> factor_of(Matrix<double>& tall, const Matrix<double>& w, int64_t r, bool orthonormal) {
+    Matrix<float> factor;
+    std::vector<Matrix<double>> scratch(static_cast<size_t>(options_.threads));
+    together(comm_, [&] {
+      factor = Matrix<float>(tall.rows, r);
+      for (auto& each : scratch) each = Matrix<double>(kRowBlock, w.cols);
+    });
+    const auto round = [&](const double* from, int64_t begin, int64_t rows) {
+      for (int64_t i = 0; i < rows; ++i) {
+        std::transform(from + i * w.cols, from + (i + 1) * w.cols, factor.row(begin + i),
+                       [](double x) { return static_cast<float>(x); });
+      }
+    };
+    if (orthonormal) {
+      const Phase phase(phases_.orthogonalize_s, comm_);
+      together(comm_, [&] { tall = times_small(tall, w, options_.threads); });
+      orthonormalize(tall, comm_, options_.threads);
+      round(tall.data.data(), 0, tall.rows);
+    } else {
+      const Phase phase(phases_.multiply_s, comm_);
+      for_each_block(tall.rows, options_.threads, [&](int64_t begin, int64_t rows, int thread) {
+        double* product = scratch[static_cast<size_t>(thread)].data.data();
+        multiply(false, false, rows, w.cols, w.rows, tall.row(begin), tall.cols, w.data.data(), w.cols,
+                 product, w.cols);
+        round(product, begin, rows);
+      });
+    }
+    tall = {};
+    return factor;
+  }
+
+  const Input& input_;
+  const SvdOptions& options_;
+  TimedCommunicator& comm_;
+  Products a_;
+  Matrix<double> q_;     // [own short × l]: orthonormal columns
+  Matrix<double> b_;     // [own long × l]: A's products with them
+  double captured_ = 0;  // ‖B‖²
+  SvdPhases phases_;
+};
+
+// The sketch grows until it holds the share with oversampling to spare, so that the rank is about the least.
+SvdResult by_share(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
+  int64_t target = kFirstSketch + options.oversampling;
+  if (take_whole(target, input.small_side())) return whole(input, options, comm);
+  Randomized sketch(input, options, comm);
+  for (;;) {
+    sketch.extend(target - sketch.columns());
+    if (sketch.error_bound(sketch.rest()) <= std::sqrt(input.rest)) {
+      const auto choose = [&](const std::vector<double>& squares) {
+        const int64_t rank =
+            choose_rank(squares, input, [&](double rest, int64_t) { return sketch.error_bound(rest); });
+        return rank <= sketch.columns() - options.oversampling ? rank : 0;
+      };
+      const Eigenpairs pairs = sketch.decompose(choose);
+      if (pairs.vectors.rows > 0) return sketch.result(pairs, pairs.vectors.rows);
+    }
+    target += std::max(kFirstSketch, target / 2);
+    if (take_whole(target, input.small_side())) {
+      return whole(input, options, comm);
+    }
   }
 }
 
+SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
+  together(comm, [&] {
+    if (options.oversampling < 0 || options.power_iterations < 0)
+      throw std::invalid_argument(
+          fmt::format("svd: expected oversampling and power iterations of 0 or more, found {} and {}",
+                      options.oversampling, options.power_iterations));
+  });
+  if (input.rank == 0) return by_share(input, options, comm);
+  const int64_t columns = std::min(input.small_side(), input.rank + options.oversampling);
+  if (take_whole(columns, input.small_side())) return whole(input, options, comm);
+  Randomized sketch(input, options, comm);
+  sketch.extend(columns);
+  const Eigenpairs pairs = sketch.decompose([&](const std::vector<double>&) { return input.rank; });
+  return sketch.result(pairs, input.rank);
+}
+
+// A's copy where its shorter side was the spread one, and the most of: A's parts on their way to and from it,
+// sums on theirs, the basis on all ranks beside A's products with it, eigenvectors on rank 0 beside both,
+// factors as they are made of both. What the libraries keep was measured.
 int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
-  const int64_t l = std::min(rank + options.oversampling, std::min(shape.out_features, shape.in_features));
-  return 8 * 3 * l * (shape.in_features + shape.out_features / ranks + l);
+  const int64_t s = std::min(shape.out_features, shape.in_features);
+  const int64_t d = std::max(shape.out_features, shape.in_features);
+  const int64_t l = std::min(s, rank + options.oversampling);
+  if (take_whole(l, s)) return gram_method().named.memory_bytes(shape, rank, ranks, options);
+  const int64_t s_own = partition(s, ranks, kRowBlock)[0].size();
+  const int64_t d_own = partition(d, ranks, kRowBlock)[0].size();
+  const int64_t copy = ranks > 1 && shape.out_features < shape.in_features ? 4 * s * d_own : 0;
+  const int64_t moved = copy > 0 ? 2 * std::min(kMovedBytes, 4 * s * d_own) : 0;
+  const int64_t basis = 8 * s_own * l, products = 8 * d_own * l;
+  const int64_t sums = ranks > 1 ? 16 * (s - s_own) * l : 0;
+  const int64_t back = 4 * d_own * l + 2 * basis + sums;
+  const int64_t project = products + basis + 8 * s * l;
+  const int64_t eigen = products + basis + 8 * 4 * l * l;
+  const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
+  return kLibraryBytes + copy + std::max({moved, back, project, eigen, factors});
 }
 
 }  // namespace
 
 Method randomized_method() {
-  return {{"randomized", "randomized range finder with power iterations, its projection by a Gram matrix", "",
-           false, memory_bytes},
+  return {{"randomized", "power iterations on random vectors (Halko, Martinsson, Tropp 2011)", "", false,
+           memory_bytes},
           run};
 }
 

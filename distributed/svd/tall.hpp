@@ -1,7 +1,6 @@
-// Tall and skinny float64 matrices spread over ranks by rows, for the factorisations. Everything is computed
-// in blocks of kRowBlock rows at fixed places of the whole matrix, one BLAS call of fixed shape each on one
-// thread, and summed exactly (exact_sum.hpp): results are bitwise the same for any number of ranks and
-// threads.
+// Products and sums of matrices spread over ranks by rows, for the factorisations, in blocks of kRowBlock
+// rows at fixed places of the whole matrix, one BLAS call of fixed shape each on one thread: results are
+// bitwise the same for any number of ranks and threads.
 #pragma once
 
 #include <functional>
@@ -31,28 +30,7 @@ double max_abs(const Matrix<float>& slab, Communicator& comm);
 // The ordered sum of per-block values, each rank's consecutive, in rank order. Collective.
 double ordered_sum(const std::vector<double>& blocks, Communicator& comm);
 
-// TᵀT [l × l] on every rank, of T's rows over all ranks. Columns should be of similar magnitude. Collective.
-Matrix<double> gram(const Matrix<double>& tall, Communicator& comm, int threads);
-
-// Eigenvalues, largest first, and eigenvectors as columns; made on rank 0 and broadcast. Collective.
-// AgreedError when LAPACK fails.
-struct Eigen {
-  std::vector<double> values;
-  Matrix<double> vectors;
-};
-Eigen symmetric_eigen(Matrix<double> matrix, Communicator& comm);
-
 // T·W, for W [l × r].
 Matrix<double> times_small(const Matrix<double>& tall, const Matrix<double>& w, int threads);
-
-// T's columns made orthonormal, twice by Cholesky (CholeskyQR2: Yamamoto, Nakatsukasa, Yanagisawa, Fukaya
-// 2015). Where Cholesky fails, T is dependent to working precision, and the step goes by the Gram's
-// eigenvectors instead, which drop the dependent directions (SVQB: Stathopoulos, Wu 2002): the result may
-// have fewer columns, none for zeros. `steps`: 2, or 1 where only the span counts. Collective. AgreedError
-// when T is not finite.
-void orthonormalize(Matrix<double>& tall, Communicator& comm, int threads, int steps = 2);
-
-// All ranks' rows, rounded to float32, on every rank: [total × l]. Collective.
-Matrix<float> gather_tall(const Matrix<double>& tall, const std::vector<Range>& rows, Communicator& comm);
 
 }  // namespace lamina

@@ -1,0 +1,46 @@
+// Inner products and orthonormal columns of tall float64 matrices that are spread over ranks by rows, whole
+// blocks of kRowBlock to a rank. Sums are exact (exact_sum.hpp) over these blocks, each multiplied by BLAS
+// calls of fixed shapes on one thread: all results are bitwise the same for any number of ranks and threads.
+#pragma once
+
+#include "distributed/communicator.hpp"
+#include "distributed/svd/symmetric.hpp"
+#include "kernels/matrix.hpp"
+
+namespace lamina::svd {
+
+// to[i] += from[i] as a multiple of the grid that `shift` stands for (exact_sum.hpp).
+void add_on_grid(double* to, const float* from, int64_t count, double shift);
+
+// TᵀT [l × l] on every rank. Collective; AgreedError when T is not finite.
+SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads);
+
+// XᵀY on every rank, of matrices spread alike. Collective; AgreedError when one is not finite.
+Matrix<double> inner_products(const Matrix<double>& x, const Matrix<double>& y, Communicator& comm,
+                              int threads);
+
+// T − Q·(QᵀT). Collective.
+void remove_span(const Matrix<double>& q, Matrix<double>& tall, Communicator& comm, int threads);
+
+struct Orthonormalized {
+  // Largest over smallest element of R's diagonal, T's columns scaled to alike lengths: about T's condition,
+  // or less. Infinite where Cholesky failed.
+  double condition = 1;
+  // About T's smallest singular value, or more; 0 where it was not asked for or Cholesky failed.
+  double least = 0;
+  bool by_tsqr = false;  // whether Cholesky QR would not do
+};
+
+// T's columns made orthonormal, as many as there are: by Cholesky twice (CholeskyQR2: Yamamoto, Nakatsukasa,
+// Yanagisawa, Fukaya 2015), or once where only the span counts and orthonormal to a few digits is enough
+// (`steps`). By TSQR where Cholesky fails or T's condition is past what it bears: then too columns are
+// orthonormal to float64's precision, whatever T's rank, and those beyond it are arbitrary. T has as many
+// rows as columns, or more. Collective; AgreedError when T is not finite.
+Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int threads, int steps = 2,
+                               bool want_least = false);
+
+// The same of T's part outside the span of Q's orthonormal columns, to which it becomes orthogonal.
+Orthonormalized orthonormalize_beside(const Matrix<double>& q, Matrix<double>& tall, Communicator& comm,
+                                      int threads, int steps = 2, bool want_least = false);
+
+}  // namespace lamina::svd
