@@ -253,7 +253,8 @@ int64_t scalapack_eigen_bytes(int64_t size, int64_t rank, int ranks) {
       root > 1 ? static_cast<int64_t>(static_cast<double>(size * size) / (root * root)) : 0;
   const int64_t reduce = std::max(size * size / 2 + share(size * size), share(size * size) + square);
   const int64_t vectors = share(size * size) + 3 * share(rank * size) + 20 * size;  // own, sent, received
-  const int64_t whole = share(size * size) + share(rank * size) + rank * size + kMoveBytes / 8;
+  const int64_t whole = share(size * size) + share(rank * size) + rank * size +
+                        std::min(kMoveBytes / 8, 2 * share(rank * size));
   return 8 * std::max({reduce - size * size / 2, vectors, whole});
 }
 

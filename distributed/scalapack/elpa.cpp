@@ -91,7 +91,7 @@ Eigenpairs elpa_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Communi
 int64_t elpa_eigen_bytes(int64_t size, int64_t rank, int ranks) {
   const int64_t share = (size * size + ranks - 1) / ranks;
   // Matrix, vectors, and as much again in workspace while it merges; then the vectors whole.
-  return 8 * std::max(4 * share - size * size / 2, share + rank * size + kMoveBytes / 8);
+  return 8 * std::max(4 * share - size * size / 2, share + rank * size + std::min(kMoveBytes / 8, 2 * share));
 }
 
 }  // namespace lamina::svd

@@ -187,11 +187,14 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
     return cyclic_size(rows, d.block, 0, d.grid_rows) * cyclic_size(cols, d.block, 0, d.grid_cols);
   };
   const int64_t type = sizeof(T), vectors = part(n, small) + part(small, k);
-  const int64_t move_in = type * part(n, k) + std::max(kMoveBytes, int64_t{4} * part(n, k) * (type > 4));
+  const int64_t floats = 4 * part(n, k);
+  const int64_t move_in =
+      floats + std::max(std::min(kMoveBytes, 2 * floats), type > 4 ? type * part(n, k) : 0);
   const int64_t solve = type * (part(n, k) + vectors + work_numbers(shape, d));
   const int64_t slab = kRowBlock;
   const int64_t results = rank * (n / ranks + k / ranks + 2 * slab);
-  const int64_t move_out = type * (vectors + results) + std::max(kMoveBytes, 4 * results);
+  const int64_t move_out =
+      type * (vectors + results) + std::max(std::min(kMoveBytes, type * 2 * vectors), 4 * results);
   return std::max({move_in, solve, move_out});
 }
 
