@@ -5,10 +5,12 @@
 #include <sys/utsname.h>
 
 #include <ctime>
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "bench/node.hpp"
+#include "distributed/scalapack.hpp"
 
 namespace lamina {
 namespace {
@@ -25,6 +27,18 @@ std::string blas_version() {
   if (dlsym(RTLD_DEFAULT, "MKL_Get_Version") != nullptr) return "Intel MKL";
   if (dlsym(RTLD_DEFAULT, "bli_info_get_version_str") != nullptr) return "BLIS";
   return "unnamed BLAS";
+}
+
+// The file that a symbol comes from, links resolved: libscalapack-openmpi.so.2.2.1. Such names tell more than
+// what ScaLAPACK says of itself, which its 2.2.1 calls 2.0.2.
+std::string file_of(const char* symbol) {
+  Dl_info info{};
+  void* address = dlsym(RTLD_DEFAULT, symbol);
+  if (address == nullptr || dladdr(address, &info) == 0 || info.dli_fname == nullptr)
+    return "of unknown version";
+  std::error_code error;
+  const std::filesystem::path file = std::filesystem::canonical(info.dli_fname, error);
+  return error ? info.dli_fname : file.filename().string();
 }
 
 Json text_or_null(const std::string& text) {
@@ -51,6 +65,14 @@ Json topology_json(const Topology& topology) {
 }
 
 }  // namespace
+
+std::vector<OptionalLibrary> optional_libraries() {
+  std::vector<OptionalLibrary> list = {{"scalapack", "", svd::scalapack_absent()},
+                                       {"elpa", "", svd::elpa_absent()}};
+  if (list[0].absent.empty()) list[0].version = file_of("pdgesvd_");
+  if (list[1].absent.empty()) list[1].version = file_of("elpa_allocate");
+  return list;
+}
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
@@ -107,6 +129,9 @@ std::string environment_text(const Config& config, const Machine& machine, const
     if (device.type != "cpu")
       root["machine"][device.type] = device.available ? Json(device.units) : Json(device.reason);
   root["libraries"] = {{"mpi", Launch::library()}, {"blas", blas_version()}};
+  for (const OptionalLibrary& library : optional_libraries()) {
+    root["libraries"][library.name] = library.absent.empty() ? library.version : "absent: " + library.absent;
+  }
   root["config"] = Json::parse(config.text, nullptr, false);
   root["config_digest"] = config.digest;
   Json launch = {{"launch_id", launch_id},

@@ -16,6 +16,12 @@ namespace lamina {
 std::string utc_now();
 std::string commit();  // of the build
 
+// What factorisations may call: the file it is loaded from as `version`, or why it is absent.
+struct OptionalLibrary {
+  std::string name, version, absent;
+};
+std::vector<OptionalLibrary> optional_libraries();
+
 // environment.json's text, or `previous` (a resumed run's) with this launch appended to its "launches". Rank
 // 0's. `ceilings` holds one JSON object per measured group.
 std::string environment_text(const Config& config, const Machine& machine, const Registry& registry,

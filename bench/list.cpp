@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "bench/config.hpp"
+#include "bench/environment.hpp"
 #include "bench/sinks/sink.hpp"
 #include "bench/text.hpp"
 #include "bench/workload.hpp"
@@ -146,6 +147,11 @@ std::string list_text(const Registry& registry, Communicator& world) {
   out += "\nDevices:\n\n" + devices_text(registry);
   out += "\nCommunicators:\n\n" + line("self", 12, "one process alone") +
          line("mpi", 12, printable(Launch::library()));
+  out += "\nLibraries that factorisations call:\n\n";
+  for (const OptionalLibrary& library : optional_libraries()) {
+    out += line(library.name, 12,
+                printable(library.absent.empty() ? library.version : "absent: " + library.absent));
+  }
   out += fmt::format("\nThis launch: {} of {} on {}.\n", world.name(),
                      fmt::format("{} {}", world.size(), world.size() == 1 ? "rank" : "ranks"),
                      fmt::format("{} {}", world.nodes(), world.nodes() == 1 ? "node" : "nodes"));

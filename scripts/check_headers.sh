@@ -12,7 +12,7 @@ check_header() {
   if grep -qE '#[[:space:]]*include[[:space:]]*<(cuda|cublas|cusparse|nccl)' "$header"; then
     [ -n "$nvcc" ] || return 0
     "$nvcc" -std=c++20 -I. -x cu -o /dev/null -c - <<<"$unit"
-  elif [[ $header == distributed/mpi/* ]]; then
+  elif [[ $header == distributed/mpi/* || $header == distributed/scalapack/* ]]; then
     "${MPICXX:-mpicxx}" -std=c++20 -I. -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX -Wall -Wextra -Werror -fsyntax-only \
       -x c++ - <<<"$unit"
   else

@@ -61,6 +61,8 @@ breach "oneDNN's headers belong in kernels/cpu/onednn.cpp" \
   < <(search "${include}[\"<]([a-z]+/)*dnnl" "${all[@]}" | except 'kernels/cpu/onednn\.cpp')
 breach "LIBXSMM's headers belong in kernels/cpu/libxsmm.cpp" \
   < <(search "${include}[\"<]([a-z]+/)*libxsmm" "${all[@]}" | except 'kernels/cpu/libxsmm\.cpp')
+breach "ELPA's headers belong in distributed/scalapack/elpa.cpp" \
+  < <(search "${include}[\"<]elpa/" "${all[@]}" | except 'distributed/scalapack/elpa\.cpp')
 breach 'JSON is read and written in kernels/json.*, kernels/weights/*.cpp and bench/: no nlohmann elsewhere' \
   < <(search "${include}[\"<](nlohmann/|kernels/json\.hpp)" "${all[@]}" |
     except 'kernels/json\.' 'kernels/weights/[^:]*\.cpp' bench/ tests/)

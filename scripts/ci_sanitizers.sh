@@ -15,7 +15,7 @@ preset=${1:-asan}
 folder=build-${1:-sanitizers}
 # Without the optional libraries: what stands in for them is compiled here, and they themselves by the tests.
 arguments=(-DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF
-  -DLAMINA_ONEDNN=OFF -DLAMINA_BLIS=OFF -DLAMINA_LIBXSMM=OFF -DLAMINA_HWLOC=OFF)
+  -DLAMINA_ONEDNN=OFF -DLAMINA_BLIS=OFF -DLAMINA_LIBXSMM=OFF -DLAMINA_ELPA=OFF -DLAMINA_HWLOC=OFF)
 [ "$#" -gt 0 ] || arguments+=(-DLAMINA_SANITIZE=address,undefined)
 configure "$preset" "$folder" "${arguments[@]}"
 build "$folder"

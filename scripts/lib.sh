@@ -11,11 +11,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # What the program needs, what its tests and micro-benchmarks add, and what the checks add: tools, and the libraries
 # that are optional otherwise, so that the code that calls them is compiled and tested. The names are the
 # same on Debian 12 and Ubuntu 24.04.
-build_packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libopenblas-openmp-dev nlohmann-json3-dev
-  libcli11-dev libfmt-dev)
+build_packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libopenblas-openmp-dev
+  libscalapack-openmpi-dev nlohmann-json3-dev libcli11-dev libfmt-dev)
 test_packages=(libgtest-dev libgmock-dev libbenchmark-dev python3)
 check_packages=(clang-format-14 ccache git libbenchmark-tools python3-scipy nodejs
-  libdnnl-dev libblis-openmp-dev libxsmm-dev libhwloc-dev)
+  libdnnl-dev libblis-openmp-dev libxsmm-dev libelpa-dev libhwloc-dev)
 
 # sysexits.h: a service (here: a package) is not available.
 exit_unavailable=69

@@ -4,11 +4,11 @@
 namespace lamina::svd {
 
 std::string elpa_absent() {
-  return "built without ELPA";
+  return "built without ELPA; install libelpa-dev, then configure and build again";
 }
 
 Eigenpairs elpa_eigen(SymmetricTiles&&, const ChooseRank&, Communicator&, int) {
-  throw AgreedError("svd: built without ELPA");
+  throw AgreedError("svd: " + elpa_absent());
 }
 
 int64_t elpa_eigen_bytes(int64_t, int64_t, int) {

@@ -4,7 +4,9 @@
 namespace lamina::svd {
 namespace {
 
-const char* const kAbsent = "built without ScaLAPACK";
+const char* const kAbsent =
+    "built without ScaLAPACK; install libscalapack-openmpi-dev (libscalapack-mpich-dev for MPICH), then "
+    "configure and build again";
 
 SvdResult absent_run(const Input&, const SvdOptions&, TimedCommunicator&) {
   throw AgreedError(std::string("svd: ") + kAbsent);

@@ -41,7 +41,8 @@ struct Eigenpairs {
   std::vector<double> values;
   Matrix<double> vectors;  // [r × size], one a row, on every rank
 };
-// r, from all eigenvalues: the same on every rank.
+// r, from all eigenvalues: the same on every rank. A solver that must know it first asks with all of them 0,
+// for the most that r may be.
 using ChooseRank = std::function<int64_t(const std::vector<double>& values)>;
 
 // By LAPACK on rank 0 and its threads' BLAS… see lapack_eigen.cpp. Consumes the matrix. Collective;
