@@ -48,9 +48,10 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
     }
     return most;
   };
-  // A grid that does not fit is skipped; its parts are of no size.
-  const bool fits = spec.skip_reason.empty();
-  const int64_t part = fits ? part_bytes(task.distribution) : 0, rows = fits ? part_bytes({}) : 0;
+  // A case whose grid does not fit is skipped: its parts are of no size.
+  const Distribution& lies = task.distribution;
+  const bool fits = lies.layout != Layout::block_cyclic || lies.grid_rows * lies.grid_cols == spec.ranks;
+  const int64_t part = fits ? part_bytes(lies) : 0, rows = part_bytes({});
   const int64_t method_bytes = method.memory_bytes(shape, rank, spec.ranks, task.options);
   const double step_s = seconds_of(method.name, shape, static_cast<double>(rank), task.options, spec.ranks);
   const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), task.options, spec.ranks);
