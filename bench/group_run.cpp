@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <optional>
 #include <stdexcept>
 
 namespace lamina {
@@ -27,7 +28,7 @@ struct Entry {
 void fail(Entry& entry, const std::string& status, const std::string& reason) {
   entry.record.set("status", status);
   entry.record.set("reason", reason);
-  entry.record.set("gflops_executed", nullptr);  // a row without a time has no rate
+  if (entry.planned->spec->forward) entry.record.set("gflops_executed", nullptr);  // without a time, no rate
   entry.prepared.reset();
 }
 
@@ -62,18 +63,17 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
     context.progress("checking " + spec.name, 0);
     const CheckResult check = entry.prepared->check();
     context.progress("comparing " + spec.name, 0);
-    const Quality quality = entry.prepared->quality();
+    const std::optional<Quality> quality = entry.prepared->quality();
     entry.prepared->describe(entry.record);
     entry.record.set("check_passed", check.passed);
     entry.record.set("check_error", check.error);
     entry.record.set("check_tolerance", check.tolerance);
-    entry.record.set("quality_nmse", quality.nmse);
-    entry.record.set("quality_cosine", quality.cosine);
-    entry.record.set("quality_max_abs", quality.max_abs);
-    if (!check.passed)
-      fail(entry, "invalid",
-           fmt::format("the kernel's result is wrong at {}: error {:.3g}, tolerance {:.3g}", check.where,
-                       check.error, check.tolerance));
+    if (quality) {
+      entry.record.set("quality_nmse", quality->nmse);
+      entry.record.set("quality_cosine", quality->cosine);
+      entry.record.set("quality_max_abs", quality->max_abs);
+    }
+    if (!check.passed) fail(entry, "invalid", entry.prepared->failure(check));
   } catch (const NoKernelError& e) {
     fail(entry, "skipped", kRefused + std::string(e.what()));
   } catch (const AgreedError& e) {
@@ -101,24 +101,32 @@ void set_times(Record& record, const Series& series) {
   record.set("stop_reason", series.stop_reason);
 }
 
-// Everything that follows from the times. Collective.
-void finish(Entry& entry, double dense_us, const std::string& dense_name, const CeilingValues& ceilings,
-            GroupContext& context, Communicator& comm) {
+// The fastest dense case of the group; no time where there is none.
+struct Baseline {
+  double us = 0;
+  std::string name;
+};
+
+Baseline fastest_dense(const std::vector<Entry>& entries) {
+  Baseline fastest;
+  for (const Entry& entry : entries) {
+    if (!entry.open() || entry.all.timed_out() || !entry.planned->spec->dense) continue;
+    const double us = entry.all.p50_us();
+    if (fastest.us == 0 || us < fastest.us) fastest = {us, entry.planned->spec->name};
+  }
+  return fastest;
+}
+
+// What follows from the times of a layer's forward: its parts, rates, and share of the limit. Collective.
+void finish_forward(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, Communicator& comm,
+                    std::vector<std::string>& warnings) {
   const CaseSpec& spec = *entry.planned->spec;
   Record& record = entry.record;
-  if (!entry.open()) return;
-  if (entry.all.timed_out())
-    return fail(entry, "timeout",
-                fmt::format("a step, or a sample of several short ones, took longer than "
-                            "measure.timeout_seconds ({} s)",
-                            context.measure.timeout_seconds));
-  set_times(record, entry.all);
   const double us = entry.all.p50_us();
   const bool communicates = entry.prepared->collectives() > 0 && comm.size() > 1;
   const double compute_us = communicates ? entry.compute.p50_us() : us;
   record.set("compute_us_p50", compute_us);
   record.set("comm_us_p50", communicates ? entry.communicate.p50_us() : 0.0);
-  std::vector<std::string> warnings = context.machine.warnings;
   if (compute_us > us * kOverCeiling) {
     warnings.push_back("its computation alone took longer than all of it: the split is noise");
   } else {
@@ -130,9 +138,11 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   record.set("gflops", spec.dense_operations / us * 1e-3);
   record.set("gflops_executed", record.number("gflops_executed") / us * 1e-3);
   record.set("weight_gb_per_s", static_cast<double>(record.integer("weight_bytes")) / us * 1e-3);
-  if (dense_us > 0) {
-    record.set("speedup_vs_dense", dense_us / us);
-    record.set("baseline_case", dense_name);
+  if (dense.us > 0) {
+    record.set("speedup_vs_dense", dense.us / us);
+    record.set("baseline_case", dense.name);
+    if (record.text("scheme").starts_with("lowrank") && us < dense.us)
+      record.set("break_even_forwards", record.number("compress_s") * 1e6 / (dense.us - us));
   }
 
   const Cost cost = entry.prepared->cost();
@@ -140,8 +150,6 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   for (Arithmetic kind : kArithmetics) operations[kind] = comm.max(cost.operations[kind]);
   const Limit limit = limit_of(ceilings, comm.max(cost.read_bytes + cost.write_bytes), operations,
                                entry.prepared->network_bytes(), entry.prepared->collectives());
-  for (const std::string& one : context.machine.warnings_for(spec.ranks, spec.threads))
-    warnings.push_back(one);
   if (record.text("cache") == "cold" && !entry.prepared->cold()) {
     warnings.push_back("not cold: so small that even many copies of its weights stay in the caches");
   } else if (record.text("cache") == "cold") {
@@ -153,9 +161,31 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   if (ceilings.drift > kUnsteady)
     warnings.push_back(
         fmt::format("the machine's speed varied by {:.0f} % in this group", 100 * ceilings.drift));
-  if (static_cast<int64_t>(entry.all.samples_us.size()) < context.measure.min_samples)
-    warnings.push_back(
-        fmt::format("{} samples, fewer than min_samples, within max_seconds", entry.all.samples_us.size()));
+}
+
+// Everything that follows from the times. Collective.
+void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, GroupContext& context,
+            Communicator& comm) {
+  const CaseSpec& spec = *entry.planned->spec;
+  Record& record = entry.record;
+  if (!entry.open()) return;
+  if (entry.all.timed_out())
+    return fail(entry, "timeout",
+                fmt::format("a step, or a sample of several short ones, took longer than "
+                            "measure.timeout_seconds ({} s)",
+                            context.measure.timeout_seconds));
+  set_times(record, entry.all);
+  std::vector<std::string> warnings = context.machine.warnings;
+  for (const std::string& one : context.machine.warnings_for(spec.ranks, spec.threads))
+    warnings.push_back(one);
+  if (spec.forward) finish_forward(entry, dense, ceilings, comm, warnings);
+  entry.prepared->summarize(record);
+  const size_t samples = entry.all.samples_us.size();
+  if (entry.all.long_step)
+    warnings.push_back(fmt::format("timed {}: a step takes longer than max_seconds",
+                                   samples == 1 ? "once" : fmt::format("{} times", samples)));
+  else if (static_cast<int64_t>(samples) < context.measure.min_samples)
+    warnings.push_back(fmt::format("{} samples, fewer than min_samples, within max_seconds", samples));
   record.set("warnings", warnings);
   record.set("status", std::string("ok"));
 }
@@ -168,6 +198,7 @@ std::string absence(const CaseSpec& spec, const Registry& registry) {
   for (const DeviceInfo& info : registry.devices())
     if (info.type == device && !info.available) return device + ": " + info.reason;
   const std::vector<const Kernel*> kernels = registry.kernels(device);
+  if (!spec.forward) return "";
   if (kernels.empty()) return fmt::format("no kernel for device {} in this build", device);
   if (kernel == "auto") return "";
   for (const Kernel* one : kernels)
@@ -199,6 +230,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
     for (Entry& entry : entries) {
       if (!entry.open()) continue;
       entry.all.step = step_of(entry, Part::all);
+      entry.all.name = entry.compute.name = entry.communicate.name = entry.planned->spec->name;
       entry.all.rule = rule;
       series.push_back(&entry.all);
       if (entry.prepared->collectives() == 0 || comm.size() == 1) continue;
@@ -208,30 +240,26 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       series.push_back(&entry.compute);
       series.push_back(&entry.communicate);
     }
-    Ceilings ceilings(comm, group.threads, context.machine.launch.cache_bytes, rule);
-    for (Series* probe : ceilings.series()) series.push_back(probe);
-    const auto total = static_cast<double>(series.size());
-    sample(series, comm, context.seed, [&](int done) {
-      context.progress("timing " + group.cases.front().spec->identity.text("layer"),
-                       static_cast<int>(static_cast<double>(entries.size()) * done / total));
-    });
-    result.ceilings = ceilings.values();
-    result.measured = true;
-  }
-
-  double dense_us = 0;
-  std::string dense_name;
-  for (const Entry& entry : entries)
-    if (entry.open() && !entry.all.timed_out() && entry.planned->spec->dense) {
-      const double us = entry.all.p50_us();
-      if (dense_us == 0 || us < dense_us) {
-        dense_us = us;
-        dense_name = entry.planned->spec->name;
+    std::optional<Ceilings> ceilings;
+    if (group.cases.front().spec->forward) {
+      ceilings.emplace(comm, group.threads, context.machine.launch.cache_bytes, rule);
+      for (Series* probe : ceilings->series()) {
+        probe->name = "the machine's limits";
+        series.push_back(probe);
       }
     }
+    const auto total = static_cast<double>(series.size());
+    sample(series, comm, context.seed, [&](int done, const std::string& name) {
+      context.progress("timing " + name,
+                       static_cast<int>(static_cast<double>(entries.size()) * done / total));
+    });
+    if (ceilings) result.ceilings = ceilings->values();
+  }
+
+  const Baseline dense = fastest_dense(entries);
   for (Entry& entry : entries) {
     at("finishing " + entry.planned->spec->name,
-       [&] { finish(entry, dense_us, dense_name, result.ceilings, context, comm); });
+       [&] { finish(entry, dense, result.ceilings.value_or(CeilingValues{}), context, comm); });
     // A baseline that has its row already is recorded again only where it fails this time.
     if (!entry.planned->repeated || entry.record.text("status") != "ok")
       result.records.push_back(std::move(entry.record));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,9 +29,8 @@ std::string absence(const CaseSpec& spec, const Registry& registry);
 inline constexpr const char* kRefused = "no kernel takes it: ";
 
 struct GroupResult {
-  std::vector<Record> records;  // of its cases, in order
-  CeilingValues ceilings;
-  bool measured = false;  // false: every case was skipped, no ceilings
+  std::vector<Record> records;            // of its cases, in order
+  std::optional<CeilingValues> ceilings;  // none where every case was skipped, or no case runs layers
 };
 
 // Collective over `comm`, the group's ranks; the same on every rank but for timings' last digits.

@@ -4,12 +4,14 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "bench/config.hpp"
 #include "bench/environment.hpp"
 #include "bench/sinks/sink.hpp"
 #include "bench/text.hpp"
 #include "bench/workload.hpp"
+#include "distributed/svd.hpp"
 #include "kernels/weights/model.hpp"
 
 namespace lamina {
@@ -73,29 +75,35 @@ std::string keys_text(const std::vector<KeySpec>& keys) {
   return out;
 }
 
-// What every workload has is said once, beneath what each has alone.
+// What several workloads have is said once, beneath what each has alone.
 std::string workloads_text() {
-  std::vector<KeySpec> common;
-  const auto in = [](const std::vector<KeySpec>& keys, const KeySpec& key) {
-    return std::any_of(keys.begin(), keys.end(), [&](const KeySpec& other) {
+  const auto has = [](const WorkloadType& workload, const KeySpec& key) {
+    return std::any_of(workload.keys.begin(), workload.keys.end(), [&](const KeySpec& other) {
       return other.name == key.name && other.help == key.help && rule(other) == rule(key);
     });
   };
-  for (const KeySpec& key : workloads().front().keys) {
-    if (std::all_of(workloads().begin(), workloads().end(),
-                    [&](const WorkloadType& workload) { return in(workload.keys, key); })) {
-      common.push_back(key);
-    }
-  }
   std::string out;
+  std::vector<std::pair<std::string, std::vector<KeySpec>>> shared;  // "layer and mlp", and their keys
   for (const WorkloadType& workload : workloads()) {
     std::vector<KeySpec> own;
     for (const KeySpec& key : workload.keys) {
-      if (!in(common, key)) own.push_back(key);
+      std::vector<std::string> names;
+      for (const WorkloadType& other : workloads())
+        if (has(other, key)) names.push_back(other.name);
+      if (names.size() == 1) own.push_back(key);
+      if (names.size() == 1 || names.front() != workload.name) continue;
+      const std::string who = names.size() == workloads().size()
+                                  ? "every workload"
+                                  : fmt::format("{}", fmt::join(names, " and "));
+      auto place =
+          std::find_if(shared.begin(), shared.end(), [&](const auto& one) { return one.first == who; });
+      if (place == shared.end()) place = shared.insert(shared.end(), {who, {}});
+      place->second.push_back(key);
     }
     out += fmt::format("  {}: {}\n", workload.name, workload.help) + keys_text(own);
   }
-  return out + "  every workload:\n" + keys_text(common);
+  for (const auto& [who, keys] : shared) out += "  " + who + ":\n" + keys_text(keys);
+  return out;
 }
 
 std::string kernels_text(const Registry& registry) {
@@ -106,6 +114,13 @@ std::string kernels_text(const Registry& registry) {
     if (!kernel.absent.empty()) text = "absent: " + kernel.absent;
     out += line(kernel.name, 12, fmt::format("{:<5} {}", kernel.device, printable(text)));
   }
+  return out;
+}
+
+std::string methods_text() {
+  std::string out;
+  for (const SvdMethod& method : svd_methods())
+    out += line(method.name, 14, printable(method.absent.empty() ? method.help : "absent: " + method.absent));
   return out;
 }
 
@@ -144,6 +159,7 @@ std::string list_text(const Registry& registry, Communicator& world) {
   }
   out += "\nKeys of `measure`:\n\n" + keys_text(measure_keys());
   out += "\nKernels, as `kernel` (`auto` takes the fastest that fits):\n\n" + kernels_text(registry);
+  out += "\nMethods of factorising, as `method` of an svd:\n\n" + methods_text();
   out += "\nDevices:\n\n" + devices_text(registry);
   out += "\nCommunicators:\n\n" + line("self", 12, "one process alone") +
          line("mpi", 12, printable(Launch::library()));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <regex>
 #include <set>
@@ -14,7 +15,7 @@ namespace {
 
 constexpr double kMemoryShare = 0.8;  // of what is available: the rest is for buffers nobody counts
 
-const KeySpec kWorkload{"workload", "what a case runs: layer or mlp", nullptr};
+const KeySpec kWorkload{"workload", "what a case runs: layer, mlp or svd", nullptr};
 
 struct Candidate {
   std::shared_ptr<CaseSpec> spec;
@@ -47,7 +48,7 @@ std::shared_ptr<CaseSpec> read_case(const Params& params, const WorkloadType& ty
 void check_kernel(const Candidate& candidate, const Registry& registry) {
   const std::string kernel = candidate.spec->identity.text("kernel"),
                     device = candidate.spec->identity.text("device");
-  if (kernel == "auto") return;
+  if (kernel == "auto" || !candidate.spec->forward) return;
   std::vector<std::string> known = {"auto"};
   for (const Kernel& one : registry.all_kernels()) {
     if (one.name == kernel) return;
@@ -121,6 +122,7 @@ class CaseNames {
 std::vector<PlannedCase> missing_baselines(const std::vector<Candidate*>& members, CaseNames& names,
                                            const LaunchInfo& launch, const Registry& registry) {
   std::vector<PlannedCase> missing;
+  if (!members.front()->spec->forward) return missing;
   std::string asked = "auto";  // the preferred kernel, as a newcomer would ask for it
   for (const std::string& kernel : dense_kernels(registry, members.front()->spec->identity.text("device"))) {
     const bool found = std::any_of(members.begin(), members.end(), [&](const Candidate* member) {
@@ -222,6 +224,10 @@ double estimated_sampling_s(const CaseSpec& spec, const MeasureOptions& measure)
   const double samples =
       static_cast<double>(std::max<int64_t>(measure.min_samples, kBlockSamples * kMinBlocksForInterval));
   const auto most = static_cast<double>(std::max<int64_t>(kMaxSamples, 4 * measure.min_samples));
+  const double long_s = std::max(measure.max_seconds, kLongStepSeconds);
+  if (spec.estimated_step_s > long_s)
+    return spec.estimated_step_s *
+           std::min<double>(kMaxLongSamples, std::ceil(3 * long_s / spec.estimated_step_s));
   const double sample = std::max({spec.estimated_step_s, 2 * kMinSampleSeconds, measure.max_seconds / most});
   return std::min(measure.max_seconds, samples * sample) + spec.estimated_step_s * samples / kBlockSamples;
 }
@@ -302,10 +308,12 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
       if (alone > budget)
         problems.add(
             spec.pointer,
-            fmt::format("{} needs about {:.1f} GiB a rank with its dense baselines, found {:.1f} GiB "
-                        "available to each; take more ranks or nodes, fewer tokens, or \"cache\": \"hot\"",
+            fmt::format("{} needs about {:.1f} GiB a rank{}, found {:.1f} GiB available to each; take more "
+                        "ranks or nodes{}",
                         spec.name, static_cast<double>(alone) / (1 << 30),
-                        static_cast<double>(budget) / (1 << 30)));
+                        spec.forward ? " with its dense baselines" : "",
+                        static_cast<double>(budget) / (1 << 30),
+                        spec.forward ? ", fewer tokens, or \"cache\": \"hot\"" : ", or a lower rank"));
     }
     if (!packed_order.contains(first.weights_group)) weights_order.push_back(first.weights_group);
     if (!by_packed.contains(first.packed_group))
@@ -325,7 +333,7 @@ Plan make_plan(const Config& config, const Machine& machine, const Registry& reg
       if (keep) part.memory_bytes = std::max(part.memory_bytes, largest);
       for (const PlannedCase& one : part.cases) {
         part.estimated_s += estimated_sampling_s(*one.spec, config.measure);
-        if (!keep || made.insert(one.spec->identity.text("scheme")).second)
+        if (!keep || !one.spec->forward || made.insert(one.spec->identity.text("scheme")).second)
           part.estimated_s += one.spec->estimated_compress_s;
         if (part.packed_group.empty() || packed
                                              .insert(part.packed_group + one.spec->identity.text("scheme") +

@@ -77,11 +77,14 @@ void print_dry_run(const Plan& plan, const Machine& machine, const MeasureOption
              "case", width, "", width);
   for (const PlannedGroup& group : plan.groups)
     for (const PlannedCase& one : group.cases)
-      fmt::print("| {:<{}} | {:>17.1f} | {:>8.2f} |{}\n", one.spec->name, width,
-                 static_cast<double>(one.spec->canonical_bytes + one.spec->own_bytes) / (1 << 20),
-                 estimated_sampling_s(*one.spec, measure) + one.spec->estimated_compress_s +
-                     one.spec->estimated_pack_s,
-                 one.spec->skip_reason.empty() ? "" : "  skipped: " + one.spec->skip_reason);
+      fmt::print(
+          "| {:<{}} | {:>17.1f} | {:>8.2f} |{}\n", one.spec->name, width,
+          static_cast<double>(one.spec->stated_bytes > 0 ? one.spec->stated_bytes
+                                                         : one.spec->canonical_bytes + one.spec->own_bytes) /
+              (1 << 20),
+          estimated_sampling_s(*one.spec, measure) + one.spec->estimated_compress_s +
+              one.spec->estimated_pack_s,
+          one.spec->skip_reason.empty() ? "" : "  skipped: " + one.spec->skip_reason);
   fmt::print(
       "\n{} cases in {} groups on {} ranks × {} threads; up to {:.2f} GiB a rank, {:.2f} GiB available to "
       "each; about {:.0f} s.\n"
@@ -174,12 +177,12 @@ double hang_limit_s(const MeasureOptions& measure, const Plan& plan) {
     const double value = std::atof(text);
     if (value > 0) return value;
   }
-  // Nothing is heard of a rank that compresses, which may take long: estimates are rough.
-  double compress_s = 0;
+  // Nothing is heard of a rank that compresses, or factorises, which may take long: estimates are rough.
+  double silent_s = 0;
   for (const PlannedGroup& group : plan.groups)
     for (const PlannedCase& one : group.cases)
-      compress_s = std::max(compress_s, one.spec->estimated_compress_s);
-  return std::max({600.0, 3 * measure.timeout_seconds, 10 * compress_s});
+      silent_s = std::max({silent_s, one.spec->estimated_compress_s, one.spec->estimated_step_s});
+  return std::max({600.0, 3 * measure.timeout_seconds, 10 * silent_s});
 }
 
 // Every group in turn; rank 0 records what comes of it.
@@ -240,7 +243,7 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
       if (speaks) {
         progress.clear();
         writer->append(result.records);
-        if (result.measured) ceilings.push_back(result.ceilings);
+        if (result.ceilings) ceilings.push_back(*result.ceilings);
         write_environment();
         for (const Record& record : result.records)
           if (record.text("status") != "ok")

@@ -37,7 +37,11 @@ void calibrate(Series& series, Communicator& comm, const std::function<void()>& 
       series.stop_reason = "timeout";
       return;
     }
-    if (attempt == 0) continue;  // the first step is cold, and says nothing but a timeout
+    if (attempt == 0) {
+      // Of a step that takes so long, the first is as good as the next, and worth keeping.
+      if (series.is_long(seconds)) return series.add_long(seconds);
+      continue;  // else it is cold, and says nothing but a timeout
+    }
     if (seconds >= wanted) break;
     const double factor = seconds > 0 ? std::ceil(wanted / seconds) : 16;
     iterations *= static_cast<int64_t>(std::clamp(factor, 2.0, 16.0));
@@ -46,6 +50,14 @@ void calibrate(Series& series, Communicator& comm, const std::function<void()>& 
 }
 
 void run_block(Series& series, Communicator& comm, const std::function<void()>& pulse) {
+  if (series.long_step) {
+    const double seconds = comm.max(time_sample(series, comm, 1));
+    if (seconds > series.rule.timeout_seconds)
+      series.stop_reason = "timeout";
+    else
+      series.add_long(seconds);
+    return;
+  }
   // First one step that only counts against the timeout: the block before left the caches and predictors to
   // another kernel.
   std::vector<double> seconds;
@@ -83,6 +95,22 @@ void Series::add_block(const std::vector<double>& seconds) {
   apply_rule();
 }
 
+double Series::long_limit_s() const {
+  return std::max(rule.max_seconds, kLongStepSeconds);
+}
+
+bool Series::is_long(double seconds) const {
+  return seconds > long_limit_s();
+}
+
+void Series::add_long(double seconds) {
+  long_step = true;
+  timed_s_ += seconds;
+  samples_us.push_back(seconds * 1e6);
+  block_medians = {median(samples_us)};
+  if (samples_us.size() == kMaxLongSamples || timed_s_ >= 3 * long_limit_s()) stop_reason = "max_seconds";
+}
+
 void Series::apply_rule() {
   const size_t blocks = block_medians.size();
   if (blocks >= next_look_ && static_cast<int64_t>(samples_us.size()) >= rule.min_samples) {
@@ -118,28 +146,37 @@ Interval median_interval(std::vector<double> values) {
 }
 
 void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
-            const std::function<void(int)>& progress) {
+            const std::function<void(int, const std::string&)>& progress) {
   int done = 0;
   // Between samples of long steps too. Each rank goes by its own clock: nothing collective hangs on it.
   double last_pulse = now_s();
-  const auto pulse = [&] {
-    if (now_s() - last_pulse < kPulseSeconds) return;
-    progress(done);
+  const Series* current = nullptr;
+  const auto beat = [&] {
+    progress(done, current->name);
     last_pulse = now_s();
   };
-  for (Series* one : series) calibrate(*one, comm, pulse);
+  const auto pulse = [&] {
+    if (now_s() - last_pulse >= kPulseSeconds) beat();
+  };
+  for (Series* one : series) {
+    current = one;
+    pulse();
+    calibrate(*one, comm, pulse);
+  }
   std::mt19937_64 random(seed);
   std::vector<Series*> open;
-  for (Series* one : series) one->timed_out() ? static_cast<void>(++done) : open.push_back(one);
+  for (Series* one : series) one->stop_reason.empty() ? open.push_back(one) : static_cast<void>(++done);
   while (!open.empty()) {
     // A hand-written Fisher-Yates: std::shuffle's order differs between standard libraries, and ranks must
     // agree.
     for (size_t i = open.size(); i > 1; --i) std::swap(open[i - 1], open[random() % i]);
     std::vector<Series*> next;
     for (Series* one : open) {
+      current = one;
+      pulse();
       run_block(*one, comm, pulse);
       one->stop_reason.empty() ? next.push_back(one) : static_cast<void>(++done);
-      progress(done);
+      beat();
     }
     open = std::move(next);
   }

@@ -15,6 +15,10 @@ inline constexpr int kMinBlocksForInterval = 6;  // below, no 95 % interval of t
 inline constexpr double kMinSampleSeconds = 20e-6;
 // About as many samples as max_seconds may hold (or four times min_samples): shorter steps share a sample.
 inline constexpr int kMaxSamples = 2000;
+// A step that takes longer than max_seconds, and than this, is timed at most kMaxLongSamples times, and not
+// again once three times the longer of both are over.
+inline constexpr double kLongStepSeconds = 1;
+inline constexpr int kMaxLongSamples = 3;
 
 struct Interval {
   double low = 0, high = 0;
@@ -34,10 +38,13 @@ struct StopRule {
 struct Series {
   std::function<void()> step;
   StopRule rule;
-  // Filled by sample(), through add_block():
-  std::vector<double> samples_us;     // each: slowest rank's time a step
-  std::vector<double> block_medians;  // of kBlockSamples samples each
+  std::string name;  // for progress
+  // Filled by sample(), through add_block() or add_long():
+  std::vector<double> samples_us;  // each: slowest rank's time a step
+  std::vector<double>
+      block_medians;  // of kBlockSamples samples each; of a long step's samples one, of them all
   int64_t iterations_per_sample = 1;
+  bool long_step = false;   // timed a few times only, the first of them included
   std::string stop_reason;  // "precision", "max_seconds", "timeout"
   bool timed_out() const { return stop_reason == "timeout"; }
   // A step's time: the median of block medians, of which interval() is the 95 % interval. One estimator for
@@ -47,8 +54,13 @@ struct Series {
   Interval interval() const;  // where has_interval()
   // Takes the seconds of a block's samples and applies the rule; needs no clock.
   void add_block(const std::vector<double>& seconds);
+  // Whether a first step of so many seconds makes this a series of a long step.
+  bool is_long(double seconds) const;
+  // Takes one sample of a long step.
+  void add_long(double seconds);
 
  private:
+  double long_limit_s() const;
   void apply_rule();
   double timed_s_ = 0;
   size_t next_look_ = kMinBlocksForInterval;
@@ -63,10 +75,10 @@ inline double median(std::vector<double> values) {
 }
 
 // Times all series in blocks, in an order drawn anew each round (the same on every rank). `progress` is
-// called with the number of finished series after every block, and between samples where 0.1 s have passed: a
-// rank that waits or works for longer than two steps without calling it hangs. It must not communicate.
-// Collective over `comm`.
+// called with the number of finished series and the name of the one at work, before and after every block,
+// and between samples where 0.1 s have passed: a rank that waits or works for longer than two steps without
+// calling it hangs. It must not communicate. Collective over `comm`.
 void sample(std::vector<Series*>& series, Communicator& comm, uint64_t seed,
-            const std::function<void(int)>& progress);
+            const std::function<void(int, const std::string&)>& progress);
 
 }  // namespace lamina

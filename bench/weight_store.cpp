@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
 #include <stdexcept>
 
 #include "distributed/check.hpp"
@@ -32,20 +33,42 @@ Matrix<float> LayerRef::activations(int64_t tokens) const {
   return x;
 }
 
+OriginalWeights WeightStore::load(const LayerRef& layer, Communicator& comm) const {
+  std::unique_ptr<WeightSource> source;
+  std::string failure;
+  try {
+    source = layer.open();
+  } catch (const std::exception& e) {
+    failure = e.what();
+  }
+  comm.require(failure);
+  return load_weights(*source, comm, threads_);
+}
+
 std::shared_ptr<const OriginalWeights> WeightStore::original(const LayerRef& layer, Communicator& comm) {
   auto& slot = originals_[fmt::format("{} p{}", layer.key(), comm.size())];
+  if (!slot) slot = std::make_shared<const OriginalWeights>(load(layer, comm));
+  return slot;
+}
+
+std::shared_ptr<const SpreadMatrix> WeightStore::spread(const LayerRef& layer,
+                                                        const Distribution& distribution,
+                                                        Communicator& comm) {
+  auto& slot = spread_[fmt::format("{} p{} {} {}x{} {}", layer.key(), comm.size(),
+                                   static_cast<int>(distribution.layout), distribution.grid_rows,
+                                   distribution.grid_cols, distribution.block)];
   if (!slot) {
-    std::unique_ptr<WeightSource> source;
-    std::string failure;
-    try {
-      source = layer.open();
-    } catch (const std::exception& e) {
-      failure = e.what();
-    }
-    comm.require(failure);
-    slot = std::make_shared<const OriginalWeights>(load_weights(*source, comm, threads_));
+    OriginalWeights weights = load(layer, comm);
+    SpreadMatrix matrix{weights.shape, {}, std::move(weights.slab)};
+    if (distribution.layout != Layout::rows) matrix = redistribute(matrix, distribution, comm, threads_);
+    slot = std::make_shared<const SpreadMatrix>(std::move(matrix));
   }
   return slot;
+}
+
+double& WeightStore::optimal_error(const LayerRef& layer, int64_t rank, const Communicator& comm) {
+  const std::pair key(fmt::format("{} p{}", layer.key(), comm.size()), rank);
+  return optimal_errors_.try_emplace(key, std::nan("")).first->second;
 }
 
 std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef& layer, const Scheme& scheme,
@@ -86,6 +109,8 @@ void WeightStore::clear() {
   originals_.clear();
   compressed_.clear();
   products_.clear();
+  spread_.clear();
+  optimal_errors_.clear();
 }
 
 }  // namespace lamina

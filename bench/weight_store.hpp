@@ -4,9 +4,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "distributed/compress.hpp"
 #include "distributed/sharded_layer.hpp"
+#include "distributed/svd.hpp"
 #include "kernels/weights/source.hpp"
 
 namespace lamina {
@@ -53,16 +55,25 @@ class WeightStore {
   // Original weights times `x` in float64, [tokens × N] on every rank; kept under `purpose` beside the layer.
   std::shared_ptr<const Matrix<double>> product(const LayerRef& layer, const std::string& purpose,
                                                 const Matrix<float>& x, Communicator& comm);
+  // The original weights as factorisations take them, beside no other copy.
+  std::shared_ptr<const SpreadMatrix> spread(const LayerRef& layer, const Distribution& distribution,
+                                             Communicator& comm);
+  // The least error of factors of this rank, for cases to leave here and find again; NaN before.
+  double& optimal_error(const LayerRef& layer, int64_t rank, const Communicator& comm);
   void clear_packed() { packed_.clear(); }
   void clear();
 
  private:
+  OriginalWeights load(const LayerRef& layer, Communicator& comm) const;
+
   int threads_;
   std::map<std::string, FactorMemory> factors_;
   std::map<std::string, std::shared_ptr<PackedLayer>> packed_;
   std::map<std::string, std::shared_ptr<const OriginalWeights>> originals_;
   std::map<std::string, std::shared_ptr<const CompressedWeights>> compressed_;
   std::map<std::string, std::shared_ptr<const Matrix<double>>> products_;
+  std::map<std::string, std::shared_ptr<const SpreadMatrix>> spread_;
+  std::map<std::pair<std::string, int64_t>, double> optimal_errors_;
 };
 
 }  // namespace lamina

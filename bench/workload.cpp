@@ -1,12 +1,20 @@
 #include "bench/workload.hpp"
 
+#include <fmt/format.h>
+
 #include "bench/workloads/layer.hpp"
 #include "bench/workloads/mlp.hpp"
+#include "bench/workloads/svd.hpp"
 
 namespace lamina {
 
+std::string ForwardCase::failure(const CheckResult& check) const {
+  return fmt::format("the kernel's result is wrong at {}: error {:.3g}, tolerance {:.3g}", check.where,
+                     check.error, check.tolerance);
+}
+
 const std::vector<WorkloadType>& workloads() {
-  static const std::vector<WorkloadType> all = {layer_workload(), mlp_workload()};
+  static const std::vector<WorkloadType> all = {layer_workload(), mlp_workload(), svd_workload()};
   return all;
 }
 

@@ -36,15 +36,31 @@ class PreparedCase {
   // The timed region; `cold` cases move on to the next copy of their weights with every call.
   virtual void step(Part part) = 0;
   virtual CheckResult check() = 0;
-  virtual Quality quality() = 0;
-  virtual Cost cost() const = 0;             // this rank's, of one step
-  virtual double network_bytes() const = 0;  // payload of one step's collectives
-  virtual int collectives() const = 0;
-  // Whether its weights come from memory at every step: false for a hot case, and for one too small to
-  // outgrow the caches with as many copies as are made at most.
-  virtual bool cold() const = 0;
+  // Why a case that failed its check is invalid.
+  virtual std::string failure(const CheckResult& check) const = 0;
   // Fills sizes, kernel, isa and compression. Collective.
   virtual void describe(Record& record) = 0;
+  // Fills what the timed steps told besides their time. Collective.
+  virtual void summarize(Record& /*record*/) {}
+
+  // What follows is of forwards of layers.
+  virtual std::optional<Quality> quality() { return std::nullopt; }
+  virtual Cost cost() const { return {}; }            // this rank's, of one step
+  virtual double network_bytes() const { return 0; }  // payload of one step's collectives
+  virtual int collectives() const { return 0; }
+  // Whether its weights come from memory at every step: false for a hot case, and for one too small to
+  // outgrow the caches with as many copies as are made at most.
+  virtual bool cold() const { return false; }
+};
+
+// One that runs layers' forwards.
+class ForwardCase : public PreparedCase {
+ public:
+  std::string failure(const CheckResult& check) const override;
+  Cost cost() const override = 0;
+  double network_bytes() const override = 0;
+  int collectives() const override = 0;
+  bool cold() const override = 0;
 };
 
 // What one point of the sweep asks for, known on every rank before anything is made.
@@ -57,6 +73,7 @@ class CaseSpec {
   std::string weights_group;  // cases of equal weights_group share original and canonical weights
   std::string packed_group;   // and of equal packed_group packed weights too: they differ in tokens only
   std::string pointer;        // of the experiment in the config
+  bool forward = true;        // runs layers: has dense baselines, and limits of the machine
   bool dense = false;         // a baseline
   std::string skip_reason;    // not empty: cannot run in this launch
   int ranks = 1;
@@ -69,6 +86,7 @@ class CaseSpec {
   int64_t own_bytes = 0;        // and for this case while its group is measured
   int64_t token_bytes = 0;      // what one more token of max_tokens adds to that
   int64_t passing_bytes = 0;    // and for a while, one case at a time: made, checked, or beside the ceilings
+  int64_t stated_bytes = 0;     // what --dry-run says of the case, where that is not canonical + own
   double estimated_step_s = 0;  // rough, for --dry-run
   double estimated_compress_s = 0;
   double estimated_pack_s = 0;

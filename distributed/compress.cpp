@@ -7,12 +7,12 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <limits>
 #include <stdexcept>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/peak_memory.hpp"
 #include "distributed/svd.hpp"
 
 namespace lamina {
@@ -27,28 +27,6 @@ int64_t leaf_bytes(const Leaf& leaf) {
   return bytes_of(leaf.values) + bytes_of(leaf.codes) + bytes_of(leaf.scales) + bytes_of(leaf.zero_points) +
          bytes_of(leaf.input_scales) + bytes_of(leaf.mask);
 }
-
-// A "VmHWM: 123 kB" line of the process's status; -1 where there is none.
-int64_t status_bytes(const std::string& key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind(key + ":", 0) == 0) return std::strtoll(line.c_str() + key.size() + 1, nullptr, 10) * 1024;
-  }
-  return -1;
-}
-
-// The process's resident peak above what it held at construction.
-class PeakMemory {
- public:
-  PeakMemory() {
-    std::ofstream("/proc/self/clear_refs") << "5";  // Linux: start the high-water mark anew
-    before_ = status_bytes("VmRSS");
-  }
-  int64_t bytes() const { return before_ < 0 ? 0 : std::max<int64_t>(0, status_bytes("VmHWM") - before_); }
-
- private:
-  int64_t before_ = -1;
-};
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

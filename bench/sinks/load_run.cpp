@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "bench/compare.hpp"
 #include "bench/sinks/sink.hpp"
 #include "kernels/json.hpp"
 
@@ -47,6 +48,7 @@ RunRows load_run(const std::string& path, std::string* warning) {
   const fs::path folder = fs::absolute(records).lexically_normal().parent_path();
   run.name = folder.filename().string();
   run.records = last_of_each_case(read_records(records.string(), warning));
+  compare_rows(run.records);
   const fs::path environment = records.parent_path() / "environment.json";
   if (!fs::exists(environment)) return run;
   try {

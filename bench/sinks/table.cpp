@@ -3,139 +3,21 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <functional>
+#include <cstdlib>
 #include <map>
 #include <set>
 
+#include "bench/sinks/columns.hpp"
 #include "bench/sinks/sink.hpp"
 #include "bench/text.hpp"
 
 namespace lamina {
 namespace {
 
-constexpr const char* kCommunication = "comm KB";
-constexpr const char* kCommunicator = "communicator";
-
-struct Row {
-  const RunRows* run;
-  const Record* record;
-  std::string notes;  // numbers of its warnings
-};
-
-struct Column {
-  std::string header;
-  bool right = true;
-  std::function<std::string(const Row&)> cell;
-};
-
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : printable(text)) {
-    if (c == '|') out += '\\';
-    out += c;
-  }
-  return out;
-}
-
-std::string number(const Record& record, const char* key, int digits, double scale = 1) {
-  const double value = record.number(key);
-  return std::isfinite(value) ? significant(value * scale, digits) : "";
-}
-
-std::string with_unit(std::string text, const char* unit) {
-  return text.empty() ? text : text + unit;
-}
-
-std::string count(const Record& record, const char* key) {
-  const double value = record.number(key);
-  return std::isfinite(value) ? fmt::format("{:.0f}", value) : "";
-}
-
-std::string size_of_launch(const Record& record) {
-  const std::string ranks = count(record, "ranks"), threads = count(record, "threads");
-  return ranks.empty() || threads.empty() ? ranks + threads : ranks + "×" + threads;
-}
-
-// The interval with as many decimals as its median.
-std::string latency(const Record& record) {
-  const double p50 = record.number("latency_us_p50");
-  if (!std::isfinite(p50)) return "";
-  const std::string text = significant(p50, 4);
-  const double low = record.number("latency_us_ci_low"), high = record.number("latency_us_ci_high");
-  if (!std::isfinite(low) || !std::isfinite(high)) return text;
-  const size_t point = text.find('.');
-  const size_t decimals = point == std::string::npos ? 0 : text.size() - point - 1;
-  return fmt::format("{} [{:.{}f}, {:.{}f}]", text, low, decimals, high, decimals);
-}
-
-std::string limit(const Record& record) {
-  const double fraction = record.number("limit_fraction");
-  const std::string kind = escaped(record.text("limit_kind"));
-  return std::isfinite(fraction) ? fmt::format("{:.0f} % {}", 100 * fraction, kind) : "";
-}
-
-// How much of its tolerance the worst element used.
-std::string check(const Record& record) {
-  const auto* passed = std::get_if<bool>(&record.get("check_passed"));
-  if (passed == nullptr) return "";
-  const double error = record.number("check_error"), tolerance = record.number("check_tolerance");
-  const std::string verdict = *passed ? "ok" : "FAILED";
-  if (error == 0) return verdict + " 0";
-  const double ratio = error / tolerance;
-  return std::isfinite(ratio) ? fmt::format("{} {:.2g}", verdict, ratio) : verdict;
-}
-
-std::string outcome(const Record& record) {
-  const std::string status = record.text("status"), reason = record.text("reason");
-  if (status == "ok") return "";
-  return escaped(reason.empty() ? status : status + ": " + reason);
-}
-
-Column text_column(std::string header, const char* key) {
-  return {std::move(header), false, [key](const Row& row) { return escaped(row.record->text(key)); }};
-}
-
-Column number_column(std::string header, const char* key, int digits, double scale = 1) {
-  return {std::move(header), true, [=](const Row& row) { return number(*row.record, key, digits, scale); }};
-}
-
-const std::vector<Column>& columns() {
-  static const std::vector<Column> list = {
-      {"run", false, [](const Row& row) { return escaped(row.run->name); }},
-      {"machine", false, [](const Row& row) { return escaped(row.run->machine); }},
-      text_column("device", "device"),
-      text_column("cache", "cache"),
-      text_column(kCommunicator, "communicator"),
-      text_column("weights", "weights_source"),
-      text_column("scheme", "scheme"),
-      text_column("shard", "shard"),
-      {"ranks×threads", true, [](const Row& row) { return size_of_launch(*row.record); }},
-      text_column("kernel", "kernel"),
-      {"p50 µs [95 % CI]", true, [](const Row& row) { return latency(*row.record); }},
-      number_column("tokens/s", "tokens_per_s", 4),
-      number_column("weight GB/s", "weight_gb_per_s", 3),
-      {"speedup", true,
-       [](const Row& row) { return with_unit(number(*row.record, "speedup_vs_dense", 3), "×"); }},
-      {"limit", true, [](const Row& row) { return limit(*row.record); }},
-      number_column("weight MB", "weight_bytes", 3, 1e-6),
-      number_column(kCommunication, "comm_bytes", 3, 1e-3),
-      {"NMSE", true,
-       [](const Row& row) {
-         const double nmse = row.record->number("quality_nmse");
-         return !std::isfinite(nmse) ? "" : nmse == 0 ? "0" : fmt::format("{:.1e}", nmse);
-       }},
-      {"check", true, [](const Row& row) { return check(*row.record); }},
-      number_column("busbw GB/s", "busbw_gb_per_s", 3),
-      {"notes", true, [](const Row& row) { return row.notes; }},
-      {"not ok", false, [](const Row& row) { return outcome(*row.record); }},
-  };
-  return list;
-}
-
 // Said once above the tables, unless rows differ in it.
 bool is_common_fact(const std::string& header) {
-  static const std::set<std::string> facts = {"run", "machine", "device", "cache", "communicator", "weights"};
+  static const std::set<std::string> facts = {"run",          "machine", "device",         "cache",
+                                              "communicator", "weights", "spectrum decay", "layout"};
   return facts.contains(header);
 }
 
@@ -144,10 +26,19 @@ std::string heading(const Record& record) {
   const std::string k = count(record, "in_features"), n = count(record, "out_features");
   const std::string middle = count(record, "intermediate_features");
   std::string layer = record.text("layer");
+  const std::string workload = record.text("workload");
+  const bool weak = record.text("svd_scaling") == "weak";
   // A layer given by its sizes is named after them, and they follow anyway.
-  if (layer.empty() || layer == k + "x" + n) layer = record.text("workload");
+  if (layer.empty() || layer == k + "x" + n || (weak && layer.find('x') != std::string::npos))
+    layer = workload;
   const std::string model = record.text("model");
-  std::string text = model + (model.empty() ? "" : " ") + layer;
+  std::string text =
+      model + (model.empty() ? "" : " ") + layer + (workload == "svd" && layer != workload ? " svd" : "");
+  // One table for a matrix that grows with its ranks.
+  if (weak)
+    return escaped(
+        text + fmt::format(", K×N {}×({} a rank)", k,
+                           record.integer("out_features") / std::max<int64_t>(record.integer("ranks"), 1)));
   if (!k.empty() && !n.empty())
     text += middle.empty() ? ", K×N " + k + "×" + n : ", K×I×N " + k + "×" + middle + "×" + n;
   const std::string tokens = count(record, "tokens");
@@ -164,6 +55,25 @@ auto order(const Row& row) {
   return std::tuple(shard == shards.end() ? 4 : shard->second, record.integer("nodes"),
                     record.integer("ranks"), record.integer("threads"), record.text("device"),
                     !record.text("scheme").starts_with("dense"));
+}
+
+// Of factorisations: by what was asked for, the peers first, each over its ranks.
+auto svd_order(const Row& row) {
+  static const std::map<std::string, int> rules = {{"rank", 0}, {"ratio", 1}, {"energy", 2}, {"error", 3}};
+  static const std::map<std::string, int> methods = {
+      {"lapack", 0}, {"scalapack", 1}, {"scalapack-f64", 2}, {"gram", 3}, {"randomized", 4}};
+  const Record& record = *row.record;
+  const std::string rule = record.text("svd_rule");
+  const size_t space = std::min(rule.find(' '), rule.size());
+  const auto kind = rules.find(rule.substr(0, space));
+  const auto method = methods.find(record.text("svd_method"));
+  return std::tuple(kind == rules.end() ? 4 : kind->second, std::atof(rule.c_str() + space),
+                    method == methods.end() ? 5 : method->second, record.text("svd_layout"),
+                    record.integer("ranks"), record.integer("threads"));
+}
+
+bool is_svd(const Record& record) {
+  return record.text("workload") == "svd";
 }
 
 struct Group {
@@ -192,8 +102,10 @@ std::vector<Group> group_rows(const std::vector<RunRows>& runs, std::vector<std:
     }
   }
   for (Group& group : groups) {
-    std::stable_sort(group.rows.begin(), group.rows.end(),
-                     [](const Row& a, const Row& b) { return order(a) < order(b); });
+    std::stable_sort(group.rows.begin(), group.rows.end(), [](const Row& a, const Row& b) {
+      const bool svd = is_svd(*a.record);  // as all of its group
+      return svd ? svd_order(a) < svd_order(b) : order(a) < order(b);
+    });
   }
   return groups;
 }
@@ -223,15 +135,16 @@ bool is_empty(const Column& column, std::set<std::string> values) {
 }
 
 // Which columns to show, decided over all tables so that they line up.
-struct Layout {
+struct TableLayout {
   std::vector<const Column*> columns;
   std::vector<size_t> widths;
   std::string common;  // what all rows share, as text
 };
 
-Layout lay_out(const std::vector<Group>& groups, const std::vector<RunRows>& runs) {
-  Layout layout;
-  for (const Column& column : columns()) {
+TableLayout lay_out(const std::vector<Column>& columns, const std::vector<Group>& groups,
+                    const std::vector<RunRows>& runs) {
+  TableLayout layout;
+  for (const Column& column : columns) {
     std::set<std::string> values;
     size_t width = display_width(column.header);
     for (const Group& group : groups) {
@@ -257,7 +170,7 @@ Layout lay_out(const std::vector<Group>& groups, const std::vector<RunRows>& run
   return layout;
 }
 
-std::string group_text(const Group& group, const Layout& layout) {
+std::string group_text(const Group& group, const TableLayout& layout) {
   std::string header = "|", rule = "|", rows;
   for (size_t i = 0; i < layout.columns.size(); ++i) {
     const Column& column = *layout.columns[i];
@@ -277,12 +190,26 @@ std::string group_text(const Group& group, const Layout& layout) {
 
 std::string render(const std::vector<RunRows>& runs) {
   std::vector<std::string> warnings;
-  const std::vector<Group> groups = group_rows(runs, warnings);
+  std::vector<Group> groups = group_rows(runs, warnings);
   if (groups.empty()) return "No rows.\n";
-  const Layout layout = lay_out(groups, runs);
-  std::string out = layout.common.empty() ? "" : "All rows: " + layout.common + ".\n\n";
-  for (const Group& group : groups)
-    out += (&group == &groups.front() ? "" : "\n") + group_text(group, layout);
+  const auto first_svd = std::stable_partition(
+      groups.begin(), groups.end(), [](const Group& group) { return !is_svd(*group.rows.front().record); });
+  const std::vector<Group> forwards(groups.begin(), first_svd), svds(first_svd, groups.end());
+  std::string out;
+  for (const std::vector<Group>* part : {&forwards, &svds}) {
+    if (part->empty()) continue;
+    const bool whole = part->size() == groups.size();
+    const TableLayout layout = lay_out(part == &svds ? svd_columns() : forward_columns(), *part, runs);
+    if (!out.empty()) out += "\n";
+    if (!layout.common.empty())
+      out += fmt::format("{}: {}.\n\n",
+                         whole           ? "All rows"
+                         : part == &svds ? "Factorisations"
+                                         : "Layers",
+                         layout.common);
+    for (const Group& group : *part)
+      out += (&group == &part->front() ? "" : "\n") + group_text(group, layout);
+  }
   if (!warnings.empty()) out += "\nNotes:\n\n";
   for (size_t i = 0; i < warnings.size(); ++i) out += fmt::format("{}. {}\n", i + 1, escaped(warnings[i]));
   return out;

@@ -4,23 +4,13 @@
 
 #include <algorithm>
 
+#include "bench/workloads/one_layer.hpp"
 #include "bench/workloads/placement.hpp"
 #include "bench/workloads/sharded_case.hpp"
 
 namespace lamina {
 namespace {
 
-const KeySpec kLayer{"layer", "qkv_proj, o_proj, gate_up_proj, down_proj or one of their parts",
-                     nullptr, 0,
-                     0,       model_layer_names(),
-                     true};
-const KeySpec kInFeatures{"in_features", "K, instead of model and layer", nullptr, 1, 1 << 24, {}, true};
-const KeySpec kOutFeatures{"out_features", "N, instead of model and layer", nullptr, 1, 1 << 24, {}, true};
-const KeySpec kTensor{
-    "tensor", "the weights' tensor, or a list of tensors to stack by rows (default: the layer's own)",
-    nullptr,  0,
-    0,        {},
-    true};
 const KeySpec kShard{"shard",
                      "none: rank 0 alone; column: N cut; row: K cut, then all-reduce",
                      std::string("none"),
@@ -28,7 +18,7 @@ const KeySpec kShard{"shard",
                      0,
                      {"none", "column", "row"}};
 
-class LayerCase : public PreparedCase {
+class LayerCase : public ForwardCase {
  public:
   LayerCase(const LayerRef& ref, std::shared_ptr<PackedLayer> packed, int64_t cold_bytes, int64_t tokens,
             int threads, WeightStore& store)
@@ -58,7 +48,7 @@ class LayerCase : public PreparedCase {
     return check_layer(layer_, x, stream_, ref_.seed);
   }
 
-  Quality quality() override {
+  std::optional<Quality> quality() override {
     const int64_t out = layer_.local_out();
     Matrix<float> y(kQualityTokens, out);
     for (int64_t t = 0; t < kQualityTokens; t += tokens_)
@@ -102,76 +92,27 @@ class LayerSpec : public CaseSpec {
   int64_t cold_bytes = 0;
 };
 
-// The layer by name from a model, or by its two sizes.
-bool read_shape(const Params& params, ModelLayer& layer, std::string& model_name) {
-  const size_t before = params.problems()->items().size();
-  const bool by_size = params.has("in_features") || params.has("out_features");
-  if (by_size) {
-    for (const char* key : {"model", "layer"})
-      if (params.has(key))
-        params.problem(key, "expected either model and layer, or in_features and out_features; found both");
-    layer.shape.in_features = params.integer(kInFeatures);
-    layer.shape.out_features = params.integer(kOutFeatures);
-    for (const KeySpec* key : {&kInFeatures, &kOutFeatures})
-      if (!params.has(key->name))
-        params.problem(key->name, fmt::format("expected \"{}\" beside its pair, found none", key->name));
-    layer.name = fmt::format("{}x{}", layer.shape.in_features, layer.shape.out_features);
-    for (const char* key : {"model", "layer", "layer_index"}) params.mark_read(key);
-    return params.problems()->items().size() == before;
-  }
-  KeySpec model_key = source_keys()[0], layer_key = kLayer;
-  model_key.optional = layer_key.optional = false;
-  model_name = params.string(model_key);
-  const std::string layer_name = params.string(layer_key);
-  const int64_t index = params.integer(source_keys()[1]);
-  if (model_name.empty() || layer_name.empty()) return false;
-  try {
-    const Model model = load_model(model_name);
-    model_name = model.name;
-    layer = model_layer(model, layer_name, index);
-  } catch (const std::exception& e) {
-    params.problem("model", e.what());
-    return false;
-  }
-  return true;
-}
-
 std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& launch,
                                      const Registry& registry) {
   const size_t before = params.problems()->items().size();
   const std::string shard = params.string(kShard);
   const int64_t tokens = params.integer(tokens_key());
   const Placement placement = read_placement(params, launch, shard == "none");
-  ModelLayer layer;
-  std::string model;
-  const bool shaped = read_shape(params, layer, model);
-  auto spec = std::make_unique<LayerSpec>();
-  spec->ref = read_layer_ref(params, layer.name, layer, launch);
-  if (params.has("tensor")) {
-    spec->ref.tensors = params.strings(kTensor);
-    if (!params.has("weights"))
-      params.problem("tensor", "expected \"weights\" beside \"tensor\", found none");
-  }
-  if (!shaped) {
+  std::optional<OneLayer> one = read_one_layer(params, launch);
+  if (!one) {
     params.mark_read("scheme");
     return nullptr;
   }
-  if (params.has("weights") && spec->ref.tensors.empty())
-    params.problem("weights", "expected \"tensor\" beside weights of a layer given by its sizes, found none");
-  if (params.has("weights") && params.problems()->items().size() == before) {
-    try {
-      spec->ref.open();  // a bad file is a bad config: said before anything runs
-    } catch (const std::exception& e) {
-      params.problem("weights", e.what());
-    }
-  }
+  const ModelLayer& layer = one->layer;
+  auto spec = std::make_unique<LayerSpec>();
+  spec->ref = std::move(one->ref);
   spec->scheme = read_scheme(params, layer.shape, registry);
   if (!spec->scheme || params.problems()->items().size() != before) return nullptr;
 
   SpecParts parts;
   parts.workload = "layer";
-  parts.model = model;
-  parts.what = model.empty() ? layer.name : model + "/" + layer.name;
+  parts.model = one->model;
+  parts.what = one->model.empty() ? layer.name : one->model + "/" + layer.name;
   parts.layer_name = layer.name;
   parts.shard = shard;
   parts.layers = {spec->ref};
@@ -195,7 +136,8 @@ WorkloadType layer_workload() {
   WorkloadType type;
   type.name = "layer";
   type.help = "one linear layer, Y = X·Wᵀ, alone or cut over ranks";
-  type.keys = {kLayer, kInFeatures, kOutFeatures, kTensor, kShard, tokens_key(), scheme_key()};
+  type.keys = one_layer_keys();
+  type.keys.insert(type.keys.end(), {kShard, tokens_key(), scheme_key()});
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
   type.keys.insert(type.keys.end(), placement_keys().begin(), placement_keys().end());
   type.read = read_layer;

@@ -50,7 +50,7 @@ Matrix<double> original_block(const MlpRefs& refs, WeightStore& store, const Mat
   return *store.product(refs.down, "quality after " + refs.gate_up.key(), h, comm);
 }
 
-class MlpCase : public PreparedCase {
+class MlpCase : public ForwardCase {
  public:
   MlpCase(const MlpRefs& refs, std::shared_ptr<PackedLayer> gate_up, std::shared_ptr<PackedLayer> down,
           int64_t cold_bytes, int64_t tokens, int threads, WeightStore& store)
@@ -125,7 +125,7 @@ class MlpCase : public PreparedCase {
     return result;
   }
 
-  Quality quality() override {
+  std::optional<Quality> quality() override {
     const int64_t out = down_.local_out();
     Matrix<float> y(kQualityTokens, out);
     for (int64_t t = 0; t < kQualityTokens; t += tokens_)

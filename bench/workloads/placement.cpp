@@ -67,6 +67,14 @@ const std::vector<KeySpec>& source_keys() {
   return keys;
 }
 
+const KeySpec& ranks_key() {
+  return kRanks;
+}
+
+const KeySpec& threads_key() {
+  return kThreads;
+}
+
 const KeySpec& tokens_key() {
   static const KeySpec key{"tokens", "tokens a forward, M", nullptr, 1, 1 << 20};
   return key;
@@ -259,6 +267,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     if (const auto* text = std::get_if<std::string>(&value)) shown = *text;
     id.set("scheme_" + key, shown);
   }
+  if (parts.layers.size() == 1 && scheme.largest_rank() > 0)
+    id.set("break_even_rank",
+           parts.in_features * parts.out_features / (parts.in_features + parts.out_features));
   id.set("weights_source", parts.layers.front().weights.empty() ? "synthetic" : parts.layers.front().weights);
   id.set("device", placement.device);
   id.set("kernel", placement.kernel);

@@ -19,6 +19,8 @@ struct Placement {
 const std::vector<KeySpec>& placement_keys();
 // model, layer_index, weights and the synthetic generator's.
 const std::vector<KeySpec>& source_keys();
+const KeySpec& ranks_key();
+const KeySpec& threads_key();
 const KeySpec& tokens_key();
 const KeySpec& scheme_key();
 

@@ -57,7 +57,7 @@ TEST(Ceilings, AreMeasuredAndPlausible) {
   auto comm = make_self_communicator();
   Ceilings ceilings(*comm, 1, 1 << 20, {0.5, 5, 0.02, 10});
   std::vector<Series*> series = ceilings.series();
-  sample(series, *comm, 1, [](int) {});
+  sample(series, *comm, 1, [](int, const std::string&) {});
   const CeilingValues values = ceilings.values();
   EXPECT_EQ(values.all_reduce_latency_us, 0);
   // Any machine that builds this reads above 100 MB/s and below 10 TB/s, and so on: a unit slip would show.

@@ -166,5 +166,72 @@ TEST(WeightStore, SchemesShareFactorsAndTokensSharePackedWeights) {
   EXPECT_NE(packed, store.packed(ref, *plain, options, registry(), *comm));
 }
 
+// A plan for factorisations of a 256 × 512 matrix.
+Plan svd_plan(const std::string& keys, Problems& problems, const Machine& on) {
+  const Config config = read_config(
+      R"({"name": "t", "experiments": [{"workload": "svd", "in_features": 512, "out_features": 256, )" +
+          keys + "}]}",
+      {}, false, problems);
+  return make_plan(config, on, registry(), "", problems);
+}
+
+TEST(Plan, FactorisationsHaveNoBaselinesAndPeersRunAlone) {
+  Problems problems;
+  Machine two = machine();
+  two.places.push_back(two.places.front());
+  two.launch.ranks = two.launch.local_ranks = 2;
+  const Plan plan =
+      svd_plan(R"("rank": [4, 8], "ranks": [1, 2], "method": ["gram", "lapack"])", problems, two);
+  ASSERT_THAT(problems.items(), IsEmpty());
+  // lapack runs on one rank whatever was asked, with the threads of both.
+  EXPECT_EQ(plan.cases, 2 * 2 + 2);
+  ASSERT_EQ(plan.groups.size(), 3u);
+  for (const PlannedGroup& group : plan.groups) {
+    EXPECT_EQ(group.cases.size(), 2u);
+    for (const PlannedCase& one : group.cases) {
+      EXPECT_FALSE(one.spec->forward);
+      EXPECT_FALSE(one.spec->dense);
+      EXPECT_EQ(one.spec->skip_reason, "");
+      const bool alone = one.spec->identity.text("svd_method") == "lapack";
+      EXPECT_EQ(one.spec->threads, alone ? 2 : 1);
+      if (alone) {
+        EXPECT_EQ(one.spec->ranks, 1);
+      }
+      // Its part of the matrix, and more.
+      EXPECT_EQ(one.spec->shared_bytes, 4 * 256 * 512 / one.spec->ranks);
+      EXPECT_GT(one.spec->stated_bytes, one.spec->shared_bytes);
+      EXPECT_LE(one.spec->stated_bytes, group.memory_bytes);
+    }
+  }
+}
+
+TEST(Plan, AFactorisationThatCannotBeHeldIsAProblem) {
+  Problems problems;
+  (void)svd_plan(R"("rank": 8)", problems, machine(100'000));
+  ASSERT_FALSE(problems.empty());
+  EXPECT_THAT(problems.items().front().message,
+              testing::AllOf(testing::HasSubstr("GiB a rank"), testing::Not(testing::HasSubstr("dense"))));
+}
+
+TEST(Plan, AGridThatDoesNotFitIsSkippedNotRefused) {
+  Problems problems;
+  const Plan plan =
+      svd_plan(R"("rank": 8, "layout": "block-cyclic", "grid_rows": 2, "grid_cols": 3)", problems, machine());
+  ASSERT_THAT(problems.items(), IsEmpty());
+  EXPECT_NE(plan.groups.at(0).cases.at(0).spec->skip_reason, "");
+}
+
+TEST(Plan, ALongStepIsEstimatedAsOftenAsItIsTimed) {
+  MeasureOptions measure;
+  measure.max_seconds = 5;
+  Problems problems;
+  const Plan plan = svd_plan(R"("rank": 8)", problems, machine());
+  CaseSpec& spec = *plan.groups.at(0).cases.at(0).spec;
+  spec.estimated_step_s = 100;
+  EXPECT_DOUBLE_EQ(estimated_sampling_s(spec, measure), 100);
+  spec.estimated_step_s = 6;
+  EXPECT_DOUBLE_EQ(estimated_sampling_s(spec, measure), 18);
+}
+
 }  // namespace
 }  // namespace lamina

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <random>
@@ -174,7 +175,7 @@ TEST(Sample, TimesEachSeriesAndKeepsItsSamples) {
   for (Series* one : {&fast, &slow}) one->rule = {0.05, 30, 0.2, 10};
   std::vector<Series*> all = {&fast, &slow};
   int last = 0;
-  sample(all, *comm, 1, [&](int done) { last = done; });
+  sample(all, *comm, 1, [&](int done, const std::string&) { last = done; });
   EXPECT_EQ(last, 2);
   for (Series* one : all) {
     EXPECT_GE(one->samples_us.size(), 30u);
@@ -194,7 +195,7 @@ TEST(Sample, ManyShortStepsShareASample) {
   series.step = [] { spin_us(2); };
   series.rule = {0, 30, 0.2, 10};  // 0.2 s of 40 µs samples would be 5000
   std::vector<Series*> all = {&series};
-  sample(all, *comm, 1, [](int) {});
+  sample(all, *comm, 1, [](int, const std::string&) {});
   EXPECT_EQ(series.stop_reason, "max_seconds");
   EXPECT_LE(series.samples_us.size(), size_t{kMaxSamples} * 5 / 4);
   EXPECT_GE(series.iterations_per_sample, 10);
@@ -208,7 +209,7 @@ TEST(Sample, AStepPastItsTimeoutEndsTheSeriesOnly) {
   stuck.rule = {0.05, 30, 0.1, 0.01};
   fine.rule = {0.05, 30, 0.1, 10};
   std::vector<Series*> all = {&stuck, &fine};
-  sample(all, *comm, 1, [](int) {});
+  sample(all, *comm, 1, [](int, const std::string&) {});
   EXPECT_TRUE(stuck.timed_out());
   EXPECT_TRUE(stuck.samples_us.empty());
   EXPECT_FALSE(fine.timed_out());
@@ -224,7 +225,7 @@ TEST(Sample, ALaterStepPastItsTimeoutEndsTheSeriesToo) {
   series.rule = {0, 30, 10, 0.5};
   std::vector<Series*> all = {&series};
   int last = 0;
-  sample(all, *comm, 1, [&](int done) { last = done; });
+  sample(all, *comm, 1, [&](int done, const std::string&) { last = done; });
   EXPECT_TRUE(series.timed_out());
   EXPECT_EQ(last, 1);
   EXPECT_EQ(series.samples_us.size(), 10u);  // 2 steps to calibrate, two blocks of 6
@@ -239,9 +240,79 @@ TEST(Sample, SaysThatItLivesBetweenLongSamples) {
   series.rule = {0, 30, 0.1, 10};
   std::vector<Series*> all = {&series};
   int calls = 0;
-  sample(all, *comm, 1, [&](int) { ++calls; });
+  sample(all, *comm, 1, [&](int, const std::string&) { ++calls; });
   EXPECT_EQ(series.block_medians.size(), 1u);
   EXPECT_GE(calls, 4);  // two steps to calibrate, six of the one block: at every other step
+}
+
+TEST(StopRule, ALongStepIsTimedAFewTimes) {
+  Series series;
+  series.rule = {0.01, 30, 5, 1000};
+  EXPECT_FALSE(series.is_long(4.9));
+  EXPECT_TRUE(series.is_long(5.1));
+  for (const double seconds : {7.0, 6.0, 9.0}) {
+    EXPECT_EQ(series.stop_reason, "");
+    series.add_long(seconds);
+  }
+  EXPECT_EQ(series.stop_reason, "max_seconds");
+  EXPECT_TRUE(series.long_step);
+  EXPECT_DOUBLE_EQ(series.p50_us(), 7e6);
+  EXPECT_FALSE(series.has_interval());
+
+  Series longer;
+  longer.rule = {0.01, 30, 5, 1000};
+  longer.add_long(130);
+  EXPECT_EQ(longer.stop_reason, "max_seconds");
+  EXPECT_DOUBLE_EQ(longer.p50_us(), 130e6);
+
+  // Where little time was given, a second is not yet long.
+  Series hurried;
+  hurried.rule = {0.01, 30, 0.02, 1000};
+  EXPECT_FALSE(hurried.is_long(0.9));
+  EXPECT_TRUE(hurried.is_long(1.1));
+}
+
+TEST(Sample, ALongStepRunsNoOftenerThanItIsTimed) {
+  auto comm = make_self_communicator();
+  Series slow, quick;
+  int calls = 0;
+  std::vector<std::string> names;
+  slow.name = "slow";
+  quick.name = "quick";
+  slow.step = [&] {
+    ++calls;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  };
+  quick.step = [] { spin_us(50); };
+  slow.rule = quick.rule = {0, 30, 0.01, 10};
+  std::vector<Series*> all = {&slow, &quick};
+  sample(all, *comm, 1, [&](int, const std::string& name) { names.push_back(name); });
+  EXPECT_EQ(calls, 3);
+  ASSERT_EQ(slow.samples_us.size(), 3u);
+  EXPECT_TRUE(slow.long_step);
+  EXPECT_EQ(slow.stop_reason, "max_seconds");
+  EXPECT_EQ(slow.p50_us(), median(slow.samples_us));
+  EXPECT_FALSE(quick.long_step);
+  EXPECT_GE(quick.samples_us.size(), 5u);
+  for (const char* name : {"slow", "quick"})
+    EXPECT_NE(std::find(names.begin(), names.end(), name), names.end());
+}
+
+TEST(Sample, ALongStepPastItsTimeoutIsATimeout) {
+  auto comm = make_self_communicator();
+  for (const int late : {1, 2}) {
+    Series series;
+    int calls = 0;
+    series.step = [&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(++calls == late ? 1500 : 1050));
+    };
+    series.rule = {0, 30, 0.01, 1.3};
+    std::vector<Series*> all = {&series};
+    sample(all, *comm, 1, [](int, const std::string&) {});
+    EXPECT_TRUE(series.timed_out()) << late;
+    EXPECT_EQ(calls, late);
+    EXPECT_TRUE(std::isnan(series.p50_us()));
+  }
 }
 
 TEST(Sample, InterleavesSoThatDriftFallsOnAll) {
@@ -257,7 +328,7 @@ TEST(Sample, InterleavesSoThatDriftFallsOnAll) {
     series[static_cast<size_t>(i)].rule = {0, 30, 0.01, 10};
     all.push_back(&series[static_cast<size_t>(i)]);
   }
-  sample(all, *comm, 3, [](int) {});
+  sample(all, *comm, 3, [](int, const std::string&) {});
   int changes = 0;
   for (size_t i = 1; i < order.size(); ++i) changes += order[i] != order[i - 1] ? 1 : 0;
   EXPECT_GE(changes, 10);  // one long stretch each would be 2

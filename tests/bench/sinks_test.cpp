@@ -306,5 +306,63 @@ TEST_F(LoadRun, SaysWhatIsNotARun) {
   }
 }
 
+Record factorisation(const std::string& rule, const std::string& method, int64_t ranks) {
+  Record record("svd");
+  record.set("case", "svd/7168x2048/" + rule + "/" + method + "/p" + std::to_string(ranks) + "t1");
+  record.set("layer", std::string("7168x2048"));
+  record.set("in_features", int64_t{7168});
+  record.set("out_features", int64_t{2048});
+  record.set("ranks", ranks);
+  record.set("threads", int64_t{1});
+  record.set("status", std::string("ok"));
+  record.set("latency_us_p50", 1.5e6);
+  record.set("svd_method", method);
+  record.set("svd_rule", rule);
+  record.set("svd_rank", int64_t{300});
+  record.set("svd_scaling", std::string("strong"));
+  record.set("svd_multiply_s", 0.9);
+  record.set("svd_communicate_s", 0.1);
+  record.set("svd_eigensolve_s", 0.5);
+  record.set("svd_orthogonalize_s", 0.0);
+  record.set("svd_error", 0.5);
+  record.set("svd_optimal_error", 0.4);
+  return record;
+}
+
+TEST(Table, FactorisationsHaveTablesOfTheirOwn) {
+  const std::string table = table_sink().render(
+      {run_of({factorisation("rank 1024", "gram", 2), factorisation("error 0.5", "gram", 1),
+               factorisation("rank 256", "gram", 2), factorisation("rank 256", "gram", 1),
+               row("int8", "none", 1, 10), factorisation("rank 256", "lapack", 1)})});
+  const size_t layers = table.find("### llama-3-8b o_proj"), svds = table.find("### svd, K×N 7168×2048");
+  ASSERT_NE(svds, std::string::npos);
+  EXPECT_LT(layers, svds);
+  EXPECT_EQ(table.substr(0, svds).find("| method"), std::string::npos);
+  EXPECT_EQ(table.substr(svds).find("| scheme"), std::string::npos);
+  std::vector<std::string> found;
+  for (const std::string& line : lines(table.substr(svds)))
+    if (line.starts_with("| gram") || line.starts_with("| lapack")) found.push_back(line);
+  ASSERT_THAT(found, SizeIs(5));
+  // By the rule, smaller ranks first; the peer first; over ranks.
+  EXPECT_THAT(found[0], HasSubstr("| lapack"));
+  EXPECT_THAT(found[1], AllOf(HasSubstr(" 256 "), HasSubstr("1×1"), HasSubstr("1.500"), HasSubstr("60 %"),
+                              HasSubstr("33 %"), HasSubstr("1.25000×")));
+  EXPECT_THAT(found[2], HasSubstr("2×1"));
+  EXPECT_THAT(found[3], HasSubstr(" 1024 "));
+  EXPECT_THAT(found[4], HasSubstr("error 0.5: 300"));
+}
+
+TEST(Table, AMatrixThatGrowsWithItsRanksIsOneTable) {
+  std::vector<Record> records;
+  for (const int64_t ranks : {1, 2}) {
+    records.push_back(factorisation("rank 256", "gram", ranks));
+    records.back().set("svd_scaling", std::string("weak"));
+    records.back().set("out_features", 2048 * ranks);
+  }
+  const std::string table = table_sink().render({run_of(std::move(records))});
+  EXPECT_THAT(table, HasSubstr("### svd, K×N 7168×(2048 a rank)\n"));
+  EXPECT_EQ(table.find("###"), table.rfind("###"));
+}
+
 }  // namespace
 }  // namespace lamina

@@ -3,7 +3,7 @@
 import json
 import struct
 
-from support import Case, lamina, main, tiny
+from support import Case, lamina, main, svd, tiny
 
 DEEP = 70
 
@@ -18,6 +18,10 @@ def top(**changes):
 
 def scheme(**keys):
     return changed(scheme=keys)
+
+
+def factorised(**keys):
+    return json.dumps(svd(**keys))
 
 
 E0 = "/experiments/0"
@@ -87,6 +91,25 @@ TABLE = [
      [(E0, "m1/int8")]),
     ("missing weights", changed(weights="none.safetensors", tensor="w"), [(f"{E0}/weights", "none.safetensors")]),
     ("tensor without weights", changed(tensor="w"), [(f"{E0}/tensor", "weights")]),
+    ("unknown method", factorised(method="grm"), [(f"{E0}/method", "gram")]),
+    ("unknown eigensolver", factorised(eigensolver="arpack"), [(f"{E0}/eigensolver", "elpa")]),
+    ("unknown layout", factorised(layout="cyclic"), [(f"{E0}/layout", "block-cyclic")]),
+    ("unknown scaling", factorised(scaling="both"), [(f"{E0}/scaling", "weak")]),
+    ("tokens of a factorisation", factorised(tokens=1), [(f"{E0}/tokens", "unknown key")]),
+    ("no rule for the rank of a factorisation", factorised(rank=None), [(E0, "exactly one of rank, ratio, energy")]),
+    ("two rules for the rank of a factorisation", factorised(energy=0.5), [(E0, "found 2")]),
+    ("rank zero", factorised(rank=0), [(f"{E0}/rank", "0")]),
+    ("rank over min(N, K) of a factorisation", factorised(rank=[16, 257]), [(f"{E0}/rank/1", "256")]),
+    ("ratio below rank 1", factorised(rank=None, ratio=0.001), [(f"{E0}/ratio", "at least")]),
+    ("energy of one", factorised(rank=None, energy=1), [(f"{E0}/energy", "1")]),
+    ("error over one", factorised(rank=None, error=1.5), [(f"{E0}/error", "1.5")]),
+    ("one side of a grid", factorised(method="scalapack", grid_rows=1), [(f"{E0}/grid_rows", "both")]),
+    ("block of zero", factorised(method="scalapack", block=0), [(f"{E0}/block", "0")]),
+    ("oversampling as text", factorised(method="randomized", oversampling="8"), [(f"{E0}/oversampling", "an integer")]),
+    ("model and sizes of a factorisation", factorised(model="llama-3-8b", layer="o_proj"), [(f"{E0}/model", "both")]),
+    ("a file's weights grown with the ranks", factorised(scaling="weak", weights="none.safetensors", tensor="w"),
+     [(f"{E0}/scaling", "strong"), (f"{E0}/weights", "none.safetensors")]),
+    ("more memory than a rank has for factorising", factorised(in_features=2**22, out_features=2**20), [(E0, "GiB a rank")]),
     ("name that leaves the folder", top(name="../x"), [("/name", "letters")]),
     ("everything at once",
      json.dumps({"name": "a b", "seed": -1, "measure": {"cache": "warm"},

@@ -17,21 +17,21 @@ PLACES = {1: [("layer", "none"), ("mlp", "none")], 2: [("layer", "column"), ("la
 SIZES = {"layer": {"in_features": 96, "out_features": 64}, "mlp": {"hidden": 96, "intermediate": 64}}
 
 
-def config(places, **measure):
+def config(places, experiments=None, **measure):
     # The first group is sound, so that a completed record is there to be kept.
-    sound = {"workload": "layer", "in_features": 64, "out_features": 48, "tokens": 1, "shard": places[0][1],
+    sound = {"workload": "layer", "in_features": 64, "out_features": 48, "tokens": 1, "shard": places and places[0][1],
              "scheme": {"type": "dense"}, "kernel": "openblas"}
     faulty = [{"workload": workload, **SIZES[workload], "tokens": 2, "shard": shard, "scheme": {"type": "dense"},
                "kernel": "faulty"} for workload, shard in places]
     return {
         "name": "faults",
         "measure": {"precision": 0.5, "min_samples": 30, "max_seconds": 0.05, "cache": "hot", **measure},
-        "experiments": [sound, *faulty],
+        "experiments": experiments or [sound, *faulty],
     }
 
 
 class FaultTest(unittest.TestCase):
-    def launch(self, fault, ranks, places, hang_seconds=None, resume=None, **measure):
+    def launch(self, fault, ranks, places=(), hang_seconds=None, resume=None, **measure):
         """Runs into a new folder, or on in the one to `resume`."""
         folder = resume or tempfile.TemporaryDirectory()
         if not resume:
@@ -64,11 +64,12 @@ class FaultTest(unittest.TestCase):
                          {("openblas", "ok"), ("native", "ok")})
         self.assertEqual(len(records), 2)
 
-    def assert_nothing_measured(self, record):
-        for section in ("Time", "Rate", "Limit"):
+    def assert_nothing_measured(self, record, sections=("Time", "Rate", "Limit"), forward=True):
+        for section in sections:
             for key in record_keys(section):
-                self.assertIn(key, record)
-                self.assertIsNone(record[key], key)
+                if forward:
+                    self.assertIn(key, record)
+                self.assertIsNone(record.get(key), key)
 
     def test_a_wrong_kernel_is_an_invalid_row_without_a_time(self):
         for fault in ("scale", "stale", "drop", "swap"):
@@ -99,6 +100,24 @@ class FaultTest(unittest.TestCase):
                 self.assertEqual(bad["status"], status)
                 self.assertIn(reason, bad["reason"])
                 self.assert_nothing_measured(bad)
+
+    def test_factors_that_are_wrong_make_an_invalid_row(self):
+        for ranks in (1, 2) if MPIEXEC else (1,):
+            for method in ("gram", "randomized"):
+                for fault in ("garble", "none"):
+                    with self.subTest(fault=fault, method=method, ranks=ranks):
+                        done, (record,) = self.launch(fault, ranks, experiments=[
+                            {"workload": "svd", "in_features": 384, "out_features": 256, "rank": 64, "method": method}])
+                        if fault == "none":
+                            self.assertEqual((done.returncode, record["status"]), (0, "ok"), done.stderr)
+                            continue
+                        self.assertEqual(done.returncode, 1, done.stderr)
+                        self.assertEqual(record["status"], "invalid")
+                        self.assertIn("factors are wrong", record["reason"])
+                        self.assertIs(record["check_passed"], False)
+                        self.assertGreater(record["svd_error"], record["svd_error_bound"])
+                        self.assert_nothing_measured(record, ("Time", "Limit"), forward=False)
+                        self.assertIsNone(record["svd_multiply_s"])
 
     def test_resume_does_again_what_did_not_come_out(self):
         places = [("layer", "none")]

@@ -26,7 +26,7 @@ class Golden(Case):
         out, section = [], ""
         for line in self.run_ok("list").stdout.splitlines():
             section = line if line and not line.startswith(" ") else section
-            if section.startswith(("Kernels", "Devices", "Communicators", "Libraries")) and line.startswith(" "):
+            if section.startswith(("Kernels", "Methods", "Devices", "Communicators", "Libraries")) and line.startswith(" "):
                 # Which of these are present, and as what version, is the machine's.
                 line = "  " + line.split()[0]
             out.append(re.sub(r"^This launch: .*", "This launch: …", line))

@@ -23,7 +23,7 @@ TEST(Sampling, OneRanksLateSlowStepEndsTheSeriesOnAll) {
   stuck.rule = {0, 30, 10, 0.5};
   fine.rule = {0, 30, 0.1, 10};
   std::vector<Series*> all = {&stuck, &fine};
-  sample(all, world(), 1, [](int) {});
+  sample(all, world(), 1, [](int, const std::string&) {});
   EXPECT_TRUE(stuck.timed_out());
   EXPECT_EQ(fine.stop_reason, "max_seconds");
   for (const Series* one : all) {

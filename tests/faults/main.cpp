@@ -7,6 +7,8 @@
 //   refuse  cannot be made               slow    sleeps in every call
 //   throw   throws in a timed step       hang    sleeps for ever in a timed step
 //   die     the process is killed in a timed step, of the second group of cases
+// or one communicator:
+//   garble  float32 numbers that ranks gather, such as a factor of a matrix, come out wrong in places
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
@@ -54,6 +56,47 @@ class FaultyLayer : public Layer {
   int calls_ = 0;
 };
 
+class GarblingCommunicator : public Communicator {
+ public:
+  // Does not own `inner`, or does.
+  explicit GarblingCommunicator(Communicator& inner) : inner_(inner) {}
+  explicit GarblingCommunicator(std::unique_ptr<Communicator> inner)
+      : owned_(std::move(inner)), inner_(*owned_) {}
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
+    inner_.all_reduce(in, out, count, dtype, op);
+  }
+  void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) override {
+    inner_.all_gather(in, out, bytes);
+    int64_t count = 0;
+    for (const int64_t part : bytes) count += part / static_cast<int64_t>(sizeof(float));
+    if (count < kMany) return;
+    for (int64_t i = 0; i < count; i += 7) static_cast<float*>(out)[i] *= 1.5f;
+  }
+  void broadcast(void* data, int64_t bytes, int root) override { inner_.broadcast(data, bytes, root); }
+  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
+    return inner_.all_to_all(send);
+  }
+  void barrier() override { inner_.barrier(); }
+  void start_together() override { inner_.start_together(); }
+  void rest() override { inner_.rest(); }
+  std::unique_ptr<Communicator> subset(int ranks) override {
+    std::unique_ptr<Communicator> part = inner_.subset(ranks);
+    return part ? std::make_unique<GarblingCommunicator>(std::move(part)) : nullptr;
+  }
+  std::string name() const override { return inner_.name(); }
+  int rank() const override { return inner_.rank(); }
+  int size() const override { return inner_.size(); }
+  int nodes() const override { return inner_.nodes(); }
+  int local_size() const override { return inner_.local_size(); }
+  int local_rank() const override { return inner_.local_rank(); }
+  int mpi_handle() const override { return inner_.mpi_handle(); }
+
+ private:
+  static constexpr int64_t kMany = 1000;
+  std::unique_ptr<Communicator> owned_;
+  Communicator& inner_;
+};
+
 // The leaf that the next rank packs meanwhile: parts are of equal size here, so nothing but the result
 // tells.
 Leaf next_ranks(const Leaf& leaf, Communicator& world) {
@@ -94,7 +137,8 @@ int main(int argc, char** argv) {
     options.config_text = read_text_file(argv[2]);
     options.out_dir = argv[3];
     options.resume = argc == 5;
-    exit_code = run(options, registry, world);
+    GarblingCommunicator garbling(world);
+    exit_code = run(options, registry, fault == "garble" ? garbling : world);
   } catch (const std::exception& e) {
     if (world.size() > 1) abort_job(world, e.what());
     std::fprintf(stderr, "%s\n", e.what());

@@ -1,0 +1,10 @@
+#pragma once
+
+#include "bench/workload.hpp"
+
+namespace lamina {
+
+// Factorising a layer's weights, spread over ranks: a step is one whole factorisation.
+WorkloadType svd_workload();
+
+}  // namespace lamina

@@ -1,0 +1,81 @@
+#include "bench/workloads/svd_estimate.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace lamina {
+namespace {
+
+constexpr double kNominalFlops = 30e9;  // of a core, for estimates only
+constexpr double kMostForOptimumS =
+    120;  // a factorisation only to learn the least error must not take longer
+
+// Operations at kNominalFlops: counted for what runs at BLAS-3's speed, and times what it is slower for what
+// does not. The constants are from 2048 × 7168 on two cores.
+double seconds_of(const std::string& method, Shape shape, double rank, const SvdOptions& options,
+                  double ranks) {
+  const auto n = static_cast<double>(std::min(shape.out_features, shape.in_features));
+  const auto m = static_cast<double>(std::max(shape.out_features, shape.in_features));
+  const double cores = ranks * options.threads;
+  double parallel = 0, serial = 0;
+  if (method == "gram") {
+    parallel = m * n * n + 2 * m * n * rank;
+    serial = 4 * n * n * n / options.threads;
+  } else if (method == "randomized") {
+    const double sketch = std::min(rank + static_cast<double>(options.oversampling), n);
+    parallel = 2 * m * n * sketch * (2 + 2 * options.power_iterations) + 12 * (m + n) * sketch * sketch;
+  } else if (method == "lapack") {
+    parallel = 6 * m * n * n + 20 * n * n * n;
+  } else {
+    parallel = 20 * (6 * m * n * n + 20 * n * n * n);  // the QR iteration rotates vectors, far below peak
+  }
+  return (parallel / cores + serial) / kNominalFlops;
+}
+
+}  // namespace
+
+bool is_scalapack(const SvdMethod& method) {
+  return method.name.starts_with("scalapack");
+}
+
+void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank) {
+  const Shape shape = task.ref.shape;
+  const auto part_bytes = [&](const Distribution& distribution) {
+    int64_t most = 0;
+    for (int r = 0; r < spec.ranks; ++r) {
+      const Shape part = local_shape(shape, distribution, spec.ranks, r);
+      most = std::max(most, 4 * part.out_features * part.in_features);
+    }
+    return most;
+  };
+  // A case whose grid does not fit is skipped: its parts are of no size.
+  const Distribution& lies = task.distribution;
+  const bool fits = lies.layout != Layout::block_cyclic || lies.grid_rows * lies.grid_cols == spec.ranks;
+  const int64_t part = fits ? part_bytes(lies) : 0, rows = part_bytes({});
+  const int64_t method_bytes = method.memory_bytes(shape, rank, spec.ranks, task.options);
+  const double step_s = seconds_of(method.name, shape, static_cast<double>(rank), task.options, spec.ranks);
+  const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), task.options, spec.ranks);
+  task.seek_optimum = gram_s <= kMostForOptimumS;
+
+  spec.shared_bytes = part;
+  spec.stated_bytes = part + method_bytes;
+  spec.passing_bytes = method_bytes;
+  // Where the matrix lies otherwise than it was read: sent, received and stacked.
+  if (task.distribution.layout != Layout::rows) spec.passing_bytes = std::max(spec.passing_bytes, 3 * rows);
+  // The recomputed error: U and V with what they are multiplied from, and V whole.
+  const int64_t sides = shape.out_features + shape.in_features;
+  spec.passing_bytes = std::max(spec.passing_bytes, 4 * rank * (2 * sides / spec.ranks + sides));
+  if (task.seek_optimum && method.name == "randomized") {
+    SvdOptions options;
+    options.threads = task.options.threads;
+    spec.passing_bytes =
+        std::max(spec.passing_bytes, find_svd_method("gram")->memory_bytes(shape, rank, spec.ranks, options) +
+                                         4 * rank * sides / spec.ranks);
+  }
+  spec.estimated_step_s = step_s;
+  // The check is a factorisation of its own.
+  spec.estimated_compress_s = step_s + 1e-9 * static_cast<double>(part) * static_cast<double>(rank) / 8;
+  if (task.seek_optimum && method.name == "randomized") spec.estimated_compress_s += gram_s;
+}
+
+}  // namespace lamina

@@ -1,0 +1,16 @@
+// What a factorisation takes, before it runs.
+#pragma once
+
+#include "bench/workload.hpp"
+#include "bench/workloads/svd_case.hpp"
+
+namespace lamina {
+
+// Whether it runs on ScaLAPACK's grid.
+bool is_scalapack(const SvdMethod& method);
+
+// Fills the spec's memory and time, and whether the task may look for the least error: `rank` is what comes
+// out at most. Needs the spec's ranks.
+void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank);
+
+}  // namespace lamina

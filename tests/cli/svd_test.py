@@ -1,0 +1,161 @@
+"""Workload svd as a user meets it: rows, comparisons across groups, what is skipped, and memory."""
+
+import csv
+import io
+import re
+
+from support import Case, blank_table, main, svd
+
+METHODS = ["gram", "randomized", "scalapack", "lapack"]
+PHASES = ("svd_multiply_s", "svd_communicate_s", "svd_eigensolve_s", "svd_orthogonalize_s")
+
+
+class Svd(Case):
+    def run_svd(self, launched=None, out="out", **changes):
+        config = self.write("svd.json", svd(**changes))
+        result = self.run_ok("run", config, "-o", self.folder / out, ranks=launched)
+        return result, self.records(self.folder / out)
+
+    def absent(self):
+        """Methods that this build does not have."""
+        section = self.run_ok("list").stdout.split("\nMethods of factorising")[1].split("\n\n")[1]
+        return {line.split()[0] for line in section.splitlines() if "absent: " in line}
+
+    def exported(self, out="out"):
+        text = self.run_ok("export", self.folder / out, "--format", "csv").stdout
+        return {row["case"]: row for row in csv.DictReader(io.StringIO(text))}
+
+    def assert_whole(self, record):
+        self.assertEqual(record["status"], "ok", record["reason"])
+        self.assertLessEqual(record["svd_error"], record["svd_error_bound"])
+        self.assertEqual((record["check_error"], record["check_tolerance"]),
+                         (record["svd_error"], record["svd_error_bound"]))
+        self.assertLess(record["svd_orthogonality"], 1e-4)
+        # Nothing is better than the best, but for the optimum's own rounding.
+        self.assertGreaterEqual(record["svd_error"], record["svd_optimal_error"] * (1 - 1e-5))
+        self.assertLess(record["svd_error"], record["svd_optimal_error"] * 1.02)
+        phases = [record[key] for key in PHASES]
+        self.assertGreaterEqual(min(phases), 0)
+        self.assertGreater(sum(phases), 0)
+        self.assertLess(sum(phases), record["latency_us_p50"] * 1e-6 * 3)
+        for key in ("limit_kind", "limit_fraction"):
+            self.assertIsNone(record[key])
+        for key in ("tokens", "scheme", "quality_nmse", "weight_bytes"):
+            self.assertNotIn(key, record)
+
+    def test_every_method_on_two_ranks(self):
+        self.needs_mpi()
+        absent = self.absent()
+        result, records = self.run_svd(launched=2, method=METHODS, ranks=[1, 2])
+        # LAPACK knows no ranks: one row, whatever `ranks` says.
+        self.assertEqual(sorted((record["svd_method"], record["ranks"]) for record in records),
+                         [("gram", 1), ("gram", 2), ("lapack", 1), ("randomized", 1), ("randomized", 2),
+                          ("scalapack", 1), ("scalapack", 2)])
+        exported = self.exported()
+        for record in records:
+            with self.subTest(record["case"]):
+                if record["svd_method"] in absent:
+                    self.assertEqual(record["status"], "skipped")
+                    self.assertIn("scalapack", record["reason"].lower())
+                    continue
+                self.assert_whole(record)
+                self.assertEqual(record["svd_rank"], 16)
+                # What compares groups is not in the lines, which are written before.
+                row = exported[record["case"]]
+                self.assertIsNone(record["speedup_vs_lapack"])
+                lapack = next(one for one in records if one["svd_method"] == "lapack")
+                self.assertAlmostEqual(float(row["speedup_vs_lapack"]),
+                                       lapack["latency_us_p50"] / record["latency_us_p50"])
+                if record["svd_method"] == "lapack":
+                    self.assertEqual(row["scaling_efficiency"], "")
+                    continue
+                alone = next(one for one in records
+                             if one["svd_method"] == record["svd_method"] and one["ranks"] == 1)
+                self.assertAlmostEqual(float(row["scaling_efficiency"]), alone["latency_us_p50"] /
+                                       record["latency_us_p50"] / record["ranks"])
+        if not absent:
+            self.assert_golden("table-svd.txt", blank_table(result.stdout))
+
+    def test_the_rank_by_every_rule(self):
+        rules = [("rank", 20), ("ratio", 0.25), ("energy", 0.5), ("error", 0.8)]
+        for key, value in rules:
+            _, records = self.run_svd(out=key, **{"rank": None, key: value}, method=["gram", "randomized"])
+            for record in records:
+                with self.subTest(record["case"]):
+                    self.assert_whole(record)
+                    self.assertEqual(record["svd_rule"], f"{key} {value}")
+                    if key == "rank":
+                        self.assertEqual(record["svd_rank"], 20)
+                    elif key == "ratio":
+                        self.assertEqual(record["svd_rank"], 384 * 256 // 4 // (384 + 256))
+                    else:
+                        self.assertLessEqual(record["svd_error"], 0.8 if key == "error" else 0.5 ** 0.5)
+
+    def test_layouts_give_the_same_factors(self):
+        self.needs_mpi()
+        layouts = ["rows", "columns"] + ([] if self.absent() else ["block-cyclic"])
+        _, records = self.run_svd(launched=2, layout=layouts, method=["gram", "randomized"], out_features=300)
+        self.assertEqual(len(records), 2 * len(layouts))
+        for record in records:
+            self.assert_whole(record)
+        for method in ("gram", "randomized"):
+            errors = {record["svd_error"] for record in records if record["svd_method"] == method}
+            self.assertLess(max(errors) - min(errors), 1e-6, errors)
+
+    def test_weak_scaling_keeps_each_ranks_share(self):
+        self.needs_mpi()
+        result, records = self.run_svd(launched=2, scaling="weak", ranks=[1, 2], in_features=128)
+        self.assertEqual([(record["ranks"], record["out_features"]) for record in records], [(1, 256), (2, 512)])
+        times = [record["latency_us_p50"] for record in records]
+        row = self.exported()[records[1]["case"]]
+        self.assertAlmostEqual(float(row["scaling_efficiency"]), times[0] / times[1])
+        self.assertIn("K×N 128×(256 a rank)", result.stdout)
+        self.assertEqual(result.stdout.count("###"), 1)
+
+    def test_what_this_launch_does_not_have_is_skipped(self):
+        _, records = self.run_svd(ranks=[1, 2], method=["gram", "lapack"])
+        self.assertEqual(sorted((record["svd_method"], record["ranks"], record["status"]) for record in records),
+                         [("gram", 1, "ok"), ("gram", 2, "skipped"), ("lapack", 1, "ok")])
+        _, records = self.run_svd(out="grid", method="scalapack", grid_rows=3, grid_cols=2)
+        self.assertEqual(records[0]["status"], "skipped")
+        exported = self.run_ok("export", self.folder / "out", self.folder / "grid", "--format", "table").stdout
+        self.assertIn("mpirun -n 2", exported)
+
+    def test_layers_and_factorisations_in_one_run(self):
+        config = svd()
+        config["experiments"].append({"workload": "layer", "in_features": 256, "out_features": 128, "tokens": 1,
+                                      "threads": 1, "scheme": {"type": "lowrank", "rank": 8}})
+        result = self.run_ok("run", self.write("both.json", config), "-o", self.folder / "out")
+        records = self.records(self.folder / "out")
+        (lowrank,) = [record for record in records if (record.get("scheme") or "").startswith("lowrank")]
+        self.assertEqual(lowrank["break_even_rank"], 256 * 128 // (256 + 128))
+        if lowrank["speedup_vs_dense"] > 1:
+            gain_us = (lowrank["speedup_vs_dense"] - 1) * lowrank["latency_us_p50"]
+            self.assertAlmostEqual(lowrank["break_even_forwards"] * gain_us / 1e6 / lowrank["compress_s"], 1, places=6)
+        else:
+            self.assertIsNone(lowrank["break_even_forwards"])
+        self.assertTrue(all(record["break_even_rank"] is None for record in records
+                            if (record.get("scheme") or "").startswith("dense")))
+        # Each kind has its own columns.
+        (header,) = [line for line in result.stdout.splitlines() if "| method" in line]
+        self.assertNotIn("NMSE", header)
+        (header,) = [line for line in result.stdout.splitlines() if "| scheme" in line]
+        self.assertNotIn("bound", header)
+
+    def test_the_dry_run_says_what_it_takes(self):
+        self.needs_mpi()
+        changes = {"in_features": 4096, "out_features": 2048, "rank": 256}
+        config = self.write("svd.json", svd(method=["gram", "randomized"], **changes))
+        dry = self.run_ok("run", config, "--dry-run", ranks=2).stdout
+        self.run_ok("run", config, "-o", self.folder / "out", ranks=2)
+        for record in self.records(self.folder / "out"):
+            with self.subTest(record["case"]):
+                stated = float(re.search(re.escape(record["case"]) + r" *\| *([\d.]+)", dry)[1])
+                self.assertAlmostEqual(stated, record["svd_estimated_bytes"] / 2**20, places=1)
+                self.assertAlmostEqual(record["svd_peak_bytes"] / record["svd_estimated_bytes"], 1, delta=0.1)
+                beyond = record["svd_peak_bytes"] - 4 * 4096 * 2048 // 2
+                self.assertLessEqual(beyond, 3 * 8 * 2048**2)
+
+
+if __name__ == "__main__":
+    main()
