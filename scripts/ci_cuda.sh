@@ -3,6 +3,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
-configure cuda build-cuda -DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF
+# -Werror as the tests' build has it: what both compile, ccache then has for the second.
+configure cuda build-cuda -DLAMINA_WERROR=ON -DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF
 build build-cuda lamina
 build-cuda/lamina list >/dev/null
