@@ -60,21 +60,38 @@ if(LAMINA_BLIS)
   endif()
 endif()
 
-# Its library proper alone: libxsmmnoblas has an sgemm_ of its own that only prints an error.
+# Its library proper alone: libxsmmnoblas has an sgemm_ of its own that only prints an error. LIBXSMM 2 has other functions.
 set(lamina_libxsmm OFF)
+set(lamina_libxsmm_why "")
 if(LAMINA_LIBXSMM)
   find_path(LAMINA_LIBXSMM_INCLUDE libxsmm.h)
   find_library(LAMINA_LIBXSMM_LIBRARY xsmm)
   if(LAMINA_LIBXSMM_INCLUDE AND LAMINA_LIBXSMM_LIBRARY)
-    set(lamina_libxsmm ON)
-    message(STATUS "LIBXSMM: ${LAMINA_LIBXSMM_LIBRARY}")
-    add_library(lamina_xsmm INTERFACE)
-    target_include_directories(lamina_xsmm SYSTEM INTERFACE ${LAMINA_LIBXSMM_INCLUDE})
-    target_link_libraries(lamina_xsmm INTERFACE
-      ${LAMINA_LIBXSMM_LIBRARY} BLAS::BLAS Threads::Threads rt m ${CMAKE_DL_LIBS})
-  elseif(NOT LAMINA_LIBXSMM STREQUAL "AUTO")
-    message(FATAL_ERROR "LAMINA_LIBXSMM is ${LAMINA_LIBXSMM}, but CMake finds no libxsmm.h and libxsmm. Install "
-      "libxsmm-dev, name LIBXSMM's folder in CMAKE_PREFIX_PATH, or leave LAMINA_LIBXSMM at AUTO.")
+    include(CheckCXXSourceCompiles)
+    set(CMAKE_REQUIRED_INCLUDES ${LAMINA_LIBXSMM_INCLUDE})
+    set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)  # nothing is linked
+    unset(lamina_libxsmm_api CACHE)  # another one may be named
+    check_cxx_source_compiles("#include <libxsmm.h>
+      libxsmm_smmfunction_reducebatch_strd make(libxsmm_blasint n, float one, int flags) {
+        return libxsmm_smmdispatch_reducebatch_strd(n, n, n, n, n, &n, &n, &n, &one, &one, &flags, &flags);
+      }" lamina_libxsmm_api)
+    unset(CMAKE_TRY_COMPILE_TARGET_TYPE)
+    unset(CMAKE_REQUIRED_INCLUDES)
+    if(lamina_libxsmm_api)
+      set(lamina_libxsmm ON)
+      message(STATUS "LIBXSMM: ${LAMINA_LIBXSMM_LIBRARY}")
+      add_library(lamina_xsmm INTERFACE)
+      target_include_directories(lamina_xsmm SYSTEM INTERFACE ${LAMINA_LIBXSMM_INCLUDE})
+      target_link_libraries(lamina_xsmm INTERFACE
+        ${LAMINA_LIBXSMM_LIBRARY} BLAS::BLAS Threads::Threads rt m ${CMAKE_DL_LIBS})
+    else()
+      set(lamina_libxsmm_why " (the one found has not the functions of 1.17)")
+      message(STATUS "LIBXSMM: ${LAMINA_LIBXSMM_INCLUDE}/libxsmm.h has not the functions of 1.17")
+    endif()
+  endif()
+  if(NOT lamina_libxsmm AND NOT LAMINA_LIBXSMM STREQUAL "AUTO")
+    message(FATAL_ERROR "LAMINA_LIBXSMM is ${LAMINA_LIBXSMM}, but CMake finds no libxsmm.h and libxsmm with the functions of "
+      "1.17. Install libxsmm-dev, name LIBXSMM's folder in CMAKE_PREFIX_PATH, or leave LAMINA_LIBXSMM at AUTO.")
   endif()
 endif()
 

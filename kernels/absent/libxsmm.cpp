@@ -1,4 +1,4 @@
-// LIBXSMM was not found: the same kernel, saying so.
+// LIBXSMM was not found, or one that the kernel is not written for: the same kernel, saying so.
 #include "kernels/cpu/kernels.hpp"
 
 namespace lamina {
@@ -8,7 +8,9 @@ Kernel libxsmm_kernel() {
   kernel.name = "libxsmm";
   kernel.device = "cpu";
   kernel.help = "dense float32 by LIBXSMM";
-  kernel.absent = "built without LIBXSMM; install libxsmm-dev, then configure and build again";
+  // CMake says more where one was found.
+  kernel.absent =
+      "built without LIBXSMM" LAMINA_LIBXSMM_WHY "; install libxsmm-dev, then configure and build again";
   return kernel;
 }
 

@@ -33,7 +33,9 @@ Product make_product(int64_t rows, int64_t tokens, int64_t cols, int64_t ldc, bo
       integer(rows), integer(tokens), integer(cols), integer(kBlock * kBlock * 4),
       integer(kBlock * tokens * 4), &block, &block, &to, &one, &beta, &flags, &prefetch);
   if (product == nullptr)
-    throw std::runtime_error(fmt::format("LIBXSMM made no product of {} × {} × {}", rows, tokens, cols));
+    throw std::runtime_error(
+        fmt::format("LIBXSMM compiled no product of {} rows × {} tokens × {} columns for {}", rows, tokens,
+                    cols, libxsmm_get_target_arch()));
   return product;
 }
 
@@ -54,15 +56,13 @@ class LibxsmmLayer final : public CpuLayer {
             blocks[i * kBlock + r] = leaf.values[static_cast<size_t>((first + r) * cols_ + i)];
       }
     });
-    make_products(max_tokens_);
+    // All token counts': none is compiled, and none can fail to be, while threads multiply.
+    for (int64_t some = 1; some <= std::min(max_tokens_, kTokens); ++some) make_products(some);
   }
 
  protected:
-  // Other token counts than max_tokens have theirs compiled at their first forward, which is a check's and
-  // not timed.
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     if (cols_ == 0) return;
-    if (part == 0) make_products(tokens);
     const int64_t tile = tile_tokens(tokens, kTokens);
     for (int64_t t = part; t < tokens; t += parts) {
       const int64_t first = t / tile * tile, some = std::min(tile, tokens - first);
@@ -100,23 +100,18 @@ class LibxsmmLayer final : public CpuLayer {
     // Of the first blocks along K, of more of them, and of the columns past them; each of whole blocks of
     // rows, and of the rows past them.
     std::array<Product, 2> first{}, more{}, rest{};
-    bool made = false;
   };
 
-  void make_products(int64_t tokens) {
-    const int64_t tile = tile_tokens(tokens, kTokens);
-    for (const int64_t some : {tile, tokens - (tokens - 1) / tile * tile}) {
-      Products& products = products_[static_cast<size_t>(some)];
-      if (products.made) continue;
-      products.made = true;
-      for (const int64_t rows : {kBlock, rows_ % kBlock}) {
-        if (rows == 0 || rows > rows_) continue;
-        const size_t last = rows < kBlock ? 1 : 0;
-        if (cols_ >= kBlock) products.first[last] = make_product(rows, some, kBlock, rows_, false);
-        if (cols_ >= 2 * kBlock) products.more[last] = make_product(rows, some, kBlock, rows_, true);
-        if (cols_ % kBlock > 0)
-          products.rest[last] = make_product(rows, some, cols_ % kBlock, rows_, cols_ >= kBlock);
-      }
+  // Of tiles of `some` tokens.
+  void make_products(int64_t some) {
+    Products& products = products_[static_cast<size_t>(some)];
+    for (const int64_t rows : {kBlock, rows_ % kBlock}) {
+      if (rows == 0 || rows > rows_) continue;
+      const size_t last = rows < kBlock ? 1 : 0;
+      if (cols_ >= kBlock) products.first[last] = make_product(rows, some, kBlock, rows_, false);
+      if (cols_ >= 2 * kBlock) products.more[last] = make_product(rows, some, kBlock, rows_, true);
+      if (cols_ % kBlock > 0)
+        products.rest[last] = make_product(rows, some, cols_ % kBlock, rows_, cols_ >= kBlock);
     }
   }
 
@@ -139,6 +134,9 @@ Kernel libxsmm_kernel() {
     if (std::string why = kind_refusal(leaf, 32, ActivationRule::f32); !why.empty()) return why;
     if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
     return native_refusal(leaf);
+  };
+  kernel.packed_bytes = [](const Scheme::LeafBytes& leaf) {
+    return round_up(leaf.shape.out_features, kBlock) * round_up(leaf.shape.in_features, kBlock) * 4;
   };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     return std::make_unique<LibxsmmLayer>(leaf, options);
