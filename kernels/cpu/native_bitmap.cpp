@@ -1,6 +1,6 @@
 // Pruned weights of no or N:M pattern: a bit a column says what is kept, the kept values follow one another.
-// A bitmap of 2:4 weights is as small as 2-bit indices would be (4 bits a group either way). Few tokens meet
-// rows spread in registers; many are lanes themselves, and each kept weight meets them by its column alone.
+// 2:4 weights have a kernel of their own. Few tokens meet rows spread in registers; many are lanes
+// themselves, and each kept weight meets them by its column alone.
 #include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/kernels.hpp"
 
