@@ -62,7 +62,7 @@ endif()
 
 # Its library proper alone: libxsmmnoblas has an sgemm_ of its own that only prints an error. LIBXSMM 2 has other functions.
 set(lamina_libxsmm OFF)
-set(lamina_libxsmm_absent "built without LIBXSMM: install libxsmm-dev, then configure and build again")
+set(lamina_libxsmm_why "")
 if(LAMINA_LIBXSMM)
   find_path(LAMINA_LIBXSMM_INCLUDE libxsmm.h)
   find_library(LAMINA_LIBXSMM_LIBRARY xsmm)
@@ -85,7 +85,7 @@ if(LAMINA_LIBXSMM)
       target_link_libraries(lamina_xsmm INTERFACE
         ${LAMINA_LIBXSMM_LIBRARY} BLAS::BLAS Threads::Threads rt m ${CMAKE_DL_LIBS})
     else()
-      set(lamina_libxsmm_absent "built without LIBXSMM: the one found has not the functions of 1.17, install libxsmm-dev 1.17, then configure and build again")
+      set(lamina_libxsmm_why " (the one found has not the functions of 1.17)")
       message(STATUS "LIBXSMM: ${LAMINA_LIBXSMM_INCLUDE}/libxsmm.h has not the functions of 1.17")
     endif()
   endif()

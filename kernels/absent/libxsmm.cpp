@@ -8,7 +8,9 @@ Kernel libxsmm_kernel() {
   kernel.name = "libxsmm";
   kernel.device = "cpu";
   kernel.help = "dense float32 by LIBXSMM";
-  kernel.absent = LAMINA_LIBXSMM_ABSENT;  // by CMake
+  // CMake says more where one was found.
+  kernel.absent =
+      "built without LIBXSMM" LAMINA_LIBXSMM_WHY "; install libxsmm-dev, then configure and build again";
   return kernel;
 }
 
