@@ -1,0 +1,61 @@
+// Activation-aware factorisation: what a low rank loses is counted in the layer's outputs on calibration
+// tokens, not in its weights. With XᵀX = L·Lᵀ, ‖(W − Ŵ)·Xᵀ‖ = ‖(W − Ŵ)·L‖, so the truncated SVD of W·L, with
+// L taken back from its right factor, loses least of the outputs (SVD-LLM: Wang, Zheng, Wan, Zhang 2024). The
+// diagonal variant scales each input channel by its root mean square (ASVD: Yuan et al. 2023).
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+#include "kernels/compress/scheme.hpp"
+#include "kernels/matrix.hpp"
+
+namespace lamina {
+
+enum class Whiten { none, diagonal, cholesky };
+
+// Activations that compression may look at: the same on every rank, and none that quality is measured on.
+struct Calibration {
+  int64_t tokens = 0;
+  // Fills `out` with tokens [first, first + out.rows), K = out.cols.
+  std::function<void(int64_t first, Matrix<float>& out)> read;
+};
+
+// A square root L of the damped mean Gram of calibration tokens, XᵀX/tokens + damping·mean(diagonal)·I,
+// lower triangular [K × K] in float64, spread over ranks by rows: blocks of kRowBlock dealt out in turn, so
+// that every rank has as much of the triangle. Every product has a fixed shape and place and every sum a
+// fixed order: L, and what is made with it, is bitwise the same for any number of ranks and threads.
+class Whitening {
+ public:
+  // Each rank reads its share of the tokens and all gather them, tokens·K floats in place of an all-reduce of
+  // K² doubles; each sums its own rows of the Gram. Collective; `threads` a rank. AgreedError where a token
+  // cannot be read or is not finite, no token has a number other than 0, or the Gram is not positive definite
+  // (too little damping).
+  Whitening(Whiten kind, double damping, int64_t in_features, const Calibration& calibration,
+            Communicator& comm, int threads);
+
+  // W·L, for this rank's rows of W [rows × K], in float32. Collective.
+  Matrix<float> apply(const Matrix<float>& slab);
+  // L⁻ᵀ·V for V [K × r] of which `v` holds this rank's rows, partition(K, ranks, kRowBlock). Collective.
+  void undo(Matrix<float>& v);
+
+  // Bytes a rank takes at the most, apply()'s result and undo()'s share of V included.
+  static int64_t memory_bytes(Shape shape, int64_t rank, int ranks, Whiten kind, int threads);
+
+ private:
+  void add_tokens(const Calibration& calibration);
+  void factorize(double damping);
+  // Block row `block` of L on every rank, its columns up to the diagonal's end.
+  const Matrix<double>& share(int64_t block);
+
+  int64_t size_;
+  Whiten kind_;
+  Communicator& comm_;
+  int threads_;
+  std::vector<double> diagonal_;      // Whiten::diagonal: L's
+  std::vector<Matrix<double>> rows_;  // [block]: [its rows × columns up to their end], on its owner
+  Matrix<double> shared_;
+};
+
+}  // namespace lamina

@@ -1,0 +1,144 @@
+// Whitening by the calibration Gram, against the same in float64 on one rank.
+#include "distributed/svd/whiten.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "distributed/compress.hpp"
+#include "distributed/partition.hpp"
+#include "tests/distributed/support.hpp"
+
+namespace lamina {
+namespace {
+
+using test::world;
+
+// Tokens whose channels are correlated, one of them far larger than the others.
+Calibration calibration(int64_t tokens, int64_t channels) {
+  return {tokens, [channels](int64_t first, Matrix<float>& out) {
+            for (int64_t t = 0; t < out.rows; ++t)
+              for (int64_t k = 0; k < channels; ++k)
+                out(t, k) = (k == 3 ? 20.0f : 1.0f) *
+                            (test::number(21, first + t, k) + test::number(22, first + t, k % 5));
+          }};
+}
+
+Matrix<double> damped_gram(const Calibration& tokens, int64_t channels, double damping) {
+  Matrix<float> x(tokens.tokens, channels);
+  tokens.read(0, x);
+  Matrix<double> gram(channels, channels);
+  double trace = 0;
+  for (int64_t i = 0; i < channels; ++i)
+    for (int64_t j = 0; j < channels; ++j) {
+      for (int64_t t = 0; t < x.rows; ++t) gram(i, j) += static_cast<double>(x(t, i)) * x(t, j);
+      gram(i, j) /= static_cast<double>(x.rows);
+      if (i == j) trace += gram(i, j);
+    }
+  for (int64_t i = 0; i < channels; ++i) gram(i, i) += damping * trace / static_cast<double>(channels);
+  return gram;
+}
+
+Matrix<float> own_rows(const Matrix<float>& whole, const Range& rows) {
+  Matrix<float> own(rows.size(), whole.cols);
+  std::copy(whole.row(rows.begin), whole.row(rows.end), own.data.begin());
+  return own;
+}
+
+struct Case {
+  int64_t rows, channels, tokens;
+};
+void PrintTo(const Case& c, std::ostream* os) {
+  *os << c.rows << "x" << c.channels << ", " << c.tokens << " tokens";
+}
+class Whitening_ : public testing::TestWithParam<Case> {};
+
+TEST_P(Whitening_, AppliesASquareRootOfTheGramAndTakesItBack) {
+  const auto [n, k, count] = GetParam();
+  const Calibration tokens = calibration(count, k);
+  constexpr double kDamping = 0.01;
+  const auto self = make_self_communicator();
+  Whitening spread(Whiten::cholesky, kDamping, k, tokens, world(), 1);
+  Whitening alone(Whiten::cholesky, kDamping, k, tokens, *self, 2);
+
+  const Matrix<float> w = test::random_matrix(n, k, 5);
+  const Range rows = slab_rows(n, world());
+  const Matrix<float> whole = alone.apply(w);
+  EXPECT_EQ(spread.apply(own_rows(w, rows)).data, own_rows(whole, rows).data);
+  // (W·L)·(W·L)ᵀ = W·G·Wᵀ
+  const Matrix<double> gram = damped_gram(tokens, k, kDamping);
+  for (const auto& [i, j] : {std::pair<int64_t, int64_t>{0, 0}, {n - 1, 0}, {n - 1, n - 1}, {n / 2, n / 3}}) {
+    double found = 0, expected = 0, size = 0;
+    for (int64_t a = 0; a < k; ++a) {
+      found += static_cast<double>(whole(i, a)) * whole(j, a);
+      for (int64_t b = 0; b < k; ++b) {
+        expected += static_cast<double>(w(i, a)) * gram(a, b) * w(j, b);
+        size += std::abs(static_cast<double>(w(i, a)) * gram(a, b) * w(j, b));
+      }
+    }
+    EXPECT_NEAR(found, expected, 1e-6 * size) << i << ", " << j;
+  }
+
+  // Rows of W·L are columns that L⁻ᵀ takes back to W's.
+  const std::vector<Range> cut = partition(k, world().size(), kRowBlock);
+  const auto transposed = [&](const Range& range) {
+    Matrix<float> v(range.size(), n);
+    for (int64_t a = 0; a < v.rows; ++a)
+      for (int64_t i = 0; i < n; ++i) v(a, i) = whole(i, range.begin + a);
+    return v;
+  };
+  const Range own = cut[static_cast<size_t>(world().rank())];
+  Matrix<float> v = transposed(own), v_alone = transposed({0, k});
+  spread.undo(v);
+  alone.undo(v_alone);
+  EXPECT_EQ(v.data, own_rows(v_alone, own).data);
+  for (int64_t a = 0; a < k; ++a)
+    for (int64_t i = 0; i < n; ++i) ASSERT_NEAR(v_alone(a, i), w(i, a), 2e-4) << a << ", " << i;
+}
+
+TEST_P(Whitening_, DiagonalScalesByTheRootMeanSquare) {
+  const auto [n, k, count] = GetParam();
+  const Calibration tokens = calibration(count, k);
+  Whitening whitening(Whiten::diagonal, 0, k, tokens, world(), 1);
+  const Matrix<double> gram = damped_gram(tokens, k, 0);
+  const Range own = partition(k, world().size(), kRowBlock)[static_cast<size_t>(world().rank())];
+  const Matrix<float> ones = [&] {
+    Matrix<float> matrix(1, k);
+    std::fill(matrix.data.begin(), matrix.data.end(), 1.0f);
+    return matrix;
+  }();
+  const Matrix<float> scaled = whitening.apply(ones);
+  Matrix<float> v(own.size(), 1);
+  for (int64_t a = 0; a < v.rows; ++a) v(a, 0) = scaled(0, own.begin + a);
+  for (int64_t a = 0; a < k; ++a) EXPECT_NEAR(scaled(0, a), std::sqrt(gram(a, a)), 1e-6 * scaled(0, a));
+  whitening.undo(v);
+  for (const float one : v.data) EXPECT_NEAR(one, 1, 1e-6);
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, Whitening_,
+                         testing::Values(Case{70, 300, 500}, Case{5, 128, 40}, Case{33, 100, 129},
+                                         Case{1, 1, 7}, Case{260, 515, 128}));
+
+TEST(Whitening, BadCalibrationFailsOnEveryRank) {
+  const auto make = [](const Calibration& tokens, double damping, Whiten kind = Whiten::cholesky) {
+    return Whitening(kind, damping, 200, tokens, world(), 1);
+  };
+  // Fewer tokens than channels and no damping: singular.
+  EXPECT_THROW(make(calibration(50, 200), 0), AgreedError);
+  EXPECT_THROW(make(calibration(0, 200), 0.01), AgreedError);
+  EXPECT_THROW(make(calibration(50, 200), -1), AgreedError);
+  EXPECT_THROW(make(calibration(50, 200), std::nan("")), AgreedError);
+  const Calibration zeros{
+      60, [](int64_t, Matrix<float>& out) { std::fill(out.data.begin(), out.data.end(), 0.0f); }};
+  for (const Whiten kind : {Whiten::cholesky, Whiten::diagonal})
+    EXPECT_THROW(make(zeros, 0.01, kind), AgreedError);
+  const Calibration bad{400, [](int64_t first, Matrix<float>& out) {
+                          std::fill(out.data.begin(), out.data.end(), 1.0f);
+                          if (first > 100) out(0, 7) = std::numeric_limits<float>::infinity();
+                        }};
+  EXPECT_THROW(make(bad, 0.01), AgreedError);
+}
+
+}  // namespace
+}  // namespace lamina
