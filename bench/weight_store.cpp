@@ -45,6 +45,10 @@ OriginalWeights WeightStore::load(const LayerRef& layer, Communicator& comm) con
   return load_weights(*source, comm, threads_);
 }
 
+void LayerRef::calibration(int64_t first, Matrix<float>& out) const {
+  fill_activations(out, first, ActivationPurpose::calibration, seed, label, synthetic);
+}
+
 std::shared_ptr<const OriginalWeights> WeightStore::original(const LayerRef& layer, Communicator& comm) {
   auto& slot = originals_[fmt::format("{} p{}", layer.key(), comm.size())];
   if (!slot) slot = std::make_shared<const OriginalWeights>(load(layer, comm));
@@ -77,7 +81,8 @@ std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef&
   auto& slot = compressed_[matrix + " " + scheme.name()];
   if (!slot)
     slot = std::make_shared<const CompressedWeights>(
-        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors_[matrix]));
+        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors_[matrix],
+                 [&](int64_t first, Matrix<float>& out) { layer.calibration(first, out); }));
   return slot;
 }
 

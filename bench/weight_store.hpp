@@ -27,6 +27,8 @@ struct LayerRef {
   std::unique_ptr<WeightSource> open() const;
   // Tokens of its held-out input stream, [tokens × K].
   Matrix<float> activations(int64_t tokens) const;
+  // Tokens [first, first + out.rows) of the stream that compression may look at.
+  void calibration(int64_t first, Matrix<float>& out) const;
 };
 
 // Tokens that `quality` is computed on, whatever a case's own count: so schemes compare across token counts.

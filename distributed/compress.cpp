@@ -37,18 +37,17 @@ class RememberingFactorizer final : public Factorizer {
  public:
   RememberingFactorizer(Factorizer& inner, FactorMemory& memory) : inner_(inner), memory_(memory) {}
 
-  Factors factorize(const RowSlab& slab, const RankRule& rule, const std::string& method,
-                    uint64_t seed) override {
+  Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) override {
     for (const FactorMemory::Known& known : memory_.known) {
-      if (known.rule != rule || known.method != method || known.seed != seed) continue;
+      if (known.request != request || known.seed != seed) continue;
       saved_s_ += known.seconds;
       saved_bytes_ = std::max(saved_bytes_, known.peak_bytes);
       return known.factors;
     }
     const PeakMemory peak;
     const auto begin = std::chrono::steady_clock::now();
-    Factors factors = inner_.factorize(slab, rule, method, seed);
-    memory_.known.push_back({rule, method, seed, factors, seconds_since(begin), peak.bytes()});
+    Factors factors = inner_.factorize(slab, request, seed);
+    memory_.known.push_back({request, seed, factors, seconds_since(begin), peak.bytes()});
     return factors;
   }
   double saved_s() const { return saved_s_; }
@@ -193,14 +192,14 @@ OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int
 }
 
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
-                           uint64_t seed, int threads, FactorMemory* memory) {
+                           uint64_t seed, int threads, FactorMemory* memory, const Calibration& calibration) {
   CompressedWeights result;
   FactorMemory own_memory;
   result.shape = weights.shape;
   result.rows = weights.rows;
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
-  const auto factorizer = make_factorizer(comm, {.threads = threads});
+  const auto factorizer = make_factorizer(comm, {.threads = threads}, calibration);
   RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory);
   together(comm, [&] {
     const int64_t unit = scheme.units().rows;

@@ -1,6 +1,7 @@
 // Compression over ranks: each compresses whole rows, given what needs all of them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -40,12 +41,15 @@ struct CompressedWeights {
   double error_squared =
       0;  // ‖W − Ŵ‖²; NaN for a chain whose factors are not dense: U·V is not multiplied out
 };
+// Activations that compression may look at: fills `out` with tokens [first, first + out.rows) of a stream,
+// the same on every rank, K = out.cols. None that quality is measured on.
+using Calibration = std::function<void(int64_t first, Matrix<float>& out)>;
+
 // Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
 // price.
 struct FactorMemory {
   struct Known {
-    RankRule rule;
-    std::string method;
+    FactorRequest request;
     uint64_t seed = 0;
     Factors factors;
     double seconds = 0;
@@ -57,7 +61,8 @@ struct FactorMemory {
 // Collective, on `threads` threads a rank; a failure on one rank is the same AgreedError on all. `memory`
 // belongs to these weights.
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
-                           uint64_t seed, int threads = 1, FactorMemory* memory = nullptr);
+                           uint64_t seed, int threads = 1, FactorMemory* memory = nullptr,
+                           const Calibration& calibration = {});
 
 // A leaf spread by rows over `comm` (this rank holds `leaf`), cut anew: every rank r gets the rows in its own
 // `wanted_rows` (ranges of the whole matrix, stacked in the order given) and columns `wanted_cols`. Each rank

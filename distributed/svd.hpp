@@ -94,8 +94,13 @@ SvdResult factorize(const SpreadMatrix& a, const RankRule& rule, const SvdOption
 // ‖A − U·diag(σ)·Vᵀ‖/‖A‖ in float64, element by element, whatever the method promised. Collective.
 double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& comm, int threads);
 
-// For schemes, which name the method and the seed: U and V with √σ in each, V whole on every rank, the error
-// recomputed in float64. Always same_for_any_ranks.
-std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options);
+// Bytes that whitening adds on a rank to what the method takes: the matrix whitened, and its share of L.
+int64_t whitening_bytes(Shape shape, int64_t rank, int ranks, Whiten whiten, int threads);
+
+// For schemes, which name the method and the seed: U and V with √σ in each (whitened, of columns as long in
+// the one as in the other), V whole on every rank, the error of the weights recomputed in float64. Always
+// same_for_any_ranks. `calibration` is needed where a request is whitened.
+std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options,
+                                            Calibration calibration = {});
 
 }  // namespace lamina

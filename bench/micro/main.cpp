@@ -42,7 +42,7 @@ struct SchemeKeys {
 // Low-rank layers are two of these layers one after the other: their factors are timed by themselves.
 class OneMatrix final : public Factorizer {
  public:
-  Factors factorize(const RowSlab&, const RankRule&, const std::string&, uint64_t) override {
+  Factors factorize(const RowSlab&, const FactorRequest&, uint64_t) override {
     throw std::logic_error("the micro-benchmarks time single matrices");
   }
 };

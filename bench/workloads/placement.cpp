@@ -198,7 +198,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     const int64_t rank = parts.schemes[i]->largest_rank();
     compress += elements / static_cast<double>(ranks) * 30e-9;
     if (rank > 0)
-      compress += factorise_s(shape, rank, parts.schemes[i]->factor_method(), static_cast<double>(ranks));
+      compress +=
+          factorise_s(shape, rank, parts.schemes[i]->factor_request().method, static_cast<double>(ranks));
 
     // Rows are loaded and compressed in whole blocks: the largest rank's share of them.
     const int64_t blocks = (n + kRowBlock - 1) / kRowBlock, rows = (blocks + ranks - 1) / ranks * kRowBlock;
@@ -230,12 +231,14 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     check += 4 * held * 3 * (k + n) + 8 * 9 * 4 * (k + n);
     spec.passing_bytes =
         std::max(spec.passing_bytes, parts.schemes[i]->estimated_compress_bytes(shape, ranks));
-    if (const SvdMethod* svd = find_svd_method(parts.schemes[i]->factor_method())) {
+    const FactorRequest request = parts.schemes[i]->factor_request();
+    if (const SvdMethod* svd = find_svd_method(request.method)) {
       const SvdOptions options{.threads = placement.threads, .same_for_any_ranks = true};
       // V is gathered once more before it is compressed.
-      spec.passing_bytes =
-          std::max(spec.passing_bytes,
-                   svd->memory_bytes(shape, rank, static_cast<int>(ranks), options) + 4 * rank * k);
+      spec.passing_bytes = std::max(
+          spec.passing_bytes,
+          svd->memory_bytes(shape, rank, static_cast<int>(ranks), options) + 4 * rank * k +
+              whitening_bytes(shape, rank, static_cast<int>(ranks), request.whiten, options.threads));
     }
   }
   // redistribute() holds three images of a part at once: what is sent or stacked, what was received, what was

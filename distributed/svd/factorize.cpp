@@ -73,7 +73,9 @@ int64_t rank_of(const RankRule& rule, Shape shape) {
   return rank;
 }
 
-// Σ of squares, exact: each is a multiple of a grid and what that leaves, itself on a finer grid.
+}  // namespace
+
+// Each square is a multiple of a grid and what that leaves, itself on a finer grid.
 double exact_squares(const Input& input, Communicator& comm) {
   const double count =
       static_cast<double>(input.shape.out_features) * static_cast<double>(input.shape.in_features);
@@ -95,6 +97,8 @@ double exact_squares(const Input& input, Communicator& comm) {
   comm.all_reduce(sums, sums, 2, DType::f64, ReduceOp::sum);
   return sums[0] + sums[1];
 }
+
+namespace {
 
 SvdResult zeros(const Input& input, Communicator& comm) {
   const int64_t rank = std::max<int64_t>(1, input.rank);

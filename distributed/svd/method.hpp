@@ -149,6 +149,9 @@ SpreadMatrix redistribute(Shape shape, const Distribution& from, const Matrix<fl
 // of both and columns orthonormal to no more than this precision.
 inline constexpr double kFactorRounding = 1.001 * 0x1p-23;
 
+// ‖A‖², the same bits on any number of ranks; needs input.max_abs. Collective.
+double exact_squares(const Input& input, Communicator& comm);
+
 // ‖A − U·diag(σ)·Vᵀ‖² of one rank's blocks, all ranks added in order. `u` is this rank's part by rows, `v` by
 // columns; sigma may be empty, for ones. A by rows or columns. Collective.
 double residual_squared(const Input& input, const Matrix<float>& u, const std::vector<double>& sigma,

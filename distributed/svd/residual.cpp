@@ -1,5 +1,6 @@
 // What factors leave of the matrix, in float64 whatever the method promised; and the factors as schemes want
 // them.
+#include <fmt/format.h>
 #include <omp.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include "distributed/partition.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/tall.hpp"
+#include "distributed/svd/whiten.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 
 namespace lamina {
@@ -85,29 +87,35 @@ namespace {
 
 class SvdFactorizer final : public Factorizer {
  public:
-  SvdFactorizer(Communicator& comm, SvdOptions options) : comm_(comm), options_(std::move(options)) {
+  SvdFactorizer(Communicator& comm, SvdOptions options, Calibration calibration)
+      : comm_(comm), options_(std::move(options)), calibration_(std::move(calibration)) {
     options_.threads = std::max(1, options_.threads);
     options_.same_for_any_ranks = true;
   }
 
-  Factors factorize(const RowSlab& slab, const RankRule& rule, const std::string& method,
-                    uint64_t seed) override {
+  Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) override {
     SvdOptions options = options_;
-    options.method = method;
+    options.method = request.method;
     options.seed = seed;
-    SvdResult svd = svd::factorize(slab.shape, {}, slab.rows, rule, options, comm_);
-    std::vector<float> root(svd.singular_values.size());
-    std::transform(svd.singular_values.begin(), svd.singular_values.end(), root.begin(),
-                   [](double sigma) { return static_cast<float>(std::sqrt(sigma)); });
-    const auto scale = [&](Matrix<float>& factor) {
-      for (int64_t i = 0; i < factor.rows; ++i) {
-        for (int64_t j = 0; j < factor.cols; ++j) factor(i, j) *= root[static_cast<size_t>(j)];
-      }
-    };
-    scale(svd.u);
-    scale(svd.v);
-    const Input input{slab.shape, {}, slab.rows};
-    const double norm = svd.norm * svd.norm;
+    Input input{slab.shape, {}, slab.rows};
+    SvdResult svd = request.whiten == Whiten::none
+                        ? svd::factorize(slab.shape, {}, slab.rows, request.rule, options, comm_)
+                        : whitened(slab, request, options);
+    // V's columns have norm 1, or what whitening leaves of it: half of that goes to U.
+    const std::vector<double> length =
+        request.whiten == Whiten::none ? std::vector<double>(svd.singular_values.size(), 1) : norms(svd.v);
+    for (size_t j = 0; j < length.size(); ++j) {
+      if (!(length[j] > 0)) continue;  // σ is 0, and so are both columns
+      const double root = std::sqrt(svd.singular_values[j] * length[j]);
+      const auto left = static_cast<float>(root), right = static_cast<float>(root / length[j]);
+      for (int64_t i = 0; i < svd.u.rows; ++i) svd.u(i, static_cast<int64_t>(j)) *= left;
+      for (int64_t i = 0; i < svd.v.rows; ++i) svd.v(i, static_cast<int64_t>(j)) *= right;
+    }
+    double norm = svd.norm * svd.norm;
+    if (request.whiten != Whiten::none) {
+      input.max_abs = max_abs(slab.rows, comm_);
+      norm = exact_squares(input, comm_);
+    }
     Factors factors;
     factors.error =
         norm > 0 ? std::sqrt(residual_squared(input, svd.u, {}, svd.v, comm_, options.threads) / norm) : 0;
@@ -118,6 +126,37 @@ class SvdFactorizer final : public Factorizer {
   }
 
  private:
+  SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options) {
+    if (!std::isfinite(max_abs(slab.rows, comm_)))
+      throw AgreedError("svd: expected finite weights, found an infinity or NaN");
+    try {
+      Whitening whitening(request.whiten, request.damping, slab.shape.in_features, request.calibration_tokens,
+                          calibration_, comm_, options.threads);
+      SvdResult svd =
+          svd::factorize(slab.shape, {}, whitening.apply(slab.rows), request.rule, options, comm_);
+      whitening.undo(svd.v);
+      return svd;
+    } catch (const AgreedError&) {
+      throw;
+    } catch (const std::exception& error) {
+      // Between collectives there is no way back into step: the other ranks wait in one.
+      if (comm_.size() == 1) throw;
+      abort_job(comm_, fmt::format("whitening: {}", error.what()));
+    }
+  }
+
+  // Lengths of V's columns, over all ranks' rows: by blocks of rows, in order.
+  std::vector<double> norms(const Matrix<float>& v) {
+    std::vector<double> length(static_cast<size_t>(v.cols));
+    for (int64_t j = 0; j < v.cols; ++j) {
+      std::vector<double> blocks(static_cast<size_t>((v.rows + kRowBlock - 1) / kRowBlock));
+      for (int64_t i = 0; i < v.rows; ++i)
+        blocks[static_cast<size_t>(i / kRowBlock)] += static_cast<double>(v(i, j)) * v(i, j);
+      length[static_cast<size_t>(j)] = std::sqrt(ordered_sum(blocks, comm_));
+    }
+    return length;
+  }
+
   // All ranks' rows of V as Vᵀ [r × K] on every rank.
   void gather(const Matrix<float>& own, int64_t in_features, Matrix<float>& whole) {
     const std::vector<Range> ranges = partition(in_features, comm_.size(), kRowBlock);
@@ -137,6 +176,7 @@ class SvdFactorizer final : public Factorizer {
 
   Communicator& comm_;
   SvdOptions options_;
+  Calibration calibration_;
 };
 
 }  // namespace
@@ -154,8 +194,8 @@ double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& c
          factors.norm;
 }
 
-std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options) {
-  return std::make_unique<svd::SvdFactorizer>(comm, std::move(options));
+std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options, Calibration calibration) {
+  return std::make_unique<svd::SvdFactorizer>(comm, std::move(options), std::move(calibration));
 }
 
 }  // namespace lamina

@@ -89,15 +89,15 @@ void columns_to_rows(const Matrix<double>& from, Matrix<float>& v, const std::ve
 
 }  // namespace
 
-Whitening::Whitening(Whiten kind, double damping, int64_t in_features, const Calibration& calibration,
-                     Communicator& comm, int threads)
+Whitening::Whitening(Whiten kind, double damping, int64_t in_features, int64_t tokens,
+                     const Calibration& calibration, Communicator& comm, int threads)
     : size_(in_features), kind_(kind), comm_(comm), threads_(std::max(1, threads)) {
   together(comm_, [&] {
-    if (kind == Whiten::none || calibration.tokens < 1 || !calibration.read || !(damping >= 0))
+    if (kind == Whiten::none || tokens < 1 || !calibration || !(damping >= 0))
       throw std::invalid_argument(
           fmt::format("whitening: expected a kind, calibration tokens and a damping of at least 0, found {} "
                       "tokens and {}",
-                      calibration.tokens, damping));
+                      tokens, damping));
     diagonal_.assign(static_cast<size_t>(size_), 0.0);
     rows_.resize(static_cast<size_t>(count_blocks(size_)));
     if (kind_ != Whiten::cholesky) return;
@@ -106,7 +106,7 @@ Whitening::Whitening(Whiten kind, double damping, int64_t in_features, const Cal
       rows_[static_cast<size_t>(block)] = Matrix<double>(end - block * kRowBlock, end);
     }
   });
-  add_tokens(calibration);
+  add_tokens(tokens, calibration);
   double mean = 0;
   for (const double each : diagonal_) mean += each / static_cast<double>(size_);
   if (!(mean > 0) || !std::isfinite(mean))
@@ -125,12 +125,12 @@ Whitening::Whitening(Whiten kind, double damping, int64_t in_features, const Cal
 }
 
 // Tokens in chunks of kRowBlock, chunk c read by rank c mod P and added in order of c.
-void Whitening::add_tokens(const Calibration& calibration) {
-  const int64_t chunks = count_blocks(calibration.tokens), ranks = comm_.size();
+void Whitening::add_tokens(int64_t tokens, const Calibration& calibration) {
+  const int64_t chunks = count_blocks(tokens), ranks = comm_.size();
   const auto rows_of = [&](int64_t chunk) {
-    return std::clamp<int64_t>(calibration.tokens - chunk * kRowBlock, 0, kRowBlock);
+    return std::clamp<int64_t>(tokens - chunk * kRowBlock, 0, kRowBlock);
   };
-  const double scale = 1 / static_cast<double>(calibration.tokens);
+  const double scale = 1 / static_cast<double>(tokens);
   for (int64_t first = 0; first < chunks; first += ranks) {
     Matrix<float> own, all;
     std::vector<int64_t> bytes;
@@ -138,7 +138,7 @@ void Whitening::add_tokens(const Calibration& calibration) {
     together(comm_, [&] {
       const int64_t mine = first + comm_.rank();
       own = Matrix<float>(rows_of(mine), size_);
-      if (own.rows > 0) calibration.read(mine * kRowBlock, own);
+      if (own.rows > 0) calibration(mine * kRowBlock, own);
       for (const float x : own.data)
         if (!std::isfinite(x))
           throw std::runtime_error(
@@ -302,7 +302,7 @@ void Whitening::undo(Matrix<float>& v) {
   columns_to_rows(z, v, rows, columns, comm_);
 }
 
-int64_t Whitening::memory_bytes(Shape shape, int64_t rank, int ranks, Whiten kind, int threads) {
+int64_t whitening_bytes(Shape shape, int64_t rank, int ranks, Whiten kind, int threads) {
   const int64_t k = shape.in_features;
   if (kind == Whiten::none) return 0;
   const int64_t rows = (count_blocks(shape.out_features) + ranks - 1) / ranks * kRowBlock;

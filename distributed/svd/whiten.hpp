@@ -4,23 +4,14 @@
 // diagonal variant scales each input channel by its root mean square (ASVD: Yuan et al. 2023).
 #pragma once
 
-#include <functional>
 #include <vector>
 
 #include "distributed/communicator.hpp"
+#include "distributed/compress.hpp"
 #include "kernels/compress/scheme.hpp"
 #include "kernels/matrix.hpp"
 
 namespace lamina {
-
-enum class Whiten { none, diagonal, cholesky };
-
-// Activations that compression may look at: the same on every rank, and none that quality is measured on.
-struct Calibration {
-  int64_t tokens = 0;
-  // Fills `out` with tokens [first, first + out.rows), K = out.cols.
-  std::function<void(int64_t first, Matrix<float>& out)> read;
-};
 
 // A square root L of the damped mean Gram of calibration tokens, XᵀX/tokens + damping·mean(diagonal)·I,
 // lower triangular [K × K] in float64, spread over ranks by rows: blocks of kRowBlock dealt out in turn, so
@@ -32,7 +23,7 @@ class Whitening {
   // K² doubles; each sums its own rows of the Gram. Collective; `threads` a rank. AgreedError where a token
   // cannot be read or is not finite, no token has a number other than 0, or the Gram is not positive definite
   // (too little damping).
-  Whitening(Whiten kind, double damping, int64_t in_features, const Calibration& calibration,
+  Whitening(Whiten kind, double damping, int64_t in_features, int64_t tokens, const Calibration& calibration,
             Communicator& comm, int threads);
 
   // W·L, for this rank's rows of W [rows × K], in float32. Collective.
@@ -40,11 +31,8 @@ class Whitening {
   // L⁻ᵀ·V for V [K × r] of which `v` holds this rank's rows, partition(K, ranks, kRowBlock). Collective.
   void undo(Matrix<float>& v);
 
-  // Bytes a rank takes at the most, apply()'s result and undo()'s share of V included.
-  static int64_t memory_bytes(Shape shape, int64_t rank, int ranks, Whiten kind, int threads);
-
  private:
-  void add_tokens(const Calibration& calibration);
+  void add_tokens(int64_t tokens, const Calibration& calibration);
   void factorize(double damping);
   // Block row `block` of L on every rank, its columns up to the diagonal's end.
   const Matrix<double>& share(int64_t block);

@@ -37,6 +37,21 @@ const KeySpec kMethod{.name = "method",
                       .help = "gram: exact; randomized: faster, near it",
                       .fallback = std::string("gram"),
                       .choices = {"gram", "randomized"}};
+const KeySpec kWhiten{
+    .name = "whiten",
+    .help = "count what is lost in outputs on calibration tokens: cholesky, or diagonal by channel",
+    .fallback = std::string("none"),
+    .choices = {"none", "diagonal", "cholesky"}};
+const KeySpec kCalibrationTokens{.name = "calibration_tokens",
+                                 .help = "tokens to whiten by",
+                                 .fallback = int64_t{512},
+                                 .min = 1,
+                                 .max = 1 << 20};
+const KeySpec kDamping{.name = "damping",
+                       .help = "share of the channels' mean square that whitening adds to each",
+                       .fallback = 0.01,
+                       .min = 0,
+                       .max = 1};
 const KeySpec kFactors{.name = "factors",
                        .help = "how U and V are stored: a scheme of one matrix (default: dense)",
                        .optional = true};
@@ -44,25 +59,30 @@ const KeySpec kFactors{.name = "factors",
 class LowRank final : public Scheme {
  public:
   // `rank` is the rule's, or the largest possible one where only the error or the energy is given.
-  LowRank(RankRule rule, int64_t rank, std::string method, std::unique_ptr<Scheme> u,
-          std::unique_ptr<Scheme> v)
-      : rule_(rule), rank_(rank), method_(std::move(method)), u_(std::move(u)), v_(std::move(v)) {}
+  LowRank(FactorRequest request, int64_t rank, std::unique_ptr<Scheme> u, std::unique_ptr<Scheme> v)
+      : request_(std::move(request)), rank_(rank), u_(std::move(u)), v_(std::move(v)) {}
 
   std::string name() const override {
-    const std::string text = rule_.rank > 0    ? fmt::format("lowrank-r{}", rule_.rank)
-                             : rule_.ratio > 0 ? fmt::format("lowrank-p{:.6g}", rule_.ratio)
-                             : rule_.error > 0 ? fmt::format("lowrank-e{:.6g}", rule_.error)
-                                               : fmt::format("lowrank-energy{:.9g}", rule_.energy);
-    return text + (method_ == "gram" ? "" : "-" + method_) + nested_name(*v_);
+    const std::string text = request_.rule.rank > 0    ? fmt::format("lowrank-r{}", request_.rule.rank)
+                             : request_.rule.ratio > 0 ? fmt::format("lowrank-p{:.6g}", request_.rule.ratio)
+                             : request_.rule.error > 0
+                                 ? fmt::format("lowrank-e{:.6g}", request_.rule.error)
+                                 : fmt::format("lowrank-energy{:.9g}", request_.rule.energy);
+    return text + (request_.method == "gram" ? "" : "-" + request_.method) + whiten_name() + nested_name(*v_);
   }
 
   std::vector<std::pair<std::string, Value>> describe() const override {
     std::vector<std::pair<std::string, Value>> keys;
     if (known_rank()) keys.emplace_back("rank", rank_);
-    if (rule_.ratio > 0) keys.emplace_back("ratio", rule_.ratio);
-    if (rule_.error > 0) keys.emplace_back("error", rule_.error);
-    if (rule_.energy > 0) keys.emplace_back("energy", rule_.energy);
-    keys.emplace_back("method", method_);
+    if (request_.rule.ratio > 0) keys.emplace_back("ratio", request_.rule.ratio);
+    if (request_.rule.error > 0) keys.emplace_back("error", request_.rule.error);
+    if (request_.rule.energy > 0) keys.emplace_back("energy", request_.rule.energy);
+    keys.emplace_back("method", request_.method);
+    if (request_.whiten != Whiten::none) {
+      keys.emplace_back("whiten", std::string(name_of(request_.whiten)));
+      keys.emplace_back("calibration_tokens", request_.calibration_tokens);
+      keys.emplace_back("damping", request_.damping);
+    }
     describe_nested(kFactors.name, *v_, keys);
     return keys;
   }
@@ -78,14 +98,14 @@ class LowRank final : public Scheme {
     return {u_->estimated_leaves(u_shape(shape)).front(), v_->estimated_leaves(v_shape(shape)).front()};
   }
   int64_t largest_rank() const override { return rank_; }
-  std::string factor_method() const override { return method_; }
+  FactorRequest factor_request() const override { return request_; }
   double estimated_macs(Shape shape) const override {
     return u_->estimated_macs(u_shape(shape)) + v_->estimated_macs(v_shape(shape));
   }
 
   Canonical compress(const RowSlab& slab, CompressContext& context) const override {
     check_rows(slab);
-    const Factors factors = context.factorizer.factorize(slab, rule_, method_, context.seed);
+    const Factors factors = context.factorizer.factorize(slab, request_, context.seed);
     const int64_t rank = factors.v.rows;
     if (rank < 1 || factors.u.cols != rank || factors.u.rows != slab.rows.rows ||
         factors.v.cols != slab.shape.in_features)
@@ -104,13 +124,25 @@ class LowRank final : public Scheme {
   }
 
  private:
-  bool known_rank() const { return rule_.rank > 0 || rule_.ratio > 0; }
+  static const char* name_of(Whiten whiten) {
+    return whiten == Whiten::diagonal ? "diagonal" : whiten == Whiten::cholesky ? "cholesky" : "none";
+  }
+  // "-whitened" by the Cholesky factor; settings that are not the defaults, so that names tell schemes apart.
+  std::string whiten_name() const {
+    if (request_.whiten == Whiten::none) return "";
+    std::string text = request_.whiten == Whiten::diagonal ? "-scaled" : "-whitened";
+    if (request_.calibration_tokens != std::get<int64_t>(kCalibrationTokens.fallback))
+      text += fmt::format("-c{}", request_.calibration_tokens);
+    if (request_.damping != std::get<double>(kDamping.fallback))
+      text += fmt::format("-d{:.6g}", request_.damping);
+    return text;
+  }
+  bool known_rank() const { return request_.rule.rank > 0 || request_.rule.ratio > 0; }
   Shape u_shape(Shape shape) const { return {shape.out_features, rank_}; }
   Shape v_shape(Shape shape) const { return {rank_, shape.in_features}; }
 
-  RankRule rule_;
+  FactorRequest request_;
   int64_t rank_;
-  std::string method_;
   std::unique_ptr<Scheme> u_, v_;
 };
 
@@ -150,13 +182,32 @@ bool read_rule(const Params& params, Shape shape, RankRule* rule, int64_t* rank)
   return true;
 }
 
+// False after a problem.
+bool read_whiten(const Params& params, FactorRequest* request) {
+  const size_t before = params.problems()->items().size();
+  const std::string whiten = params.string(kWhiten);
+  if (whiten == "none") {
+    for (const KeySpec* key : {&kCalibrationTokens, &kDamping}) {
+      if (!params.has(key->name)) continue;
+      params.mark_read(key->name);
+      params.problem(key->name, "expected \"whiten\" to be diagonal or cholesky beside it, found none");
+    }
+    return params.problems()->items().size() == before;
+  }
+  request->whiten = whiten == "diagonal" ? Whiten::diagonal : Whiten::cholesky;
+  request->calibration_tokens = params.integer(kCalibrationTokens);
+  request->damping = params.number(kDamping);
+  return params.problems()->items().size() == before;
+}
+
 std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Registry& registry) {
   const NestedScheme factors(params, kFactors, registry, {"lowrank"});
   RankRule rule;
   int64_t rank = 0;
   const bool ruled = read_rule(params, shape, &rule, &rank);
-  const std::string method = params.string(kMethod);
-  if (!factors.ok()) return nullptr;
+  FactorRequest request{.rule = rule, .method = params.string(kMethod)};
+  const bool whitened = read_whiten(params, &request);
+  if (!factors.ok() || !whitened) return nullptr;
   if (!ruled) rank = std::min(shape.out_features, shape.in_features);
   const size_t before = params.problems()->items().size();
   std::unique_ptr<Scheme> v = factors.make({rank, shape.in_features});
@@ -177,7 +228,7 @@ std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Re
   }
   factors.report_unread();
   if (u == nullptr || v == nullptr || params.problems()->items().size() != before) return nullptr;
-  return std::make_unique<LowRank>(rule, rank, method, std::move(u), std::move(v));
+  return std::make_unique<LowRank>(request, rank, std::move(u), std::move(v));
 }
 
 }  // namespace
@@ -186,7 +237,7 @@ SchemeType lowrank_scheme() {
   SchemeType type;
   type.type = "lowrank";
   type.help = "W ≈ U·V by rank, parameter ratio, error or energy; each factor dense, quantized or pruned";
-  type.keys = {kRank, kRatio, kError, kEnergy, kMethod, kFactors};
+  type.keys = {kRank, kRatio, kError, kEnergy, kMethod, kWhiten, kCalibrationTokens, kDamping, kFactors};
   type.make = make_lowrank;
   return type;
 }

@@ -45,14 +45,25 @@ struct Factors {
   double error = 0;  // relative Frobenius, ‖W − UV‖/‖W‖
 };
 
+// What the loss of a factorisation is counted in: weights, outputs on calibration tokens as if input channels
+// were independent, or those outputs themselves.
+enum class Whiten { none, diagonal, cholesky };
+
+struct FactorRequest {
+  RankRule rule;                // an error or energy is of the whitened matrix
+  std::string method = "gram";  // for the best factors of a rank; "randomized" for some near them, sooner
+  Whiten whiten = Whiten::none;
+  int64_t calibration_tokens = 0;  // where whitened
+  double damping = 0;              // share of the mean square that is added to each channel's
+  bool operator==(const FactorRequest&) const = default;
+};
+
 // Factorises a matrix of which each rank holds a slab of rows. Collective over the ranks that share the
 // matrix; the interface through which a scheme reaches them without knowing them.
 class Factorizer {
  public:
   virtual ~Factorizer() = default;
-  // `method`: "gram" for the best factors of a rank, "randomized" for some near them, sooner.
-  virtual Factors factorize(const RowSlab& slab, const RankRule& rule, const std::string& method,
-                            uint64_t seed) = 0;
+  virtual Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) = 0;
 };
 
 struct CompressContext {
@@ -94,7 +105,7 @@ class Scheme {
   // Of factors U and V: how many columns U has, at most. 0 where W is not factorised.
   virtual int64_t largest_rank() const { return 0; }
   // The factorizer's, where W is factorised.
-  virtual std::string factor_method() const { return ""; }
+  virtual FactorRequest factor_request() const { return {.rule = {}, .method = ""}; }
   // Multiply-adds per token, as executed.
   virtual double estimated_macs(Shape shape) const = 0;
   virtual Canonical compress(const RowSlab& slab, CompressContext& context) const = 0;

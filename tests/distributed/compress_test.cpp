@@ -84,7 +84,7 @@ class Plain final : public Scheme {
   Canonical compress(const RowSlab& slab, CompressContext& context) const override {
     if (bad_row_ >= slab.row_begin && bad_row_ < slab.row_begin + slab.rows.rows)
       throw std::runtime_error("bad row");
-    if (factorize_) context.factorizer.factorize(slab, {.rank = 2}, "randomized", 1);
+    if (factorize_) context.factorizer.factorize(slab, {.rule = {.rank = 2}, .method = "randomized"}, 1);
     Leaf leaf;
     leaf.rows = slab.rows.rows;
     leaf.cols = leaf.whole_cols = slab.shape.in_features;

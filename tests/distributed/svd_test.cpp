@@ -36,7 +36,7 @@ Factors factorize(const Matrix<float>& a, const RankRule& rule, Communicator& co
   Matrix<float> slab(rows.size(), a.cols);
   std::copy(a.row(rows.begin), a.row(rows.end), slab.data.begin());
   return make_factorizer(comm, {.threads = threads})
-      ->factorize({slab, rows.begin, {a.rows, a.cols}}, rule, "randomized", 7);
+      ->factorize({slab, rows.begin, {a.rows, a.cols}}, {.rule = rule, .method = "randomized"}, 7);
 }
 
 // On all ranks, and on each of them alone: bitwise the same.

@@ -8,6 +8,7 @@
 
 #include "distributed/compress.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/svd.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
@@ -16,18 +17,16 @@ namespace {
 using test::world;
 
 // Tokens whose channels are correlated, one of them far larger than the others.
-Calibration calibration(int64_t tokens, int64_t channels) {
-  return {tokens, [channels](int64_t first, Matrix<float>& out) {
-            for (int64_t t = 0; t < out.rows; ++t)
-              for (int64_t k = 0; k < channels; ++k)
-                out(t, k) = (k == 3 ? 20.0f : 1.0f) *
-                            (test::number(21, first + t, k) + test::number(22, first + t, k % 5));
-          }};
+void calibration(int64_t first, Matrix<float>& out) {
+  for (int64_t t = 0; t < out.rows; ++t)
+    for (int64_t k = 0; k < out.cols; ++k)
+      out(t, k) =
+          (k == 3 ? 20.0f : 1.0f) * (test::number(21, first + t, k) + test::number(22, first + t, k % 5));
 }
 
-Matrix<double> damped_gram(const Calibration& tokens, int64_t channels, double damping) {
-  Matrix<float> x(tokens.tokens, channels);
-  tokens.read(0, x);
+Matrix<double> damped_gram(int64_t tokens, int64_t channels, double damping) {
+  Matrix<float> x(tokens, channels);
+  calibration(0, x);
   Matrix<double> gram(channels, channels);
   double trace = 0;
   for (int64_t i = 0; i < channels; ++i)
@@ -56,18 +55,17 @@ class Whitening_ : public testing::TestWithParam<Case> {};
 
 TEST_P(Whitening_, AppliesASquareRootOfTheGramAndTakesItBack) {
   const auto [n, k, count] = GetParam();
-  const Calibration tokens = calibration(count, k);
   constexpr double kDamping = 0.01;
   const auto self = make_self_communicator();
-  Whitening spread(Whiten::cholesky, kDamping, k, tokens, world(), 1);
-  Whitening alone(Whiten::cholesky, kDamping, k, tokens, *self, 2);
+  Whitening spread(Whiten::cholesky, kDamping, k, count, calibration, world(), 1);
+  Whitening alone(Whiten::cholesky, kDamping, k, count, calibration, *self, 2);
 
   const Matrix<float> w = test::random_matrix(n, k, 5);
   const Range rows = slab_rows(n, world());
   const Matrix<float> whole = alone.apply(w);
   EXPECT_EQ(spread.apply(own_rows(w, rows)).data, own_rows(whole, rows).data);
   // (W·L)·(W·L)ᵀ = W·G·Wᵀ
-  const Matrix<double> gram = damped_gram(tokens, k, kDamping);
+  const Matrix<double> gram = damped_gram(count, k, kDamping);
   for (const auto& [i, j] : {std::pair<int64_t, int64_t>{0, 0}, {n - 1, 0}, {n - 1, n - 1}, {n / 2, n / 3}}) {
     double found = 0, expected = 0, size = 0;
     for (int64_t a = 0; a < k; ++a) {
@@ -99,9 +97,8 @@ TEST_P(Whitening_, AppliesASquareRootOfTheGramAndTakesItBack) {
 
 TEST_P(Whitening_, DiagonalScalesByTheRootMeanSquare) {
   const auto [n, k, count] = GetParam();
-  const Calibration tokens = calibration(count, k);
-  Whitening whitening(Whiten::diagonal, 0, k, tokens, world(), 1);
-  const Matrix<double> gram = damped_gram(tokens, k, 0);
+  Whitening whitening(Whiten::diagonal, 0, k, count, calibration, world(), 1);
+  const Matrix<double> gram = damped_gram(count, k, 0);
   const Range own = partition(k, world().size(), kRowBlock)[static_cast<size_t>(world().rank())];
   const Matrix<float> ones = [&] {
     Matrix<float> matrix(1, k);
@@ -120,24 +117,71 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Whitening_,
                          testing::Values(Case{70, 300, 500}, Case{5, 128, 40}, Case{33, 100, 129},
                                          Case{1, 1, 7}, Case{260, 515, 128}));
 
+TEST(Whitening, LosesLessOfTheOutputsThanThePlainFactorsOfTheSameRank) {
+  constexpr int64_t kOut = 200, kIn = 320, kTokens = 600, kRank = 24;
+  const Matrix<float> w = test::random_matrix(kOut, kIn, 8);
+  const Range rows = slab_rows(kOut, world());
+  const Matrix<float> slab = own_rows(w, rows);
+  const auto self = make_self_communicator();
+  Matrix<float> x(64, kIn);
+  calibration(5000, x);  // tokens that were not used
+  const auto output_error = [&](const Factors& factors) {
+    double lost = 0, all = 0;
+    for (int64_t t = 0; t < x.rows; ++t)
+      for (int64_t i = 0; i < kOut; ++i) {
+        double y = 0, kept = 0;
+        for (int64_t k = 0; k < kIn; ++k) y += static_cast<double>(w(i, k)) * x(t, k);
+        for (int64_t r = 0; r < kRank; ++r) {
+          double inner = 0;
+          for (int64_t k = 0; k < kIn; ++k) inner += static_cast<double>(factors.v(r, k)) * x(t, k);
+          kept += factors.u(i, r) * inner;
+        }
+        lost += (y - kept) * (y - kept);
+        all += y * y;
+      }
+    return std::sqrt(lost / all);
+  };
+  std::vector<double> errors;
+  for (const Whiten whiten : {Whiten::none, Whiten::diagonal, Whiten::cholesky}) {
+    const FactorRequest request{
+        .rule = {.rank = kRank}, .whiten = whiten, .calibration_tokens = kTokens, .damping = 0.001};
+    const Factors alone =
+        make_factorizer(*self, {.threads = 2}, calibration)->factorize({w, 0, {kOut, kIn}}, request, 1);
+    const Factors spread =
+        make_factorizer(world(), {}, calibration)->factorize({slab, rows.begin, {kOut, kIn}}, request, 1);
+    EXPECT_EQ(spread.v.data, alone.v.data);
+    EXPECT_EQ(spread.u.data, own_rows(alone.u, rows).data);
+    EXPECT_EQ(spread.error, alone.error);
+    errors.push_back(output_error(alone));
+    // As long in the one factor as in the other.
+    double u = 0, v = 0;
+    for (int64_t i = 0; i < kOut; ++i) u += alone.u(i, 0) * alone.u(i, 0);
+    for (int64_t k = 0; k < kIn; ++k) v += alone.v(0, k) * alone.v(0, k);
+    EXPECT_NEAR(u, v, 1e-4 * u);
+  }
+  EXPECT_LT(errors[1], 0.8 * errors[0]);  // one channel is 20 times the others
+  EXPECT_LT(errors[2], 0.8 * errors[1]);  // and all share five factors
+}
+
 TEST(Whitening, BadCalibrationFailsOnEveryRank) {
-  const auto make = [](const Calibration& tokens, double damping, Whiten kind = Whiten::cholesky) {
-    return Whitening(kind, damping, 200, tokens, world(), 1);
+  const auto make = [](int64_t tokens, double damping, Whiten kind = Whiten::cholesky,
+                       const Calibration& read = calibration) {
+    return Whitening(kind, damping, 200, tokens, read, world(), 1);
   };
   // Fewer tokens than channels and no damping: singular.
-  EXPECT_THROW(make(calibration(50, 200), 0), AgreedError);
-  EXPECT_THROW(make(calibration(0, 200), 0.01), AgreedError);
-  EXPECT_THROW(make(calibration(50, 200), -1), AgreedError);
-  EXPECT_THROW(make(calibration(50, 200), std::nan("")), AgreedError);
-  const Calibration zeros{
-      60, [](int64_t, Matrix<float>& out) { std::fill(out.data.begin(), out.data.end(), 0.0f); }};
+  EXPECT_THROW(make(50, 0), AgreedError);
+  EXPECT_THROW(make(0, 0.01), AgreedError);
+  EXPECT_THROW(make(50, -1), AgreedError);
+  EXPECT_THROW(make(50, std::nan("")), AgreedError);
+  EXPECT_THROW(make(50, 0.01, Whiten::cholesky, {}), AgreedError);
+  const auto zeros = [](int64_t, Matrix<float>& out) { std::fill(out.data.begin(), out.data.end(), 0.0f); };
   for (const Whiten kind : {Whiten::cholesky, Whiten::diagonal})
-    EXPECT_THROW(make(zeros, 0.01, kind), AgreedError);
-  const Calibration bad{400, [](int64_t first, Matrix<float>& out) {
-                          std::fill(out.data.begin(), out.data.end(), 1.0f);
-                          if (first > 100) out(0, 7) = std::numeric_limits<float>::infinity();
-                        }};
-  EXPECT_THROW(make(bad, 0.01), AgreedError);
+    EXPECT_THROW(make(60, 0.01, kind, zeros), AgreedError);
+  const auto infinite = [](int64_t first, Matrix<float>& out) {
+    std::fill(out.data.begin(), out.data.end(), 1.0f);
+    if (first > 100) out(0, 7) = std::numeric_limits<float>::infinity();
+  };
+  EXPECT_THROW(make(400, 0.01, Whiten::cholesky, infinite), AgreedError);
 }
 
 }  // namespace

@@ -43,7 +43,8 @@ inline Matrix<float> random_matrix(int64_t rows, int64_t cols, uint64_t seed, fl
 // those columns are not 0, and independent of the slab.
 class FirstColumns final : public Factorizer {
  public:
-  Factors factorize(const RowSlab& slab, const RankRule& rule, const std::string&, uint64_t) override {
+  Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t) override {
+    const RankRule& rule = request.rule;
     int64_t rank = rule.rank;
     if (rule.ratio > 0)
       rank = static_cast<int64_t>(rule.ratio *
