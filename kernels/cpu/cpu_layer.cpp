@@ -71,19 +71,6 @@ Cost CpuLayer::cost(int64_t tokens) const {
           .write_bytes = 4 * m * static_cast<double>(rows_)};
 }
 
-PaddedActivations::PaddedActivations(int64_t cols, int64_t padded, const LayerOptions& options)
-    : cols_(cols),
-      padded_(padded),
-      copy_(make_scratch(options,
-                         cols == padded ? 0 : std::max<int64_t>(options.max_tokens, 1) * padded * 4)) {}
-
-void PaddedActivations::prepare(const float* x, int64_t tokens, int part, int parts) {
-  if (cols_ == padded_) return;
-  // The padding was zero from the start and stays so.
-  for (int64_t t = part; t < tokens; t += parts)
-    std::memcpy(copy_->as<float>() + t * padded_, x + t * cols_, static_cast<size_t>(cols_) * 4);
-}
-
 namespace {
 
 // Above it, sums of 4-bit codes times 2²⁸ might leave float32's range.

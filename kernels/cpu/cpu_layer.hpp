@@ -91,18 +91,6 @@ class CpuLayer : public Layer {
   void share(const float* x, float* y, int64_t tokens);
 };
 
-// The activations as float32, padded: x itself where no padding is needed.
-class PaddedActivations {
- public:
-  PaddedActivations(int64_t cols, int64_t padded, const LayerOptions& options);
-  void prepare(const float* x, int64_t tokens, int part, int parts);
-  const float* data(const float* x) const { return cols_ == padded_ ? x : copy_->as<float>(); }
-
- private:
-  int64_t cols_, padded_;
-  std::shared_ptr<Buffer> copy_;
-};
-
 // Activations in tiles of tokens, as the panel functions read them: what a tile of tokens has of
 // a column (or of a word of columns) lies together.
 class TiledActivations {

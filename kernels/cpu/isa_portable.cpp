@@ -15,7 +15,7 @@ constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
 constexpr int kTokensF32Alone = 4, kTokensI8Alone = 4, kTokensI4Alone = 2;
 constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
-constexpr int kTokensBitmap = 4, kRowsBitmap = 4;
+constexpr int kTokensBitmap = 4, kFewBitmap = 4, kSumsBitmap = 8;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;

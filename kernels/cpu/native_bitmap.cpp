@@ -63,10 +63,7 @@ class BitmapLayer final : public CpuLayer {
   BitmapLayer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, 64),
         weights_(leaf, options, padded_),
-        few_(cols_, padded_, options),
-        lanes_(make_scratch(options, in_lanes(max_tokens_) ? round_up(max_tokens_, ops_.panel_rows) *
-                                                                 weights_.words * kColumnsBitmap * 4
-                                                           : 0)),
+        activations_(make_scratch(options, activation_bytes())),
         sums_floats_(in_lanes(max_tokens_) ? kRowBlock * ops_.vectors_24 * ops_.panel_rows : 0),
         sums_(make_scratch(options, threads_ * sums_floats_ * 4, threads_)) {
     weight_bytes_ = weights_.bytes();
@@ -74,7 +71,7 @@ class BitmapLayer final : public CpuLayer {
 
  protected:
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
-    if (!in_lanes(tokens)) return few_.prepare(x, tokens, part, parts);
+    if (!in_lanes(tokens)) return prepare_few(x, tokens, part, parts);
     const int64_t begin = weights_.words * part / parts, end = weights_.words * (part + 1) / parts;
     for_each_token_tile(tokens, [&](int64_t token, int64_t some, int64_t lanes, float* tile) {
       for (int64_t word = begin; word < end; ++word) {
@@ -93,8 +90,7 @@ class BitmapLayer final : public CpuLayer {
   void compute(const float* x, float* y, int64_t tokens, Range rows, int part) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     if (in_lanes(tokens)) return compute_many(y, tokens, rows, part);
-    ops_.dot_bitmap(weights_.values(), weights_.starts(rows.begin), weights_.bits(rows.begin), rows.size(),
-                    few_.data(x), padded_, tokens, padded_, y + rows.begin, rows_);
+    compute_few(x, y, tokens, rows);
   }
 
   double macs() const override { return static_cast<double>(weights_.kept()); }
@@ -104,7 +100,64 @@ class BitmapLayer final : public CpuLayer {
   // pass, whose sums stay in the second.
   static constexpr int64_t kRowBlock = 128, kBlockBytes = 24 << 10;
 
-  bool in_lanes(int64_t tokens) const { return tokens > ops_.tokens_bitmap; }
+  // The same of few tokens, which stream from the second-level cache: a block ends a row's stream of values,
+  // which costs more.
+  static constexpr int64_t kFewBytes = 64 << 10;
+  // Rows that go once, from end to end, in blocks that make long streams; more passes follow one another
+  // while fewer rows are in the second-level cache.
+  static constexpr int64_t kStreamRows = 512, kPassRows = 24;
+
+  // Spreading costs a row the same whatever is kept: of few kept weights once is enough.
+  int64_t few_tokens() const {
+    const bool sparse = 8 * weights_.kept() < 3 * rows_ * cols_;
+    return sparse ? ops_.tokens_bitmap : ops_.few_bitmap;
+  }
+  bool in_lanes(int64_t tokens) const { return tokens > few_tokens(); }
+  bool as_they_are(int64_t tokens) const { return tokens == 1 && cols_ == padded_; }
+
+  int64_t activation_bytes() const {
+    const int64_t few = std::min(max_tokens_, few_tokens()) * padded_;
+    const int64_t many =
+        in_lanes(max_tokens_) ? round_up(max_tokens_, ops_.panel_rows) * weights_.words * kColumnsBitmap : 0;
+    return std::max(few, many) * 4;
+  }
+
+  void prepare_few(const float* x, int64_t tokens, int part, int parts) {
+    if (as_they_are(tokens)) return;
+    const int64_t vector = ops_.panel_rows, tile = tile_tokens(tokens, ops_.tokens_bitmap);
+    const int64_t begin = weights_.words * part / parts * 64, end = weights_.words * (part + 1) / parts * 64;
+    for (int64_t token = 0; token < tokens; token += tile) {
+      const int64_t some = std::min(tile, tokens - token);
+      float* to = activations_->as<float>() + token * padded_ + begin * some;
+      for (int64_t col = begin; col < end; col += vector) {
+        const int64_t there = std::clamp<int64_t>(cols_ - col, 0, vector);
+        for (int64_t t = 0; t < some; ++t, to += vector) {
+          if (there > 0) std::copy_n(x + (token + t) * cols_ + col, there, to);
+          std::fill(to + there, to + vector, 0.0f);
+        }
+      }
+    }
+  }
+
+  void compute_few(const float* x, float* y, int64_t tokens, Range rows) {
+    const float* in = as_they_are(tokens) ? x : activations_->as<float>();
+    const int64_t tile = tile_tokens(tokens, ops_.tokens_bitmap);
+    const int64_t step = std::max<int64_t>(kFewBytes / (64 * 4 * tile), 1);
+    const bool one_pass = tile == tokens && step >= weights_.words;
+    const int64_t row_block = one_pass ? kStreamRows : kPassRows;
+    const float* values[kStreamRows];
+    for (int64_t row = rows.begin; row < rows.end; row += row_block) {
+      const int64_t count = std::min(row_block, rows.end - row);
+      for (int64_t token = 0; token < tokens; token += tile) {
+        const int64_t some = std::min(tile, tokens - token);
+        for (int64_t r = 0; r < count; ++r) values[r] = weights_.values() + *weights_.starts(row + r);
+        for (int64_t word = 0; word < weights_.words; word += step)
+          ops_.spread_bitmap(values, weights_.bits(row) + word, weights_.words, count,
+                             in + token * padded_ + word * 64 * some, some,
+                             std::min(step, weights_.words - word), y + token * rows_ + row, rows_, word > 0);
+      }
+    }
+  }
 
   // visit(first token, tokens, lanes, activations): tiles of as many vectors each as can be.
   template <class Visit>
@@ -114,7 +167,7 @@ class BitmapLayer final : public CpuLayer {
     for (int64_t token = 0; token < tokens; token += tile) {
       const int64_t some = std::min(tile, tokens - token);
       visit(token, some, round_up(some, vector),
-            lanes_->as<float>() + token * weights_.words * kColumnsBitmap);
+            activations_->as<float>() + token * weights_.words * kColumnsBitmap);
     }
   }
 
@@ -137,10 +190,10 @@ class BitmapLayer final : public CpuLayer {
   }
 
   BitmapWeights weights_;
-  PaddedActivations few_;
-  std::shared_ptr<Buffer> lanes_;  // [tile][word][kColumnsBitmap][lane]
-  int64_t sums_floats_;            // of a thread
-  std::shared_ptr<Buffer> sums_;   // [threads × kRowBlock × lanes of a tile]
+  // [vector of columns][token][column], or of many tokens [tile][word][kColumnsBitmap][lane]
+  std::shared_ptr<Buffer> activations_;
+  int64_t sums_floats_;           // of a thread
+  std::shared_ptr<Buffer> sums_;  // [threads × kRowBlock × lanes of a tile]
 };
 
 }  // namespace

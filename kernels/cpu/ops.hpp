@@ -120,16 +120,18 @@ struct CpuOps {
   void (*dot_f32)(const float* w, int64_t w_stride, int64_t rows, const float* x, int64_t x_stride,
                   int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
 
-  // Rows of pruned weights: bit k of a row's `bits` (k / 64 words a row) tells whether column k is kept, the
-  // kept values follow one another from values[starts[r]]. k a multiple of 64. Up to 16 floats past the last
-  // value are read. y[t·y_stride + r] = Σ_k x[t·x_stride + k] · w of up to tokens_bitmap tokens.
-  int64_t tokens_bitmap;
-  void (*dot_bitmap)(const float* values, const int64_t* starts, const uint64_t* bits, int64_t rows,
-                     const float* x, int64_t x_stride, int64_t tokens, int64_t k, float* y, int64_t y_stride);
-  // The same of more tokens, in up to vectors_24 vectors of panel_rows, and of a few words of columns: row
-  // r's bits are at bits[r · bits_stride], its values at values[r], which is moved on. x[word][column][lane]
-  // where a lane is a token and the last of a word's kColumnsBitmap columns is 0; y[row · lanes + lane] is
-  // set, or added to.
+  // Rows of pruned weights: bit k of a row's words tells whether column k is kept, the kept values follow one
+  // another. Of a few `words` of columns: row r's bits are at bits[r · bits_stride], its values at values[r],
+  // which is moved on. Up to 16 floats past the last value are read. y is set, or added to.
+  // Up to tokens_bitmap tokens: x[(column / panel_rows · tokens + token) · panel_rows + column % panel_rows];
+  // y[token · y_stride + row].
+  // In tiles of these, up to few_bitmap tokens are faster than by rows_bitmap where much is kept.
+  int64_t tokens_bitmap, few_bitmap;
+  void (*spread_bitmap)(const float** values, const uint64_t* bits, int64_t bits_stride, int64_t rows,
+                        const float* x, int64_t tokens, int64_t words, float* y, int64_t y_stride,
+                        bool accumulate);
+  // More tokens, in up to vectors_24 vectors of panel_rows: x[word][column][lane] where a lane is a token and
+  // the last of a word's kColumnsBitmap columns is 0; y[row · lanes + lane].
   void (*rows_bitmap)(const float** values, const uint64_t* bits, int64_t bits_stride, int64_t rows,
                       const float* x, int64_t vectors, int64_t words, float* y, bool accumulate);
 
