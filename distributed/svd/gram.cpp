@@ -25,9 +25,20 @@ double bound(double rho, int64_t small, int64_t r) {
   return std::sqrt(std::max(0.0, rho) + slack) + kFactorRounding;
 }
 
+// From this side on, and from two ranks, a distributed solver is the faster one: docs/svd.md has the figures.
+constexpr int64_t kDistributedSide = 2048;
+constexpr int kElpaRanks = 4;  // ScaLAPACK is no slower with fewer
+
+std::string eigensolver(const SvdOptions& options, int64_t side, int ranks) {
+  if (options.eigensolver != "auto") return options.eigensolver;
+  if (options.same_for_any_ranks || ranks < 2 || side < kDistributedSide) return "lapack";
+  if (ranks >= kElpaRanks && elpa_absent().empty()) return "elpa";
+  return scalapack_absent().empty() ? "scalapack" : "lapack";
+}
+
 Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const SvdOptions& options,
-                      Communicator& comm) {
-  const std::string& by = options.eigensolver;
+                      int64_t side, Communicator& comm) {
+  const std::string by = eigensolver(options, side, comm.size());
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
   if (by == "elpa") return elpa_eigen(std::move(gram), choose, comm, options.threads);
   return lapack_eigen(std::move(gram), choose, comm, options.same_for_any_ranks ? 1 : options.threads);
@@ -139,7 +150,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input, [&](double rho, int64_t r) { return bound(rho, sides.small, r); });
     };
-    pairs = eigenpairs(std::move(gram), choose, options, comm);
+    pairs = eigenpairs(std::move(gram), choose, options, sides.small, comm);
   }
   const int64_t r = pairs.vectors.rows;
   double rest = 0;
@@ -180,7 +191,10 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t blocks = (longer + kRowBlock - 1) / kRowBlock;
   const int64_t share = std::min(longer, (blocks + ranks - 1) / ranks * kRowBlock);
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
-  const int64_t solving = 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
+  const std::string by = eigensolver(options, small, ranks);
+  const int64_t solving = by == "elpa"        ? tiles + elpa_eigen_bytes(small, rank, ranks)
+                          : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)
+                                              : 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
   const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
   const int64_t multiplying =
