@@ -14,11 +14,15 @@ export UBSAN_OPTIONS="print_stacktrace=1"
 preset=${1:-asan}
 folder=build-${1:-sanitizers}
 # Without the optional libraries: what stands in for them is compiled here, and they themselves by the tests.
-arguments=(-DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF
-  -DLAMINA_ONEDNN=OFF -DLAMINA_BLIS=OFF -DLAMINA_LIBXSMM=OFF -DLAMINA_ELPA=OFF -DLAMINA_HWLOC=OFF)
+# So tests may skip for want of them. ScaLAPACK is among them because its ranks wait in a loop: three of them on
+# two cores, instrumented, take many minutes.
+unset LAMINA_CI
+arguments=(-DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF -DLAMINA_ONEDNN=OFF -DLAMINA_BLIS=OFF -DLAMINA_LIBXSMM=OFF
+  -DLAMINA_SCALAPACK=OFF -DLAMINA_ELPA=OFF -DLAMINA_HWLOC=OFF)
 [ "$#" -gt 0 ] || arguments+=(-DLAMINA_SANITIZE=address,undefined)
 configure "$preset" "$folder" "${arguments[@]}"
 build "$folder"
-# Three ranks meet every uneven and empty part; the others, and what only reads results, would double the time.
+# Three ranks meet every uneven and empty part; the others, and what only reads results, would double the time. Of
+# memory only plain builds can tell.
 ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" --timeout 600 \
-  -E 'ranks[124]|cli.(checks|docs|export|memory|run)_test'
+  -E 'ranks[124]|cli.(checks|docs|export|memory|run|svd)_test'
