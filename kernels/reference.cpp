@@ -9,13 +9,7 @@
 #include <stdexcept>
 #include <utility>
 
-// The inner loop is compiled for wider vectors too, chosen at load time. Sanitizers and ifuncs do not mix.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_UNDEFINED__) && !defined(LAMINA_NO_CLONES)
-#define LAMINA_WIDE __attribute__((target_clones("default", "avx2", "avx512f")))
-#else
-#define LAMINA_WIDE
-#endif
+#include "kernels/wide.hpp"
 
 namespace lamina {
 namespace {

@@ -157,7 +157,8 @@ std::string why_skipped(const SvdSpec& spec, const SvdMethod& method, const Laun
     return "eigensolver scalapack: " + svd::scalapack_absent();
   if (method.name == "gram" && task.options.eigensolver == "elpa" && !svd::elpa_absent().empty())
     return "eigensolver elpa: " + svd::elpa_absent();
-  if ((cyclic || is_scalapack(method)) && task.options.grid_rows * task.options.grid_cols != spec.ranks)
+  if ((cyclic || is_scalapack(method)) &&
+      int64_t{task.options.grid_rows} * task.options.grid_cols != spec.ranks)
     return fmt::format("needs {} × {} ranks, found {}", task.options.grid_rows, task.options.grid_cols,
                        spec.ranks);
   return "";

@@ -41,16 +41,13 @@ bool is_scalapack(const SvdMethod& method) {
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank) {
   const Shape shape = task.ref.shape;
   const auto part_bytes = [&](const Distribution& distribution) {
-    int64_t most = 0;
-    for (int r = 0; r < spec.ranks; ++r) {
-      const Shape part = local_shape(shape, distribution, spec.ranks, r);
-      most = std::max(most, 4 * part.out_features * part.in_features);
-    }
-    return most;
+    const Shape part = local_shape(shape, distribution, spec.ranks, 0);  // no other has more
+    return 4 * part.out_features * part.in_features;
   };
   // A case whose grid does not fit is skipped: its parts are of no size.
   const Distribution& lies = task.distribution;
-  const bool fits = lies.layout != Layout::block_cyclic || lies.grid_rows * lies.grid_cols == spec.ranks;
+  const bool fits =
+      lies.layout != Layout::block_cyclic || int64_t{lies.grid_rows} * lies.grid_cols == spec.ranks;
   const int64_t part = fits ? part_bytes(lies) : 0, rows = part_bytes({});
   const int64_t method_bytes = method.memory_bytes(shape, rank, spec.ranks, task.options);
   const double step_s = seconds_of(method.name, shape, static_cast<double>(rank), task.options, spec.ranks);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <cstring>
 
 #include "distributed/agree.hpp"
@@ -208,7 +209,8 @@ bool orthogonal(const Matrix<double>& vectors, Range share, int64_t size, Commun
       multiply(false, true, rows, others, size, vectors.row(first + begin), size, vectors.row(first + own),
                size, products.data.data(), others);
       for (int64_t i = 0; i < rows * others; ++i)
-        worst = std::max(worst, std::abs(products.data[static_cast<size_t>(i)]));
+        if (const double each = std::abs(products.data[static_cast<size_t>(i)]); !(each <= worst))
+          worst = std::isnan(each) ? std::numeric_limits<double>::infinity() : each;
     }
   });
   return comm.max(worst) <= kOrthogonal;

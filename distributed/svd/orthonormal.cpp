@@ -12,9 +12,7 @@
 #include "distributed/svd/tall.hpp"
 #include "distributed/svd/tsqr.hpp"
 #include "kernels/cpu/blas_threads.hpp"
-
-// The widest the machine has; none fuses a multiplication into an addition of another rounding.
-#define LAMINA_WIDE __attribute__((target_clones("default", "avx2", "avx512f")))
+#include "kernels/wide.hpp"
 
 extern "C" {
 void dpotrf_(const char*, const int*, double*, const int*, int*);

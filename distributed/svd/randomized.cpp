@@ -29,7 +29,7 @@ constexpr double kDependent = 1e-13;
 // Below this share of the largest, their vectors are made orthonormal once more.
 constexpr double kLeastOrthogonal = 1e-8;
 
-constexpr int64_t kMovedBytes = int64_t{16} << 20;    // that redistribute() sends at a time
+constexpr int64_t kMovedBytes = int64_t{16} << 20;   // that redistribute() sends at a time
 constexpr int64_t kLibraryBytes = int64_t{8} << 20;  // BLAS's packed panels, MPI's buffers
 
 // About normal, from a counter: the sum of four 16-bit uniforms, so that every machine draws the same

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "kernels/cpu/blas_threads.hpp"
+#include "kernels/wide.hpp"
 
 extern "C" {
 void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
@@ -20,8 +21,7 @@ namespace lamina {
 namespace {
 
 // Infinity where any is not finite.
-__attribute__((target_clones("default", "avx2", "avx512f"))) double largest_magnitude(const float* data,
-                                                                                      int64_t count) {
+LAMINA_WIDE double largest_magnitude(const float* data, int64_t count) {
   float most = 0;
   bool finite = true;
 #pragma omp simd reduction(max : most) reduction(& : finite)

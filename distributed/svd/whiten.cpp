@@ -25,6 +25,8 @@ namespace {
 
 // Columns of V that one task takes L from: fixed, so that the products' shapes do not depend on the ranks.
 constexpr int64_t kUndoColumns = 32;
+// Pivots below this share of their block's mean are rounding.
+constexpr double kDependent = 1e-13;
 
 int64_t count_blocks(int64_t size) {
   return (size + kRowBlock - 1) / kRowBlock;
@@ -188,7 +190,12 @@ void Whitening::factorize(double shift) {
         diagonal(i, i) += shift;
       }
       const int n = static_cast<int>(width);
+      double mean = 0;
+      for (int64_t i = 0; i < width; ++i) mean += diagonal(i, i) / static_cast<double>(width);
       dpotrf_("U", &n, diagonal.data.data(), &n, &info);  // column-major upper is row-major lower
+      // A pivot of rounding's size says nothing of the matrix.
+      for (int64_t i = 0; i < width && info == 0; ++i)
+        if (!(diagonal(i, i) * diagonal(i, i) > kDependent * mean)) info = static_cast<int>(i + 1);
       for (int64_t i = 0; i < width; ++i)
         for (int64_t j = 0; j < width; ++j) own(i, begin + j) = diagonal(i, j) = j <= i ? diagonal(i, j) : 0;
     }
@@ -283,6 +290,7 @@ void Whitening::undo(Matrix<float>& v) {
   // from its last row to its first.
   const std::vector<Range> columns = partition(v.cols, comm_.size(), kUndoColumns);
   Matrix<double> z = rows_to_columns(v, rows, columns, comm_);
+  std::vector<Matrix<double>> scratch(static_cast<size_t>(threads_), Matrix<double>(kUndoColumns, kRowBlock));
   const BlasThreads single(1);
   for (int64_t block = count_blocks(size_) - 1; block >= 0; --block) {
     const Matrix<double>& row = share(block);
@@ -292,10 +300,10 @@ void Whitening::undo(Matrix<float>& v) {
       const int64_t count = std::min(kUndoColumns, z.rows - first);
       double* solved = z.row(first) + begin;
       solve_lower(false, count, row.rows, row.data.data() + begin, row.cols, solved, size_);
-      Matrix<double> minus(count, row.rows);
+      Matrix<double>& minus = scratch[static_cast<size_t>(omp_get_thread_num())];
       for (int64_t j = 0; j < count; ++j)
         for (int64_t k = 0; k < row.rows; ++k) minus(j, k) = -solved[j * size_ + k];
-      multiply(false, false, count, begin, row.rows, minus.data.data(), row.rows, row.data.data(), row.cols,
+      multiply(false, false, count, begin, row.rows, minus.data.data(), kRowBlock, row.data.data(), row.cols,
                z.row(first), size_, true);
     }
   }
