@@ -4,8 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <cstring>
+#include <limits>
 
 #include "distributed/agree.hpp"
 #include "distributed/scalapack.hpp"
