@@ -257,7 +257,8 @@ int64_t scalapack_eigen_bytes(int64_t size, int64_t rank, int ranks) {
   const int64_t vectors = share(size * size) + 3 * share(rank * size) + 20 * size;  // own, sent, received
   const int64_t whole = share(size * size) + share(rank * size) + rank * size +
                         std::min(kMoveBytes / 8, 2 * share(rank * size));
-  return 8 * std::max({reduce - size * size / 2, vectors, whole});
+  // The tiles are gone once they are dealt out.
+  return 8 * (std::max({reduce, vectors, whole}) - size * size / 2);
 }
 
 }  // namespace lamina::svd
