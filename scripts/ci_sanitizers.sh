@@ -6,7 +6,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 
 # MPI and OpenMP keep memory until exit on purpose; whatever is Lamina's own still counts as a leak.
-export LSAN_OPTIONS="suppressions=$root/scripts/lsan.supp:print_suppressions=0"
+# Thread-local storage is not searched for pointers: that of plugins which Open MPI has unloaded is gone, and looking
+# there ends the search for leaks itself.
+export LSAN_OPTIONS="suppressions=$root/scripts/lsan.supp:print_suppressions=0:use_tls=0"
 # Open MPI unloads its plugins before the end: only whole call stacks still lead to a library that has a name.
 export ASAN_OPTIONS="detect_leaks=1:fast_unwind_on_malloc=0"
 export UBSAN_OPTIONS="print_stacktrace=1"
@@ -22,7 +24,7 @@ arguments=(-DLAMINA_TESTS=ON -DLAMINA_MICRO=OFF -DLAMINA_ONEDNN=OFF -DLAMINA_BLI
 [ "$#" -gt 0 ] || arguments+=(-DLAMINA_SANITIZE=address,undefined)
 configure "$preset" "$folder" "${arguments[@]}"
 build "$folder"
-# Three ranks meet every uneven and empty part; the others, and what only reads results, would double the time. Of
-# memory only plain builds can tell.
+# Three ranks meet every uneven and empty part; the others, what only reads results, and the simulation of ten thousand
+# series would double the time. Of memory only plain builds can tell.
 ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" --timeout 600 \
-  -E 'ranks[124]|cli.(checks|docs|export|memory|run|svd)_test'
+  -E 'distributed.(alone|ranks[124])|KeepsTheIntervalsPromise|cli.(checks|docs|export|memory|run|svd)_test'
