@@ -180,6 +180,7 @@ void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, 
     warnings.push_back(one);
   if (spec.forward) finish_forward(entry, dense, ceilings, comm, warnings);
   entry.prepared->summarize(record);
+  for (const std::string& one : entry.prepared->warnings()) warnings.push_back(one);
   const size_t samples = entry.all.samples_us.size();
   if (entry.all.long_step)
     warnings.push_back(fmt::format("timed {}: a step takes longer than max_seconds",

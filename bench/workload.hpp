@@ -42,6 +42,8 @@ class PreparedCase {
   virtual void describe(Record& record) = 0;
   // Fills what the timed steps told besides their time. Collective.
   virtual void summarize(Record& /*record*/) {}
+  // What a reader of the row should know.
+  virtual std::vector<std::string> warnings() const { return {}; }
 
   // What follows is of forwards of layers.
   virtual std::optional<Quality> quality() { return std::nullopt; }

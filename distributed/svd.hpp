@@ -71,6 +71,8 @@ struct SvdResult {
   double error_bound = 0;
   double optimal_error = 0;  // least error of any factors of this rank; NaN where the method does not know it
   SvdPhases phases;
+  // The method that made it: randomized leaves to gram what a sketch would be nearly the whole of.
+  std::string computed_by;
 };
 
 struct SvdMethod {

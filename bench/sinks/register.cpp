@@ -6,6 +6,7 @@ namespace lamina {
 const std::vector<Sink>& sinks() {
   static const std::vector<Sink> list = {
       table_sink(),
+      pareto_sink(),
       csv_sink(),
       google_benchmark_sink(),
   };

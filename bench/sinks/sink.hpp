@@ -33,6 +33,8 @@ const Sink* find_sink(std::string_view name);
 
 // Markdown, one table per layer and tokens: `table.md`, and what `lamina run` prints.
 Sink table_sink();
+// Markdown: the rows that no other beats.
+Sink pareto_sink();
 // RFC 4180, one row per record: the scalar keys, and `warnings` joined by "; ".
 Sink csv_sink();
 // Google Benchmark's JSON: finite numbers and `ok` rows only.

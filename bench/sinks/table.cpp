@@ -7,8 +7,8 @@
 #include <map>
 #include <set>
 
-#include "bench/sinks/columns.hpp"
 #include "bench/sinks/sink.hpp"
+#include "bench/sinks/tables.hpp"
 #include "bench/text.hpp"
 
 namespace lamina {
@@ -76,14 +76,10 @@ bool is_svd(const Record& record) {
   return record.text("workload") == "svd";
 }
 
-struct Group {
-  std::string heading;
-  std::vector<Row> rows;
-};
+}  // namespace
 
-// Groups in the order of their first row. Warnings are numbered in the order they come.
-std::vector<Group> group_rows(const std::vector<RunRows>& runs, std::vector<std::string>& warnings) {
-  std::vector<Group> groups;
+std::vector<TableGroup> group_rows(const std::vector<RunRows>& runs, std::vector<std::string>& warnings) {
+  std::vector<TableGroup> groups;
   for (const RunRows& run : runs) {
     for (const Record& record : run.records) {
       Row row{&run, &record, ""};
@@ -96,12 +92,12 @@ std::vector<Group> group_rows(const std::vector<RunRows>& runs, std::vector<std:
       }
       const std::string title = heading(record);
       auto group =
-          std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.heading == title; });
-      if (group == groups.end()) group = groups.insert(groups.end(), Group{title, {}});
+          std::find_if(groups.begin(), groups.end(), [&](const TableGroup& g) { return g.heading == title; });
+      if (group == groups.end()) group = groups.insert(groups.end(), TableGroup{title, {}});
       group->rows.push_back(std::move(row));
     }
   }
-  for (Group& group : groups) {
+  for (TableGroup& group : groups) {
     std::stable_sort(group.rows.begin(), group.rows.end(), [](const Row& a, const Row& b) {
       const bool svd = is_svd(*a.record);  // as all of its group
       return svd ? svd_order(a) < svd_order(b) : order(a) < order(b);
@@ -109,6 +105,8 @@ std::vector<Group> group_rows(const std::vector<RunRows>& runs, std::vector<std:
   }
   return groups;
 }
+
+namespace {
 
 // Whether the same case of one machine comes from two runs, so that only the run's name tells its rows apart.
 bool runs_collide(const std::vector<RunRows>& runs) {
@@ -141,13 +139,13 @@ struct TableLayout {
   std::string common;  // what all rows share, as text
 };
 
-TableLayout lay_out(const std::vector<Column>& columns, const std::vector<Group>& groups,
+TableLayout lay_out(const std::vector<Column>& columns, const std::vector<TableGroup>& groups,
                     const std::vector<RunRows>& runs) {
   TableLayout layout;
   for (const Column& column : columns) {
     std::set<std::string> values;
     size_t width = display_width(column.header);
-    for (const Group& group : groups) {
+    for (const TableGroup& group : groups) {
       for (const Row& row : group.rows) {
         const std::string cell = column.cell(row);
         width = std::max(width, display_width(cell));
@@ -170,7 +168,7 @@ TableLayout lay_out(const std::vector<Column>& columns, const std::vector<Group>
   return layout;
 }
 
-std::string group_text(const Group& group, const TableLayout& layout) {
+std::string group_text(const TableGroup& group, const TableLayout& layout) {
   std::string header = "|", rule = "|", rows;
   for (size_t i = 0; i < layout.columns.size(); ++i) {
     const Column& column = *layout.columns[i];
@@ -188,27 +186,37 @@ std::string group_text(const Group& group, const TableLayout& layout) {
   return "### " + group.heading + "\n\n" + header + "\n" + rule + "\n" + rows;
 }
 
+}  // namespace
+
+std::string tables_text(const std::vector<TableGroup>& groups, const std::vector<Column>& columns,
+                        const std::vector<RunRows>& runs, const std::string& what) {
+  const TableLayout layout = lay_out(columns, groups, runs);
+  std::string out;
+  if (!layout.common.empty()) out += fmt::format("{}: {}.\n\n", what, layout.common);
+  for (const TableGroup& group : groups)
+    out += (&group == &groups.front() ? "" : "\n") + group_text(group, layout);
+  return out;
+}
+
+namespace {
+
 std::string render(const std::vector<RunRows>& runs) {
   std::vector<std::string> warnings;
-  std::vector<Group> groups = group_rows(runs, warnings);
+  std::vector<TableGroup> groups = group_rows(runs, warnings);
   if (groups.empty()) return "No rows.\n";
-  const auto first_svd = std::stable_partition(
-      groups.begin(), groups.end(), [](const Group& group) { return !is_svd(*group.rows.front().record); });
-  const std::vector<Group> forwards(groups.begin(), first_svd), svds(first_svd, groups.end());
+  const auto first_svd = std::stable_partition(groups.begin(), groups.end(), [](const TableGroup& group) {
+    return !is_svd(*group.rows.front().record);
+  });
+  const std::vector<TableGroup> forwards(groups.begin(), first_svd), svds(first_svd, groups.end());
   std::string out;
-  for (const std::vector<Group>* part : {&forwards, &svds}) {
+  for (const std::vector<TableGroup>* part : {&forwards, &svds}) {
     if (part->empty()) continue;
-    const bool whole = part->size() == groups.size();
-    const TableLayout layout = lay_out(part == &svds ? svd_columns() : forward_columns(), *part, runs);
     if (!out.empty()) out += "\n";
-    if (!layout.common.empty())
-      out += fmt::format("{}: {}.\n\n",
-                         whole           ? "All rows"
-                         : part == &svds ? "Factorisations"
-                                         : "Layers",
-                         layout.common);
-    for (const Group& group : *part)
-      out += (&group == &part->front() ? "" : "\n") + group_text(group, layout);
+    const bool whole = part->size() == groups.size();
+    out += tables_text(*part, part == &svds ? svd_columns() : forward_columns(), runs,
+                       whole           ? "All rows"
+                       : part == &svds ? "Factorisations"
+                                       : "Layers");
   }
   if (!warnings.empty()) out += "\nNotes:\n\n";
   for (size_t i = 0; i < warnings.size(); ++i) out += fmt::format("{}. {}\n", i + 1, escaped(warnings[i]));

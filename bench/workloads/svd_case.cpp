@@ -14,9 +14,8 @@ namespace {
 
 constexpr int kProbes = 4;
 
-// The largest element of (QᵀQ − I)z over a few vectors z of ±1, zero where σ is: of a matrix whose columns
-// are nearly orthonormal, about its largest deviation or more, for a product with it instead of its square.
-// `part` holds this rank's rows of Q. Collective.
+}  // namespace
+
 double orthogonality(const Matrix<float>& part, const std::vector<double>& sigma, Communicator& comm) {
   const auto cols = static_cast<size_t>(part.cols);
   std::vector<double> sums(kProbes * cols);
@@ -42,7 +41,9 @@ double orthogonality(const Matrix<float>& part, const std::vector<double>& sigma
   return worst;
 }
 
-}  // namespace
+double orthogonality_limit(Shape shape) {
+  return 30 * 0x1p-23 * static_cast<double>(std::max(shape.out_features, shape.in_features));
+}
 
 SvdCase::SvdCase(const SvdTask& task, WeightStore& store, Communicator& comm)
     : task_(task), store_(store), comm_(comm), matrix_(store.spread(task.ref, task.distribution, comm)) {}
@@ -58,6 +59,7 @@ double SvdCase::optimal_error(const SvdResult& result) {
   if (std::isnan(known) && task_.seek_optimum && rank > 0) {
     SvdOptions options;
     options.threads = task_.options.threads;
+    options.eigensolver = "lapack";  // which makes all singular values
     RankRule rule;
     rule.rank = rank;
     known = factorize(*matrix_, rule, options, comm_).optimal_error;
@@ -76,10 +78,15 @@ CheckResult SvdCase::check() {
   orthogonality_ = std::max(orthogonality(result.u, result.singular_values, comm_),
                             orthogonality(result.v, result.singular_values, comm_));
   optimal_ = optimal_error(result);
-  return {error_ <= bound_, error_, bound_, ""};
+  computed_by_ = result.computed_by;
+  return {error_ <= bound_ && orthogonality_ <= orthogonality_limit(matrix_->shape), error_, bound_, ""};
 }
 
 std::string SvdCase::failure(const CheckResult& check) const {
+  if (check.error <= check.tolerance)
+    return fmt::format(
+        "the factors' columns are not orthonormal: off by {:.3g}, past the {:.3g} of float32's rounding",
+        orthogonality_, orthogonality_limit(matrix_->shape));
   return fmt::format("the factors are wrong: their error is {:.6g}, past the {:.6g} that {} promises",
                      check.error, check.tolerance, task_.options.method);
 }
@@ -91,6 +98,19 @@ void SvdCase::describe(Record& record) {
   record.set("svd_optimal_error", optimal_);
   record.set("svd_orthogonality", orthogonality_);
   record.set("svd_peak_bytes", peak_bytes_);
+}
+
+std::vector<std::string> SvdCase::warnings() const {
+  std::vector<std::string> said;
+  if (computed_by_ != task_.options.method)
+    said.push_back(
+        fmt::format("computed by {}: a sketch for this rank would be nearly the whole matrix", computed_by_));
+  const RankRule& rule = task_.rule;
+  const double asked = rule.error > 0 ? rule.error : rule.energy > 0 ? std::sqrt(1 - rule.energy) : bound_;
+  if (bound_ > asked)
+    said.push_back(
+        fmt::format("the rank is whole: float32 factors cannot be shown to be within {:.3g}", asked));
+  return said;
 }
 
 void SvdCase::summarize(Record& record) {

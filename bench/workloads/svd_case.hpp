@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "bench/weight_store.hpp"
@@ -19,17 +20,27 @@ struct SvdTask {
   bool seek_optimum = true;  // by a factorisation of its own, where the method does not know the least error
 };
 
+// The largest element of (QᵀQ − I)z over a few vectors z of ±1, zero where σ is: of a matrix whose columns
+// are nearly orthonormal, about its largest deviation or more, for a product with it instead of its square.
+// `part` [own rows × σ's] holds this rank's rows of Q. Collective.
+double orthogonality(const Matrix<float>& part, const std::vector<double>& sigma, Communicator& comm);
+
+// What orthogonality() may be of float32 factors: 30·2⁻²³ a row, as LAPACK's own tests allow (LAPACK Working
+// Note 41).
+double orthogonality_limit(Shape shape);
+
 class SvdCase : public PreparedCase {
  public:
   SvdCase(const SvdTask& task, WeightStore& store, Communicator& comm);
   // One factorisation.
   void step(Part part) override;
   // Factorises once, with its memory measured, and recomputes the error in float64: passed when that is
-  // within the method's bound.
+  // within the method's bound, and the columns of both factors are orthonormal.
   CheckResult check() override;
   std::string failure(const CheckResult& check) const override;
   void describe(Record& record) override;
   void summarize(Record& record) override;
+  std::vector<std::string> warnings() const override;
 
  private:
   double optimal_error(const SvdResult& result);
@@ -41,6 +52,7 @@ class SvdCase : public PreparedCase {
   std::vector<SvdPhases> phases_;  // of each step
   int64_t rank_ = 0, peak_bytes_ = 0;
   double error_ = 0, bound_ = 0, optimal_ = 0, orthogonality_ = 0;
+  std::string computed_by_;
 };
 
 }  // namespace lamina

@@ -149,9 +149,14 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
     input.max_abs = max_abs(local, timed);
     if (!std::isfinite(input.max_abs))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
-    if (input.max_abs == 0) return zeros(input, comm);
+    if (input.max_abs == 0) {
+      SvdResult none = zeros(input, comm);
+      none.computed_by = options.method;
+      return none;
+    }
     input.norm_squared = exact_squares(input, timed);
     SvdResult result = method->run(input, options, timed);
+    if (result.computed_by.empty()) result.computed_by = options.method;
     result.norm = std::sqrt(input.norm_squared);
     result.phases.communicate_s += timed.seconds();
     return result;

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/scalapack.hpp"
+#include "distributed/svd/filtered_eigen.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/panels.hpp"
 #include "distributed/svd/polish.hpp"
@@ -37,7 +39,11 @@ std::string eigensolver(const SvdOptions& options, int64_t side, int ranks) {
 }
 
 Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const SvdOptions& options,
-                      int64_t side, Communicator& comm) {
+                      int64_t rank, int64_t side, Communicator& comm) {
+  if (options.eigensolver == "auto" && is_few(rank, side)) {
+    Eigenpairs found = filtered_eigen(gram, rank, options.seed, comm, options.threads);
+    if (found.vectors.rows == rank) return found;
+  }
   const std::string by = eigensolver(options, side, comm.size());
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
   if (by == "elpa") return elpa_eigen(std::move(gram), choose, comm, options.threads);
@@ -150,12 +156,16 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input, [&](double rho, int64_t r) { return bound(rho, sides.small, r); });
     };
-    pairs = eigenpairs(std::move(gram), choose, options, sides.small, comm);
+    pairs = eigenpairs(std::move(gram), choose, options, input.rank, sides.small, comm);
   }
   const int64_t r = pairs.vectors.rows;
-  double rest = 0;
-  for (size_t i = static_cast<size_t>(r); i < pairs.values.size(); ++i) rest += pairs.values[i];
-  result.optimal_error = std::sqrt(std::max(0.0, rest) / input.norm_squared);
+  if (static_cast<int64_t>(pairs.values.size()) == sides.small) {
+    double rest = 0;
+    for (size_t i = static_cast<size_t>(r); i < pairs.values.size(); ++i) rest += pairs.values[i];
+    result.optimal_error = std::sqrt(std::max(0.0, rest) / input.norm_squared);
+  } else {
+    result.optimal_error = std::numeric_limits<double>::quiet_NaN();
+  }
 
   const size_t own = static_cast<size_t>(comm.rank());
   const Range small_share = partition(sides.small, comm.size(), kRowBlock)[own];
@@ -192,7 +202,9 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t share = std::min(longer, (blocks + ranks - 1) / ranks * kRowBlock);
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
   const std::string by = eigensolver(options, small, ranks);
-  const int64_t solving = by == "elpa"        ? tiles + elpa_eigen_bytes(small, rank, ranks)
+  const bool few = options.eigensolver == "auto" && is_few(rank, small);
+  const int64_t solving = few            ? tiles + filtered_eigen_bytes(small, rank, ranks, options.threads)
+                          : by == "elpa" ? tiles + elpa_eigen_bytes(small, rank, ranks)
                           : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)
                                               : 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.

@@ -13,6 +13,7 @@
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/products.hpp"
+#include "distributed/svd/sketch.hpp"
 #include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
 
@@ -32,20 +33,6 @@ constexpr double kLeastOrthogonal = 1e-8;
 constexpr int64_t kMovedBytes = int64_t{16} << 20;   // that redistribute() sends at a time
 constexpr int64_t kLibraryBytes = int64_t{8} << 20;  // BLAS's packed panels, MPI's buffers
 
-// About normal, from a counter: the sum of four 16-bit uniforms, so that every machine draws the same
-// numbers.
-float sketch_number(uint64_t seed, uint64_t row, uint64_t col) {
-  // splitmix64's finaliser over a distinct counter (Steele, Lea, Flood 2014)
-  uint64_t z =
-      seed * 0x9E3779B97F4A7C15ull + (row << 24 ^ col) * 0xD1B54A32D192ED03ull + 0x8CB92BA72F3D8DD7ull;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  z ^= z >> 31;
-  const int64_t sum =
-      static_cast<int64_t>((z & 0xFFFF) + (z >> 16 & 0xFFFF) + (z >> 32 & 0xFFFF) + (z >> 48)) - 2 * 65535;
-  return static_cast<float>(sum) * (1.0f / 37837.0f);  // the sum's standard deviation
-}
-
 // A sketch this near the whole costs more than the whole, and says less.
 bool take_whole(int64_t sketch, int64_t small_side) {
   return small_side <= kSmall || 4 * sketch >= 3 * small_side;
@@ -63,6 +50,7 @@ SvdResult whole(const Input& input, const SvdOptions& options, TimedCommunicator
                       input.rest};
   SvdResult result = gram_method().run(square ? as_rows : input, same, comm);
   result.optimal_error = std::numeric_limits<double>::quiet_NaN();
+  result.computed_by = "gram";
   return result;
 }
 

@@ -75,7 +75,7 @@ std::vector<std::string> body(const std::string& table) {
 }
 
 TEST(Sinks, AreFoundByName) {
-  for (const char* name : {"table", "csv", "google_benchmark"}) {
+  for (const char* name : {"table", "pareto", "csv", "google_benchmark"}) {
     ASSERT_NE(find_sink(name), nullptr) << name;
     EXPECT_FALSE(find_sink(name)->help.empty());
   }

@@ -91,6 +91,20 @@ class Svd(Case):
                     else:
                         self.assertLessEqual(record["svd_error"], 0.8 if key == "error" else 0.5 ** 0.5)
 
+    def test_a_sketch_is_one_or_says_that_it_is_not(self):
+        _, (small,) = self.run_svd(method="randomized")
+        self.assertIn("computed by gram", " ".join(small["warnings"]))
+        _, (large,) = self.run_svd(out="large", method="randomized", in_features=1024, out_features=640, rank=48)
+        self.assert_whole(large)
+        self.assertNotIn("computed by", " ".join(large["warnings"]))
+        self.assertGreater(large["svd_error"], large["svd_optimal_error"])
+
+    def test_an_error_below_float32s_is_said(self):
+        _, (record,) = self.run_svd(**{"rank": None, "error": 1e-9})
+        self.assert_whole(record)
+        self.assertEqual(record["svd_rank"], 256)
+        self.assertIn("the rank is whole", " ".join(record["warnings"]))
+
     def test_layouts_give_the_same_factors(self):
         self.needs_mpi()
         layouts = ["rows", "columns"] + ([] if self.absent() else ["block-cyclic"])

@@ -1,0 +1,335 @@
+#include "distributed/svd/filtered_eigen.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "distributed/agree.hpp"
+#include "distributed/partition.hpp"
+#include "distributed/svd/orthonormal.hpp"
+#include "distributed/svd/sketch.hpp"
+#include "distributed/svd/sketch_eigen.hpp"
+#include "distributed/svd/tall.hpp"
+
+namespace lamina::svd {
+namespace {
+
+constexpr int64_t kLeastSize = 512;  // LAPACK has a smaller one in a moment
+constexpr int64_t kLeastShare = 8;   // size over rank
+constexpr int64_t kLeastExtra = 32;  // vectors beside those that are wanted
+constexpr int kRounds = 12;
+constexpr int kFirstRounds = 2;  // of power iterations or so, which tell the far values from the others
+constexpr int kHighestDegree = 6;
+// A value this far above the others' is found by then to some 10⁻³, and goes its own way.
+constexpr double kFar = 6;
+// Products in float32 leave noise of 2⁻²⁴ of the largest value's part, spread over all directions: a filter
+// must not lift that to what the smallest wanted value's comes to.
+constexpr double kWidest = 1e6;
+constexpr double kSteepest = 1e5;   // first value over last, for float32
+constexpr double kLeftOver = 5e-5;  // of the rest of the trace
+
+int64_t columns_for(int64_t rank) {
+  return rank + std::max(rank / 2, kLeastExtra);
+}
+
+// Chebyshev's polynomial of the first kind, for x ≥ 1.
+double chebyshev(int degree, double x) {
+  return std::cosh(degree * std::acosh(std::max(x, 1.0)));
+}
+
+class Filtered {
+ public:
+  Filtered(const SymmetricTiles& matrix, Communicator& comm, int threads)
+      : matrix_(matrix),
+        comm_(comm),
+        threads_(threads),
+        shares_(partition(matrix.size(), comm.size(), kRowBlock)),
+        own_(shares_[static_cast<size_t>(comm.rank())]) {
+    together(comm, [&] {
+      const int64_t size = matrix.size();
+      std::vector<double> diagonal(1);
+      double largest = 0;
+      for (int64_t i = 0; i < size; ++i) {
+        matrix.copy({i, i + 1}, {i, i + 1}, diagonal.data(), 1);
+        largest = std::max(largest, diagonal[0]);
+        trace_ += diagonal[0];
+      }
+      scale_ = largest > 0 ? std::exp2(-std::ilogb(largest)) : 1;
+      rows_ = Matrix<float>(own_.size(), size);
+      each_block([&](int64_t begin, int64_t rows, const double* block) {
+        for (int64_t i = 0; i < rows * size; ++i) rows_.row(begin)[i] = static_cast<float>(block[i] * scale_);
+      });
+    });
+  }
+
+  Eigenpairs run(int64_t rank, uint64_t seed) {
+    Matrix<double> q = start(columns_for(rank), seed);
+    int64_t wanted = rank;  // of the matrix as it is now
+    double before = 0, rest = trace_ * scale_;
+    int degree = 1;
+    for (int round = 0; round < kRounds; ++round) {
+      orthonormalize(q, comm_, threads_, 1);
+      Matrix<double> product = multiply_fast(q);
+      const bool take_out = round == kFirstRounds;
+      Eigenpairs pairs = ritz(q, product, take_out ? q.cols : 0);
+      std::vector<double> values = std::move(pairs.values);
+      const double least = values.back();
+      if (!(values.front() < kSteepest * least)) return {};
+      const double captured = std::accumulate(values.begin(), values.begin() + wanted, 0.0);
+      // Where a filter sees the last wanted value; half as far, since Ritz values lie too far apart until the
+      // end.
+      const double last = (1 + place(values[static_cast<size_t>(wanted - 1)], least)) / 2;
+      const auto shrinks = [&](int by) { return std::min(std::pow(chebyshev(by, last), -2), 1 - 1e-9); };
+      // What the last filter has left, if what it found was the slowest to come.
+      const double left = (captured - before) * shrinks(degree) / (1 - shrinks(degree));
+      before = captured;
+      if (take_out) {
+        const auto far = std::find_if(values.begin(), values.begin() + wanted - 1,
+                                      [&](double value) { return value <= kFar * least; });
+        const double taken = deflate(q, product, values, pairs.vectors, far - values.begin());
+        wanted -= far - values.begin();
+        values.erase(values.begin(), far);
+        before -= taken;
+        rest -= taken;
+      }
+      const int highest = highest_degree(values, wanted);
+      degree = 1;
+      while (degree < highest && left * shrinks(degree) > kLeftOver * (rest - before)) ++degree;
+      filter(q, std::move(product), least, degree);
+      if (round >= kFirstRounds && left * shrinks(degree) <= kLeftOver * (rest - before))
+        return finish(std::move(q), rank);
+    }
+    return {};
+  }
+
+ private:
+  // work(first, rows, block) for own rows in blocks of kRowBlock, each [rows × size] of the matrix.
+  template <class Work>
+  void each_block(const Work& work) {
+    const int64_t size = matrix_.size();
+    std::vector<Matrix<double>> scratch(static_cast<size_t>(threads_), Matrix<double>(kRowBlock, size));
+    for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int thread) {
+      double* block = scratch[static_cast<size_t>(thread)].data.data();
+      matrix_.copy({own_.begin + begin, own_.begin + begin + rows}, {0, size}, block, size);
+      work(begin, rows, block);
+    });
+  }
+
+  // Every rank's rows of T, in T's own precision or a lesser one.
+  template <class To>
+  Matrix<To> gather(const Matrix<double>& tall) {
+    Matrix<To> all;
+    std::vector<int64_t> bytes;
+    together(comm_, [&] {
+      all = Matrix<To>(matrix_.size(), tall.cols);
+      std::transform(tall.data.begin(), tall.data.end(), all.row(own_.begin),
+                     [](double x) { return static_cast<To>(x); });
+      for (const Range& share : shares_)
+        bytes.push_back(share.size() * tall.cols * static_cast<int64_t>(sizeof(To)));
+    });
+    if (comm_.size() > 1) {
+      std::vector<To> part;
+      together(comm_,
+               [&] { part.assign(all.row(own_.begin), all.row(own_.begin) + own_.size() * tall.cols); });
+      comm_.all_gather(part.data(), all.data.data(), bytes);
+    }
+    return all;
+  }
+
+  Matrix<double> start(int64_t columns, uint64_t seed) {
+    Matrix<double> omega;
+    together(comm_, [&] {
+      omega = Matrix<double>(own_.size(), columns);
+      for (int64_t i = 0; i < omega.rows; ++i) {
+        for (int64_t j = 0; j < columns; ++j)
+          omega(i, j) = sketch_number(seed, static_cast<uint64_t>(own_.begin + i), static_cast<uint64_t>(j));
+      }
+    });
+    return multiply_fast(omega);
+  }
+
+  // Own rows of scale·G·T, in float32.
+  Matrix<double> multiply_fast(const Matrix<double>& tall) {
+    const Matrix<float> all = gather<float>(tall);
+    const int64_t cols = tall.cols;
+    Matrix<double> product;
+    std::vector<Matrix<float>> scratch;
+    together(comm_, [&] {
+      product = Matrix<double>(own_.size(), cols);
+      scratch.assign(static_cast<size_t>(threads_), Matrix<float>(kRowBlock, cols));
+    });
+    for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int thread) {
+      float* out = scratch[static_cast<size_t>(thread)].data.data();
+      multiply(false, false, rows, cols, matrix_.size(), rows_.row(begin), matrix_.size(), all.data.data(),
+               cols, out, cols);
+      std::copy_n(out, rows * cols, product.row(begin));
+    });
+    return product;
+  }
+
+  // The same of G itself in float64.
+  Matrix<double> multiply_exact(const Matrix<double>& tall) {
+    const Matrix<double> all = gather<double>(tall);
+    Matrix<double> product;
+    together(comm_, [&] {
+      product = Matrix<double>(own_.size(), tall.cols);
+      each_block([&](int64_t begin, int64_t rows, const double* block) {
+        multiply(false, false, rows, tall.cols, matrix_.size(), block, matrix_.size(), all.data.data(),
+                 tall.cols, product.row(begin), tall.cols);
+      });
+    });
+    return product;
+  }
+
+  // Eigenpairs of QᵀGQ, the first `rank` vectors.
+  Eigenpairs ritz(const Matrix<double>& q, const Matrix<double>& product, int64_t rank) {
+    const Matrix<double> h = inner_products(q, product, comm_, threads_);
+    SymmetricTiles tiles;
+    together(comm_, [&] {
+      tiles = SymmetricTiles(h.rows);
+      for (int64_t i = 0; i < tiles.tiles(); ++i) {
+        for (int64_t j = i; j < tiles.tiles(); ++j) {
+          double* to = tiles.tile(i, j);
+          const int64_t row = i * SymmetricTiles::kSide, col = j * SymmetricTiles::kSide;
+          for (int64_t a = 0; a < tiles.side(i); ++a) {
+            for (int64_t b = 0; b < tiles.side(j); ++b)
+              to[a * tiles.side(j) + b] = (h(row + a, col + b) + h(col + b, row + a)) / 2;
+          }
+        }
+      }
+    });
+    return sketch_eigen(
+        std::move(tiles), [&](const std::vector<double>&) { return rank; }, comm_);
+  }
+
+  // Where a filter on [0, end] sees a value: within ±1 in there.
+  static double place(double value, double end) { return 2 * value / end - 1; }
+
+  // The highest degree that lifts the largest value's part not too far above the last wanted one's.
+  static int highest_degree(const std::vector<double>& values, int64_t wanted) {
+    const double first = place(values.front(), values.back());
+    const double last = place(values[static_cast<size_t>(wanted - 1)], values.back());
+    int degree = 1;
+    while (degree < kHighestDegree && chebyshev(degree + 1, first) <= kWidest * chebyshev(degree + 1, last))
+      ++degree;
+    return degree;
+  }
+
+  // Takes the first `count` Ritz pairs out of the matrix, for finish() to add again, and turns Q and its
+  // product to the others. Returns their sum.
+  double deflate(Matrix<double>& q, Matrix<double>& product, const std::vector<double>& values,
+                 const Matrix<double>& vectors, int64_t count) {
+    const int64_t columns = q.cols;
+    Matrix<double> turn;
+    together(comm_, [&] {
+      turn = Matrix<double>(columns, columns);
+      for (int64_t i = 0; i < columns; ++i) {
+        for (int64_t j = 0; j < columns; ++j) turn(i, j) = vectors(j, i);
+      }
+      const auto split = [&](const Matrix<double>& both, Matrix<double>& first, Matrix<double>& others) {
+        first = Matrix<double>(both.rows, count);
+        others = Matrix<double>(both.rows, columns - count);
+        for (int64_t i = 0; i < both.rows; ++i) {
+          std::copy_n(both.row(i), count, first.row(i));
+          std::copy_n(both.row(i) + count, columns - count, others.row(i));
+        }
+      };
+      split(times_small(q, turn, threads_), taken_, q);
+      Matrix<double> none;
+      split(times_small(product, turn, threads_), none, product);
+    });
+    if (count == 0) return 0;
+    const Matrix<float> all = gather<float>(taken_);
+    together(comm_, [&] {
+      Matrix<float> minus(own_.size(), count);
+      for (int64_t i = 0; i < minus.rows; ++i) {
+        for (int64_t j = 0; j < count; ++j)
+          minus(i, j) = static_cast<float>(-values[static_cast<size_t>(j)] * taken_(i, j));
+      }
+      for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int) {
+        multiply(false, true, rows, matrix_.size(), count, minus.row(begin), count, all.data.data(), count,
+                 rows_.row(begin), matrix_.size(), true);
+      });
+    });
+    return std::accumulate(values.begin(), values.begin() + count, 0.0);
+  }
+
+  // Q becomes p(G)·Q, p Chebyshev's polynomial that stays within ±1 on [0, end]. `product` is scale·G·Q.
+  void filter(Matrix<double>& q, Matrix<double> product, double end, int degree) {
+    const double half = end / 2;
+    Matrix<double> older = std::move(q);
+    for (size_t i = 0; i < product.data.size(); ++i) product.data[i] = product.data[i] / half - older.data[i];
+    q = std::move(product);
+    for (int done = 1; done < degree; ++done) {
+      const Matrix<double> next = multiply_fast(q);
+      for (size_t i = 0; i < next.data.size(); ++i)
+        older.data[i] = 2 * (next.data[i] / half - q.data[i]) - older.data[i];
+      std::swap(q, older);
+    }
+  }
+
+  Eigenpairs finish(Matrix<double> q, int64_t rank) {
+    together(comm_, [&] {
+      Matrix<double> both(q.rows, taken_.cols + q.cols);
+      for (int64_t i = 0; i < q.rows; ++i) {
+        std::copy_n(taken_.row(i), taken_.cols, both.row(i));
+        std::copy_n(q.row(i), q.cols, both.row(i) + taken_.cols);
+      }
+      q = std::move(both);
+    });
+    orthonormalize(q, comm_, threads_);
+    rows_ = {};
+    Eigenpairs small = ritz(q, multiply_exact(q), rank);
+    small.values.resize(static_cast<size_t>(rank));
+    Matrix<double> w;
+    together(comm_, [&] {
+      w = Matrix<double>(q.cols, rank);
+      for (int64_t i = 0; i < q.cols; ++i) {
+        for (int64_t j = 0; j < rank; ++j) w(i, j) = small.vectors(j, i);
+      }
+      q = times_small(q, w, threads_);
+    });
+    const Matrix<double> all = gather<double>(q);
+    Eigenpairs pairs;
+    pairs.values = std::move(small.values);
+    together(comm_, [&] {
+      pairs.vectors = Matrix<double>(rank, matrix_.size());
+      for (int64_t i = 0; i < all.rows; ++i) {
+        for (int64_t j = 0; j < rank; ++j) pairs.vectors(j, i) = all(i, j);
+      }
+    });
+    return pairs;
+  }
+
+  const SymmetricTiles& matrix_;
+  Communicator& comm_;
+  int threads_;
+  std::vector<Range> shares_;
+  Range own_;
+  Matrix<float> rows_;    // own rows of scale·G, without what was taken out
+  Matrix<double> taken_;  // own rows of the vectors taken out
+  double scale_ = 1, trace_ = 0;
+};
+
+}  // namespace
+
+bool is_few(int64_t rank, int64_t size) {
+  return rank > 0 && size >= kLeastSize && kLeastShare * rank <= size;
+}
+
+Eigenpairs filtered_eigen(const SymmetricTiles& matrix, int64_t rank, uint64_t seed, Communicator& comm,
+                          int threads) {
+  return Filtered(matrix, comm, threads).run(rank, seed);
+}
+
+int64_t filtered_eigen_bytes(int64_t size, int64_t rank, int ranks, int threads) {
+  const int64_t l = columns_for(rank), own = partition(size, ranks, kRowBlock)[0].size();
+  const int64_t tall = 8 * own * l;
+  const int64_t iterating = 4 * own * size + 3 * tall + 4 * size * l + (ranks > 1 ? 4 * own * l : 0);
+  const int64_t finishing = 8 * kRowBlock * size * threads + 2 * tall + 8 * size * l + (ranks > 1 ? tall : 0);
+  return std::max(iterating, finishing) + 8 * 4 * l * l;
+}
+
+}  // namespace lamina::svd

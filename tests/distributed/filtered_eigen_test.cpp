@@ -1,0 +1,121 @@
+// Leading eigenpairs by filters against LAPACK's, and against themselves on one rank.
+#include "distributed/svd/filtered_eigen.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "distributed/svd/tall.hpp"
+#include "tests/distributed/svd_support.hpp"
+
+namespace lamina {
+namespace {
+
+using svd::Eigenpairs;
+using svd::filtered_eigen;
+using svd::SymmetricTiles;
+using test::world;
+
+// Σ_k values(k)·h_k·h_kᵀ for columns h_k of a reflection I − 2xxᵀ/xᵀx: orthonormal ones.
+SymmetricTiles with_eigenvalues(int64_t size, const std::function<double(int64_t)>& values) {
+  std::vector<double> x(static_cast<size_t>(size)), value(x);
+  double squared = 0, middle = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    x[static_cast<size_t>(i)] = test::number(41, i, 0);
+    value[static_cast<size_t>(i)] = values(i);
+  }
+  for (int64_t i = 0; i < size; ++i) {
+    const double each = x[static_cast<size_t>(i)];
+    squared += each * each;
+    middle += each * each * value[static_cast<size_t>(i)];
+  }
+  SymmetricTiles matrix(size);
+  for (int64_t ti = 0; ti < matrix.tiles(); ++ti) {
+    for (int64_t tj = ti; tj < matrix.tiles(); ++tj) {
+      double* to = matrix.tile(ti, tj);
+      for (int64_t a = 0; a < matrix.side(ti); ++a) {
+        for (int64_t b = 0; b < matrix.side(tj); ++b) {
+          const size_t i = static_cast<size_t>(ti * SymmetricTiles::kSide + a);
+          const size_t j = static_cast<size_t>(tj * SymmetricTiles::kSide + b);
+          to[a * matrix.side(tj) + b] = (i == j ? value[i] : 0) -
+                                        2 * x[i] * x[j] / squared * (value[i] + value[j]) +
+                                        4 * x[i] * x[j] / squared / squared * middle;
+        }
+      }
+    }
+  }
+  return matrix;
+}
+
+struct Spectrum {
+  const char* name;
+  int64_t size, rank;
+  double (*value)(int64_t);
+};
+void PrintTo(const Spectrum& s, std::ostream* os) {
+  *os << s.name;
+}
+
+class FilteredEigen : public testing::TestWithParam<Spectrum> {};
+
+TEST_P(FilteredEigen, KeepsWhatTheBestPairsKeep) {
+  const auto [name, size, rank, value] = GetParam();
+  const SymmetricTiles matrix = with_eigenvalues(size, value);
+  const Eigenpairs pairs = filtered_eigen(matrix, rank, 3, world(), 1);
+  ASSERT_EQ(pairs.vectors.rows, rank);
+  ASSERT_EQ(pairs.values.size(), static_cast<size_t>(rank));
+  double best = 0, trace = 0, kept = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    trace += value(i);
+    if (i < rank) best += value(i);
+  }
+  std::vector<double> whole(static_cast<size_t>(size * size)), product(static_cast<size_t>(size));
+  matrix.copy({0, size}, {0, size}, whole.data(), size);
+  for (int64_t i = 0; i < rank; ++i) {
+    const double* v = pairs.vectors.row(i);
+    double quotient = 0;
+    for (int64_t a = 0; a < size; ++a) {
+      double sum = 0;
+      for (int64_t b = 0; b < size; ++b) sum += whole[static_cast<size_t>(a * size + b)] * v[b];
+      quotient += v[a] * sum;
+    }
+    ASSERT_NEAR(quotient, pairs.values[static_cast<size_t>(i)], 1e-12 * value(0)) << i;
+    if (i > 0) {
+      ASSERT_LE(pairs.values[static_cast<size_t>(i)], pairs.values[static_cast<size_t>(i - 1)]);
+    }
+    kept += quotient;
+    for (int64_t j = 0; j <= i; ++j) {
+      double dot = 0;
+      for (int64_t a = 0; a < size; ++a) dot += v[a] * pairs.vectors(j, a);
+      ASSERT_NEAR(dot, i == j ? 1 : 0, 1e-12) << i << ", " << j;
+    }
+  }
+  // 1.0001 of the least error, squared.
+  EXPECT_LE(trace - kept, (trace - best) * 1.0002);
+  EXPECT_GE(trace - kept, (trace - best) * (1 - 1e-9));
+
+  const auto self = make_self_communicator();
+  const Eigenpairs alone = filtered_eigen(matrix, rank, 3, *self, 2);
+  EXPECT_EQ(alone.values, pairs.values);
+  EXPECT_EQ(alone.vectors.data, pairs.vectors.data);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Spectra, FilteredEigen,
+    testing::Values(Spectrum{"slow", 600, 70, [](int64_t i) { return 1 / (i + 1.0); }},
+                    Spectrum{"odd", 517, 1, [](int64_t i) { return std::pow(i + 1.0, -0.7); }},
+                    Spectrum{"bulk", 600, 64, [](int64_t i) { return 1.5 - std::sqrt((i + 1) / 601.0); }},
+                    Spectrum{"outliers", 640, 40,
+                             [](int64_t i) { return i < 9 ? 900.0 / (i + 1) : 1 - i / 700.0; }},
+                    Spectrum{"gap", 530, 50, [](int64_t i) { return i < 50 ? 4.0 : 0.5; }}));
+
+TEST(FilteredEigen, LeavesSteepSpectraToOthers) {
+  const SymmetricTiles steep = with_eigenvalues(520, [](int64_t i) { return std::pow(10.0, -i / 4.0); });
+  EXPECT_EQ(filtered_eigen(steep, 60, 3, world(), 1).vectors.rows, 0);
+  const SymmetricTiles of_rank = with_eigenvalues(520, [](int64_t i) { return i < 30 ? 1.0 : 0.0; });
+  EXPECT_EQ(filtered_eigen(of_rank, 60, 3, world(), 1).vectors.rows, 0);
+}
+
+}  // namespace
+}  // namespace lamina
