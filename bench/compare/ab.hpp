@@ -2,22 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
-#include "bench/compare/command.hpp"
-#include "bench/compare/launches.hpp"
+#include "bench/compare/pairs.hpp"
 
 namespace lamina::compare {
-
-struct AbOptions {
-  std::string base_binary, new_binary;
-  Start start;  // but for its binary
-  int64_t launches = 10;
-  std::string out_dir;  // empty: runs/ab-<UTC time>
-  bool resume = false;
-  Options report;  // settings and format
-};
 
 // When the data is looked at: after so many pairs, with such a share of alpha.
 struct Look {

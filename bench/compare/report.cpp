@@ -94,6 +94,10 @@ std::string side_line(const char* label, const std::string& path, int64_t launch
 
 }  // namespace
 
+double level_percent(const Comparison& comparison) {
+  return 100 - 5 * comparison.settings.share;
+}
+
 std::string change(double ratio) {
   if (!(ratio > 0)) return "?";
   if (ratio >= 10 || ratio <= 0.1) return fmt::format("×{:.3g}", ratio);
@@ -163,7 +167,7 @@ std::string rules_text(const Comparison& comparison) {
       "ok is a {:.4g} % interval below +{:.2g} %.",
       tested,
       comparison.paired ? "by pairs of interleaved launches:" : "launches not interleaved, Welch's form of",
-      settings.alpha * settings.share, 100 * settings.floor, 100 - 5 * settings.share, 100 * settings.limit);
+      settings.alpha * settings.share, 100 * settings.floor, level_percent(comparison), 100 * settings.limit);
 }
 
 std::string terminal_report(const Comparison& comparison, bool all) {
@@ -178,7 +182,8 @@ std::string terminal_report(const Comparison& comparison, bool all) {
   const size_t verdict_width = 14, plot_width = 2 * kHalf + 1;
   const std::string low = change(1 / (1 + scale)), high = change(1 + scale);
   text += "\n" + std::string(verdict_width, ' ') +
-          padded(padded(low, kHalf) + "1", plot_width - high.size()) + high + "  new / base, 95 % interval\n";
+          padded(padded(low, kHalf) + "1", plot_width - high.size()) + high +
+          fmt::format("  new / base, {:.4g} % interval\n", level_percent(comparison));
   const bool fold = !all && static_cast<size_t>(comparison.count(Verdict::ok)) > kManyRows;
   for (const Row* row : by_urgency(comparison)) {
     if (fold && row->verdict == Verdict::ok && row->quality != Quality::worse) continue;

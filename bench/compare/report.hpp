@@ -23,6 +23,8 @@ std::string markdown_report(const Comparison& comparison);
 // One JSON object, with a newline: every row with its figures. docs/regression.md has the keys.
 std::string json_report(const Comparison& comparison);
 
+// Of the intervals: 95, or more at one of several looks.
+double level_percent(const Comparison& comparison);
 // For the reports. +5.1 %, or ×12.3 where percent would be hard to read; "?" for NaN.
 std::string change(double ratio);
 // Invalid and missing rows first, then regressions by size, inconclusive ones, the others as they came.

@@ -9,7 +9,7 @@ namespace lamina::compare {
 namespace {
 
 // GitHub refuses comments of over 65,536 characters.
-constexpr size_t kMostUrgent = 60, kMostOthers = 60, kLongestText = 300;
+constexpr size_t kLongestTable = 25'000, kLongestText = 300;
 
 std::string shortened(const std::string& text) {
   if (text.size() <= kLongestText) return text;
@@ -44,13 +44,13 @@ std::string line_of(const Row& row) {
                      std::isnan(row.ratio) ? "" : change(row.ratio), interval, times, notes);
 }
 
-constexpr const char* kHeader =
-    "| verdict | row | new / base | 95 % interval | µs | |\n|:--|:--|--:|:--|--:|:--|\n";
-
-std::string table_of(const std::vector<const Row*>& rows, size_t most) {
-  std::string text = kHeader;
-  for (size_t i = 0; i < rows.size() && i < most; ++i) text += line_of(*rows[i]);
-  if (rows.size() > most) text += fmt::format("\n{} more are in the JSON verdict.\n", rows.size() - most);
+std::string table_of(const Comparison& comparison, const std::vector<const Row*>& rows) {
+  std::string text =
+      fmt::format("| verdict | row | new / base | {:.4g} % interval | µs | |\n|:--|:--|--:|:--|--:|:--|\n",
+                  level_percent(comparison));
+  size_t told = 0;
+  for (; told < rows.size() && text.size() < kLongestTable; ++told) text += line_of(*rows[told]);
+  if (told < rows.size()) text += fmt::format("\n{} more are in the JSON verdict.\n", rows.size() - told);
   return text;
 }
 
@@ -72,10 +72,10 @@ std::string markdown_report(const Comparison& comparison) {
         row->quality != Quality::worse;
     (quiet ? others : urgent).push_back(row);
   }
-  if (!urgent.empty()) text += table_of(urgent, kMostUrgent) + "\n";
+  if (!urgent.empty()) text += table_of(comparison, urgent) + "\n";
   if (!others.empty())
     text += fmt::format("<details><summary>{} other rows</summary>\n\n{}\n</details>\n\n", others.size(),
-                        table_of(others, kMostOthers));
+                        table_of(comparison, others));
   if (comparison.base_launches < 2 || comparison.new_launches < 2)
     text += "One launch a side cannot decide: launches differ by more than the samples of one can tell.\n\n";
   for (const Difference& one : comparison.differences)

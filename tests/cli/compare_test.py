@@ -282,7 +282,10 @@ class Launches(Compare):
 
         self.assertEqual(self.ab(*lax).returncode, 64)
         kept = (folder / "base" / "launch-1" / "records.jsonl").read_bytes()
-        (folder / "new" / "launch-2" / "table.md").unlink()  # as an interruption leaves it
+        # As an interruption leaves it.
+        shutil.rmtree(folder / "new" / "launch-2")
+        for name in ("records.jsonl", "table.md"):
+            (folder / "base" / "launch-2" / name).unlink()
         result = self.ab(*lax, "--resume")
         self.assertIn(result.returncode, (0, 12), result.stderr)
         self.assertNotIn("pair 1 of", result.stderr)
