@@ -33,14 +33,14 @@ Examples:
   lamina export runs/one runs/two --format csv -o both.csv
       several runs in one file
   lamina ab --base old/lamina --new build/lamina configs/quickstart.json --launches 10
-      whether a new build is slower than an old one
+      whether a new build is slower than an old one; selftest says how many launches that takes here
 
 Exit codes:
   0   every row is ok or skipped
   1   a row failed, was invalid or timed out; or the program could not go on
   10  compare, ab: a row is slower, or its quality worse
   11  compare, ab: a row is missing or invalid
-  12  compare, ab: a row cannot be judged by these launches
+  12  compare, ab: a row cannot be judged by these launches; selftest: nor could any gate
   64  bad usage or bad config; runs that do not compare
 
 More: README.md, docs/config.md (every key of a config), docs/record.md (every column),
@@ -53,7 +53,7 @@ constexpr const char* kCompareFooter =
 docs/regression.md has the rules.)";
 
 constexpr int64_t kMostLaunches = 1000;
-const std::vector<std::string> kCommands = {"run", "list", "export", "compare", "ab"};
+const std::vector<std::string> kCommands = {"run", "list", "export", "compare", "ab", "selftest"};
 const std::vector<std::string> kFormats = {"terminal", "markdown", "json"};
 
 std::string format_names() {
@@ -102,9 +102,10 @@ struct App {
     export_runs->footer(formats + "\n");
     add_compare(line.compare);
     add_ab(line.ab);
+    add_selftest(line.ab);
     // Last: a subcommand made later would inherit it.
     app.footer(kFirstSteps);
-    for (CLI::App* command : {run, list, export_runs, compare, ab})
+    for (CLI::App* command : {run, list, export_runs, compare, ab, selftest})
       command->set_help_flag("-h,--help", "Print this and exit");
   }
 
@@ -116,6 +117,7 @@ struct App {
     compare->add_option("-o,--out", options.out_file, "JSON file for the verdict")->type_name("FILE");
     compare->add_flag("--all", options.all, "List every row, however many are ok");
     add_rules(*compare, options);
+    add_format(*compare, options);
     compare->footer(kCompareFooter);
   }
 
@@ -128,19 +130,37 @@ struct App {
     ab->add_option("--new", options.new_binary, "The lamina that is compared")
         ->type_name("BINARY")
         ->required();
-    ab->add_option("--launches", options.launches, "Launches of each at most (default: 10)")
+    add_pairs(*ab, options, "Launches of each at most (default: 10)");
+    add_rules(*ab, options.report);
+    add_format(*ab, options.report);
+    ab->footer(kCompareFooter);
+  }
+
+  void add_selftest(compare::AbOptions& options) {
+    selftest = app.add_subcommand("selftest", "Say what a gate by ab would be worth on this machine");
+    selftest->add_option("CONFIG", options.start.config_path, "JSON file: what to measure")->required();
+    add_pairs(*selftest, options,
+              "Pairs of launches of this program to measure (default: 30); gates of half as many are tried");
+    add_rules(*selftest, options.report);
+    selftest->footer(
+        "Exit codes: 0 a gate finds 5 % here, 12 none of those tried does. docs/regression.md explains.");
+  }
+
+  void add_pairs(CLI::App& command, compare::AbOptions& options, const std::string& launches) {
+    command.add_option("--launches", options.launches, launches)
         ->type_name("N")
         ->check(CLI::Range(int64_t{2}, kMostLaunches));
-    ab->add_option("--launcher", launcher, "What starts each launch: \"mpirun -n 2\"")->type_name("WORDS");
-    ab->add_option("-o,--out", options.out_dir, "Folder for launches and verdict (default: runs/ab-TIME)")
+    command.add_option("--launcher", launcher, "What starts each launch: \"mpirun -n 2\"")
+        ->type_name("WORDS");
+    command
+        .add_option("-o,--out", options.out_dir, "Folder for launches and verdict (default: runs/ab-TIME)")
         ->type_name("DIR");
-    ab->add_option("--filter", options.start.filter, "Only the cases whose name this finds")->type_name("RE");
-    ab->add_option("--set", options.start.overrides, "Change the config, as for run; may be repeated")
+    command.add_option("--filter", options.start.filter, "Only the cases whose name this finds")
+        ->type_name("RE");
+    command.add_option("--set", options.start.overrides, "Change the config, as for run; may be repeated")
         ->type_name("KEY=VALUE")
         ->allow_extra_args(false);
-    ab->add_flag("--resume", options.resume, "Go on with what is in DIR (needs -o)");
-    add_rules(*ab, options.report);
-    ab->footer(kCompareFooter);
+    command.add_flag("--resume", options.resume, "Go on with what is in DIR (needs -o)");
   }
 
   void add_rules(CLI::App& command, compare::Options& options) {
@@ -158,6 +178,9 @@ struct App {
                        "An error that grew by more is a regression (default: 1.1)");
     command.add_flag("--across-machines", options.settings.across_machines,
                      "Compare runs of different CPUs all the same");
+  }
+
+  void add_format(CLI::App& command, compare::Options& options) {
     command.add_option("--format", options.format, "On stdout")->type_name("terminal|markdown|json");
   }
 
@@ -167,6 +190,7 @@ struct App {
   CLI::App* export_runs = nullptr;
   CLI::App* compare = nullptr;
   CLI::App* ab = nullptr;
+  CLI::App* selftest = nullptr;
   std::string launcher;
   double floor_percent = 2, limit_percent = 5;
 };
@@ -220,7 +244,7 @@ std::string check_rules(const compare::Options& options) {
 // Values that CLI11 takes and the command cannot.
 std::string check_values(const CommandLine& line) {
   if (line.command == CommandLine::Command::compare) return check_rules(line.compare);
-  if (line.command == CommandLine::Command::ab) {
+  if (line.command == CommandLine::Command::ab || line.command == CommandLine::Command::selftest) {
     if (line.ab.resume && line.ab.out_dir.empty())
       return "--resume: expected -o DIR, the folder to go on with";
     return check_rules(line.ab.report);
@@ -258,7 +282,7 @@ CommandLine read_command_line(int argc, const char* const* argv) {
   App parser(line);
   line.format = "table";
   if (argc <= 1) {
-    line = usage_error("expected a command: run, list, export, compare or ab", "");
+    line = usage_error("expected a command: run, list, export, compare, ab or selftest", "");
     line.text = parser.app.help() + "\n" + line.text;
     return line;
   }
@@ -289,14 +313,16 @@ CommandLine read_command_line(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     return usage_error(printable(error.what()), chosen() == nullptr ? "" : chosen()->get_name());
   }
-  if (chosen() == nullptr) return usage_error("expected a command: run, list, export, compare or ab", "");
+  if (chosen() == nullptr)
+    return usage_error("expected a command: run, list, export, compare, ab or selftest", "");
   const std::string command = chosen()->get_name();
   line.command = command == "run"
                      ? line.launches > 0 ? CommandLine::Command::run_launches : CommandLine::Command::run
                  : command == "list"    ? CommandLine::Command::list
                  : command == "export"  ? CommandLine::Command::export_runs
                  : command == "compare" ? CommandLine::Command::compare
-                                        : CommandLine::Command::ab;
+                 : command == "ab"      ? CommandLine::Command::ab
+                                        : CommandLine::Command::selftest;
   line.run.command_line.assign(argv, argv + argc);
   line.start = {compare::words_of(parser.launcher),
                 "",
@@ -305,6 +331,7 @@ CommandLine read_command_line(int argc, const char* const* argv) {
                 line.run.overrides,
                 line.run.many};
   line.ab.start.launcher = line.start.launcher;
+  if (line.ab.launches == 0) line.ab.launches = command == "selftest" ? 30 : 10;
   for (compare::Options* rules : {&line.compare, &line.ab.report}) {
     rules->settings.floor = parser.floor_percent / 100;
     rules->settings.limit = parser.limit_percent / 100;

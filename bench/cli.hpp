@@ -11,7 +11,7 @@
 namespace lamina {
 
 struct CommandLine {
-  enum class Command { none, run, run_launches, list, export_runs, compare, ab };
+  enum class Command { none, run, run_launches, list, export_runs, compare, ab, selftest };
   Command command = Command::none;  // none: print `text` and exit with `exit_code`
 
   std::string text;  // help, version or error, with its newline
@@ -23,10 +23,12 @@ struct CommandLine {
   int64_t launches = 0;  // of run_launches
   compare::Start start;  // and how each starts
   compare::Options compare;
-  compare::AbOptions ab;
+  compare::AbOptions ab;  // and of selftest
 
   // Starts processes of its own, or reads files: no rank of MPI then, which could not.
-  bool starts_others() const { return command == Command::run_launches || command == Command::ab; }
+  bool starts_others() const {
+    return command == Command::run_launches || command == Command::ab || command == Command::selftest;
+  }
 };
 
 // The same on every rank, as argv is.

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "bench/cli.hpp"
+#include "bench/compare/selftest.hpp"
 #include "bench/export.hpp"
 #include "bench/list.hpp"
 #include "bench/text.hpp"
@@ -61,6 +62,7 @@ int execute(CommandLine& line, Communicator& world) {
 // Without MPI: a process that is a rank cannot start ranks.
 int start_others(const CommandLine& line) {
   if (line.command == CommandLine::Command::ab) return compare::run_ab(line.ab);
+  if (line.command == CommandLine::Command::selftest) return compare::run_selftest(line.ab);
   return compare::run_launches(line.start, line.run.out_dir, line.launches, line.run.resume);
 }
 

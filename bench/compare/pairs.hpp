@@ -17,7 +17,7 @@ namespace lamina::compare {
 struct AbOptions {
   std::string base_binary, new_binary;
   Start start;  // but for its binary
-  int64_t launches = 10;
+  int64_t launches = 0;
   std::string out_dir;  // empty: runs/ab-<UTC time>
   bool resume = false;
   Options report;  // settings and format

@@ -8,6 +8,7 @@
 
 #include "bench/compare/ab.hpp"
 #include "bench/compare/report.hpp"
+#include "bench/compare/selftest.hpp"
 #include "bench/runner.hpp"
 
 namespace lamina::compare {
@@ -295,6 +296,42 @@ TEST(Simulation, FalseAlarmsAreRareAndFivePercentAreFound) {
   const Called in_looks = called(100, looks_of(15), 1.05);
   EXPECT_GE(in_looks.rows, 950);
   EXPECT_LT(in_looks.launches, 100 * 15) << "stops early";
+}
+
+// A bank of launches of one build: 4 rows that differ by `noise` from launch to launch.
+Pair bank_of(int launches, double noise) {
+  std::mt19937_64 random(11);
+  std::normal_distribution<double> normal(0, noise);
+  Pair bank(0);
+  for (int i = 0; i < launches; ++i)
+    for (Side* side : {&bank.base, &bank.next}) {
+      std::vector<double> times;
+      for (int k = 0; k < 4; ++k) times.push_back(100 * std::exp(normal(random)));
+      side->launches.push_back(launch_of(fmt::format("{}{}", side->path, i), times));
+      side->launches.back().started =
+          fmt::format("2026-01-01T00:{:02}:{:02}Z", i, side == &bank.next ? 30 : 10);
+    }
+  return bank;
+}
+
+TEST(Selftest, SaysHowManyLaunchesAGateTakes) {
+  const Pair quiet = bank_of(30, 0.005), noisy = bank_of(30, 0.1);
+  const std::vector<Rate> rates = rates_of(quiet.base, quiet.next, {});
+  ASSERT_EQ(rates.front().pairs, 3);
+  EXPECT_EQ(rates.front().apart_gates, 10);
+  EXPECT_EQ(rates.front().apart_rows, 40);
+  EXPECT_EQ(rates.back().pairs, 30);
+  EXPECT_THAT(rates.back().found, SizeIs(0)) << "one gate alone can be drawn of all pairs";
+  for (const Rate& rate : rates) {
+    EXPECT_LE(rate.false_rows * 100, rate.rows) << rate.pairs;
+    for (size_t i = 1; i < rate.found.size(); ++i) EXPECT_GE(rate.found[i], rate.found[i - 1]);
+  }
+  EXPECT_EQ(enough_pairs(rates), 5);
+  EXPECT_THAT(selftest_text(rates, 30, {}), HasSubstr("worth having here: --launches 5"));
+  const std::vector<Rate> bad = rates_of(noisy.base, noisy.next, {});
+  EXPECT_EQ(enough_pairs(bad), 0);
+  EXPECT_THAT(selftest_text(bad, 30, {}), HasSubstr("No gate of these sizes"));
+  EXPECT_THROW(rates_of(quiet.base, quiet.base, {}), std::runtime_error) << "one launch twice";
 }
 
 TEST(Looks, ShareAlpha) {

@@ -320,6 +320,17 @@ class Launches(Compare):
         self.assertIn("ended with 3", result.stderr)
         self.assertEqual(result.stdout, "")
 
+    def test_selftest_measures_itself(self):
+        config = self.write("tiny.json", tiny())
+        arguments = ("selftest", config, "--launches", "3", "-o", self.folder / "bank")
+        result = lamina(*arguments)
+        self.assertEqual(result.returncode, 12, result.stderr)  # three pairs are too few to say
+        self.assertIn("pair 3 of 3 is done", result.stderr)
+        self.assertIn("One build against itself, 3 interleaved pairs", result.stdout)
+        again = lamina(*arguments, "--resume")
+        self.assertEqual((again.returncode, again.stdout), (12, result.stdout))
+        self.assertNotIn("is done", again.stderr)
+
     def test_ab_of_a_build_that_is_not_there(self):
         result = self.ab(new=self.folder / "none")
         self.assertEqual(result.returncode, 64)
