@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <regex>
 
 #include "bench/sinks/sink.hpp"
@@ -31,15 +32,29 @@ Examples:
       only the cases whose name matches, at other token counts
   lamina export runs/one runs/two --format csv -o both.csv
       several runs in one file
+  lamina ab --base old/lamina --new build/lamina configs/quickstart.json --launches 10
+      whether a new build is slower than an old one; selftest says how many launches that takes here
 
 Exit codes:
   0   every row is ok or skipped
   1   a row failed, was invalid or timed out; or the program could not go on
-  64  bad usage or bad config
+  10  compare, ab: a row is slower, or its quality worse
+  11  compare, ab: a row is missing or invalid
+  12  compare, ab: a row cannot be judged by these launches; selftest: nor could any gate
+  64  bad usage or bad config; runs that do not compare
 
 More: README.md, docs/config.md (every key of a config), docs/record.md (every column),
-docs/measuring.md (how times are taken).
+docs/measuring.md (how times are taken), docs/regression.md (how runs are compared).
 `lamina COMMAND --help` explains a command.)";
+
+constexpr const char* kCompareFooter =
+    R"(Exit codes: 0 no regression, 10 a row is slower or its quality worse, 11 a row is missing or invalid,
+12 a row cannot be judged by these launches, 64 nothing that compares; of several, 64, 11, 10, 12.
+docs/regression.md has the rules.)";
+
+constexpr int64_t kMostLaunches = 1000;
+const std::vector<std::string> kCommands = {"run", "list", "export", "compare", "ab", "selftest"};
+const std::vector<std::string> kFormats = {"terminal", "markdown", "json"};
 
 std::string format_names() {
   std::string names;
@@ -69,6 +84,11 @@ struct App {
     run->add_flag("--resume", line.run.resume,
                   "Go on with the run in DIR: what is missing or failed (needs -o)");
     run->add_flag("--yes", line.run.many, "Run more than 100000 cases");
+    run->add_option("--launches", line.launches,
+                    "Start the program this often, into DIR/launch-1, DIR/launch-2, …: a side for compare")
+        ->type_name("N")
+        ->check(CLI::Range(int64_t{1}, kMostLaunches));
+    run->add_option("--launcher", launcher, "What starts each launch: \"mpirun -n 2\"")->type_name("WORDS");
 
     run->footer("`lamina list` and docs/config.md have every key of a config.");
     list = app.add_subcommand("list", "Print what a config can name, and what is absent here and why");
@@ -80,16 +100,99 @@ struct App {
     std::string formats = "Formats:";
     for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<18}{}", sink.name, sink.help);
     export_runs->footer(formats + "\n");
+    add_compare(line.compare);
+    add_ab(line.ab);
+    add_selftest(line.ab);
     // Last: a subcommand made later would inherit it.
     app.footer(kFirstSteps);
-    for (CLI::App* command : {run, list, export_runs})
+    for (CLI::App* command : {run, list, export_runs, compare, ab, selftest})
       command->set_help_flag("-h,--help", "Print this and exit");
+  }
+
+  void add_compare(compare::Options& options) {
+    compare = app.add_subcommand("compare", "Say which rows of NEW are slower, faster or worse than BASE's");
+    compare->add_option("BASE", options.base, "A run's folder or records.jsonl, or a folder of launch-1, …")
+        ->required();
+    compare->add_option("NEW", options.next, "The same of what is compared with it")->required();
+    compare->add_option("-o,--out", options.out_file, "JSON file for the verdict")->type_name("FILE");
+    compare->add_flag("--all", options.all, "List every row, however many are ok");
+    add_rules(*compare, options);
+    add_format(*compare, options);
+    compare->footer(kCompareFooter);
+  }
+
+  void add_ab(compare::AbOptions& options) {
+    ab = app.add_subcommand("ab", "Measure two builds in turn on this machine, and compare them");
+    ab->add_option("CONFIG", options.start.config_path, "JSON file: what to measure")->required();
+    ab->add_option("--base", options.base_binary, "The lamina to compare with")
+        ->type_name("BINARY")
+        ->required();
+    ab->add_option("--new", options.new_binary, "The lamina that is compared")
+        ->type_name("BINARY")
+        ->required();
+    add_pairs(*ab, options, "Launches of each at most (default: 10)");
+    add_rules(*ab, options.report);
+    add_format(*ab, options.report);
+    ab->footer(kCompareFooter);
+  }
+
+  void add_selftest(compare::AbOptions& options) {
+    selftest = app.add_subcommand("selftest", "Say what a gate by ab would be worth on this machine");
+    selftest->add_option("CONFIG", options.start.config_path, "JSON file: what to measure")->required();
+    add_pairs(*selftest, options,
+              "Pairs of launches of this program to measure (default: 30); gates of half as many are tried");
+    add_rules(*selftest, options.report);
+    selftest->footer(
+        "Exit codes: 0 a gate finds 5 % here, 12 none of those tried does. docs/regression.md explains.");
+  }
+
+  void add_pairs(CLI::App& command, compare::AbOptions& options, const std::string& launches) {
+    command.add_option("--launches", options.launches, launches)
+        ->type_name("N")
+        ->check(CLI::Range(int64_t{2}, kMostLaunches));
+    command.add_option("--launcher", launcher, "What starts each launch: \"mpirun -n 2\"")
+        ->type_name("WORDS");
+    command
+        .add_option("-o,--out", options.out_dir, "Folder for launches and verdict (default: runs/ab-TIME)")
+        ->type_name("DIR");
+    command.add_option("--filter", options.start.filter, "Only the cases whose name this finds")
+        ->type_name("RE");
+    command.add_option("--set", options.start.overrides, "Change the config, as for run; may be repeated")
+        ->type_name("KEY=VALUE")
+        ->allow_extra_args(false);
+    command.add_flag("--resume", options.resume, "Go on with what is in DIR (needs -o)");
+  }
+
+  void add_rules(CLI::App& command, compare::Options& options) {
+    command.add_option(
+        "--alpha", options.settings.alpha,
+        "Chance that any row is called slower or faster where nothing changed (default: 0.01)");
+    command
+        .add_option("--floor", floor_percent, "Changes below this many percent are never called (default: 2)")
+        ->type_name("PERCENT");
+    command
+        .add_option("--limit", limit_percent,
+                    "A row is ok when its interval stays below this many percent (default: 5)")
+        ->type_name("PERCENT");
+    command.add_option("--quality-factor", options.settings.quality_factor,
+                       "An error that grew by more is a regression (default: 1.1)");
+    command.add_flag("--across-machines", options.settings.across_machines,
+                     "Compare runs of different CPUs all the same");
+  }
+
+  void add_format(CLI::App& command, compare::Options& options) {
+    command.add_option("--format", options.format, "On stdout")->type_name("terminal|markdown|json");
   }
 
   CLI::App app{kAbout};
   CLI::App* run = nullptr;
   CLI::App* list = nullptr;
   CLI::App* export_runs = nullptr;
+  CLI::App* compare = nullptr;
+  CLI::App* ab = nullptr;
+  CLI::App* selftest = nullptr;
+  std::string launcher;
+  double floor_percent = 2, limit_percent = 5;
 };
 
 std::string suggestion(const std::string& nearest) {
@@ -117,8 +220,41 @@ std::string describe_extra(const CLI::App& command, const std::string& argument)
   return fmt::format("unknown flag `{}`{}", printable(flag), suggestion(nearest_name(flag, known)));
 }
 
+// A number that CLI11 reads may still be NaN, which no comparison finds out of range.
+bool within(double value, double low, double high) {
+  return value >= low && value <= high;
+}
+
+std::string check_rules(const compare::Options& options) {
+  const compare::Settings& settings = options.settings;
+  if (!within(settings.alpha, 1e-6, 0.5))
+    return fmt::format("--alpha: expected 1e-6 to 0.5, found {}", settings.alpha);
+  if (!within(settings.floor, 0, 10))
+    return fmt::format("--floor: expected 0 to 1000 percent, found {}", 100 * settings.floor);
+  if (!within(settings.limit, 1e-4, 10))
+    return fmt::format("--limit: expected 0.01 to 1000 percent, found {}", 100 * settings.limit);
+  if (!within(settings.quality_factor, 1, 1e6))
+    return fmt::format("--quality-factor: expected 1 to 1e6, found {}", settings.quality_factor);
+  if (std::find(kFormats.begin(), kFormats.end(), options.format) == kFormats.end())
+    return fmt::format("--format: expected terminal, markdown or json, found `{}`{}",
+                       printable(options.format), suggestion(nearest_name(options.format, kFormats)));
+  return "";
+}
+
 // Values that CLI11 takes and the command cannot.
 std::string check_values(const CommandLine& line) {
+  if (line.command == CommandLine::Command::compare) return check_rules(line.compare);
+  if (line.command == CommandLine::Command::ab || line.command == CommandLine::Command::selftest) {
+    if (line.ab.resume && line.ab.out_dir.empty())
+      return "--resume: expected -o DIR, the folder to go on with";
+    return check_rules(line.ab.report);
+  }
+  if (line.command == CommandLine::Command::run_launches) {
+    if (line.run.out_dir.empty()) return "--launches: expected -o DIR, the folder for the launches";
+    if (line.run.dry_run) return "expected --launches or --dry-run, found both";
+  } else if (!line.start.launcher.empty()) {
+    return "--launcher: expected --launches too: without, start lamina by the launcher itself";
+  }
   if (line.command == CommandLine::Command::run) {
     if (line.run.resume && line.run.out_dir.empty())
       return "--resume: expected -o DIR, the folder of the run to go on with";
@@ -146,15 +282,15 @@ CommandLine read_command_line(int argc, const char* const* argv) {
   App parser(line);
   line.format = "table";
   if (argc <= 1) {
-    line = usage_error("expected a command: run, list or export", "");
+    line = usage_error("expected a command: run, list, export, compare, ab or selftest", "");
     line.text = parser.app.help() + "\n" + line.text;
     return line;
   }
   const std::string first = argv[1];
-  if (!first.starts_with("-") && first != "run" && first != "list" && first != "export") {
-    return usage_error(fmt::format("unknown command `{}`{}", printable(first),
-                                   suggestion(nearest_name(first, {"run", "list", "export"}))),
-                       "");
+  if (!first.starts_with("-") && std::find(kCommands.begin(), kCommands.end(), first) == kCommands.end()) {
+    return usage_error(
+        fmt::format("unknown command `{}`{}", printable(first), suggestion(nearest_name(first, kCommands))),
+        "");
   }
   const auto chosen = [&]() -> CLI::App* {
     const auto commands = parser.app.get_subcommands();
@@ -177,11 +313,29 @@ CommandLine read_command_line(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& error) {
     return usage_error(printable(error.what()), chosen() == nullptr ? "" : chosen()->get_name());
   }
-  if (chosen() == nullptr) return usage_error("expected a command: run, list or export", "");
-  line.command = parser.run->parsed()    ? CommandLine::Command::run
-                 : parser.list->parsed() ? CommandLine::Command::list
-                                         : CommandLine::Command::export_runs;
+  if (chosen() == nullptr)
+    return usage_error("expected a command: run, list, export, compare, ab or selftest", "");
+  const std::string command = chosen()->get_name();
+  line.command = command == "run"
+                     ? line.launches > 0 ? CommandLine::Command::run_launches : CommandLine::Command::run
+                 : command == "list"    ? CommandLine::Command::list
+                 : command == "export"  ? CommandLine::Command::export_runs
+                 : command == "compare" ? CommandLine::Command::compare
+                 : command == "ab"      ? CommandLine::Command::ab
+                                        : CommandLine::Command::selftest;
   line.run.command_line.assign(argv, argv + argc);
+  line.start = {compare::words_of(parser.launcher),
+                "",
+                line.run.config_path,
+                line.run.filter,
+                line.run.overrides,
+                line.run.many};
+  line.ab.start.launcher = line.start.launcher;
+  if (line.ab.launches == 0) line.ab.launches = command == "selftest" ? 30 : 10;
+  for (compare::Options* rules : {&line.compare, &line.ab.report}) {
+    rules->settings.floor = parser.floor_percent / 100;
+    rules->settings.limit = parser.limit_percent / 100;
+  }
   const std::string problem = check_values(line);
   return problem.empty() ? line : usage_error(problem, chosen()->get_name());
 }

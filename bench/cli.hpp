@@ -4,12 +4,14 @@
 #include <string>
 #include <vector>
 
+#include "bench/compare/ab.hpp"
+#include "bench/compare/command.hpp"
 #include "bench/runner.hpp"
 
 namespace lamina {
 
 struct CommandLine {
-  enum class Command { none, run, list, export_runs };
+  enum class Command { none, run, run_launches, list, export_runs, compare, ab, selftest };
   Command command = Command::none;  // none: print `text` and exit with `exit_code`
 
   std::string text;  // help, version or error, with its newline
@@ -18,6 +20,15 @@ struct CommandLine {
   RunOptions run;                 // but for config_text, which is not read yet
   std::vector<std::string> runs;  // to export
   std::string format, out_file;
+  int64_t launches = 0;  // of run_launches
+  compare::Start start;  // and how each starts
+  compare::Options compare;
+  compare::AbOptions ab;  // and of selftest
+
+  // Starts processes of its own, or reads files: no rank of MPI then, which could not.
+  bool starts_others() const {
+    return command == Command::run_launches || command == Command::ab || command == Command::selftest;
+  }
 };
 
 // The same on every rank, as argv is.

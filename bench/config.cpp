@@ -155,6 +155,8 @@ std::vector<CaseParams> expand(const Json& experiments, bool many, Problems& pro
   return cases;
 }
 
+}  // namespace
+
 std::string fnv1a_64(std::string_view text) {
   uint64_t hash = 0xcbf29ce484222325;
   for (const char c : text) {
@@ -163,8 +165,6 @@ std::string fnv1a_64(std::string_view text) {
   }
   return fmt::format("{:016x}", hash);
 }
-
-}  // namespace
 
 const std::vector<KeySpec>& measure_keys() {
   static const std::vector<KeySpec> keys = {kPrecision, kMinSamples, kMaxSeconds, kTimeoutSeconds, kCache};

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "kernels/params.hpp"
@@ -34,6 +35,9 @@ struct Config {
   std::string text;    // normalised JSON after --set, for provenance
   std::string digest;  // of `text`, 16 hex digits (FNV-1a 64)
 };
+
+// FNV-1a of 64 bits (Fowler, Noll and Vo), as 16 hex digits: tells texts apart, keeps no secret.
+std::string fnv1a_64(std::string_view text);
 
 inline constexpr int64_t kMaxCases = 100'000;
 

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "bench/cli.hpp"
+#include "bench/compare/selftest.hpp"
 #include "bench/export.hpp"
 #include "bench/list.hpp"
 #include "bench/text.hpp"
@@ -42,6 +43,8 @@ int execute(CommandLine& line, Communicator& world) {
   if (line.command == CommandLine::Command::none) {
     if (speaks && exit_code != kExitOk) fmt::print(stderr, "{}", line.text);
     if (speaks && exit_code == kExitOk && !print_out(line.text)) exit_code = kExitFailed;
+  } else if (line.command == CommandLine::Command::compare) {
+    if (speaks) exit_code = compare::compare_runs(line.compare);
   } else if (line.command == CommandLine::Command::export_runs) {
     if (speaks) exit_code = export_runs(line.runs, line.format, line.out_file);
   } else {
@@ -56,11 +59,25 @@ int execute(CommandLine& line, Communicator& world) {
   return exit_code;
 }
 
+// Without MPI: a process that is a rank cannot start ranks.
+int start_others(const CommandLine& line) {
+  if (line.command == CommandLine::Command::ab) return compare::run_ab(line.ab);
+  if (line.command == CommandLine::Command::selftest) return compare::run_selftest(line.ab);
+  return compare::run_launches(line.start, line.run.out_dir, line.launches, line.run.resume);
+}
+
 }  // namespace
 }  // namespace lamina
 
 int main(int argc, char** argv) {
   using namespace lamina;
+  try {
+    const CommandLine line = read_command_line(argc, argv);
+    if (line.starts_others()) return start_others(line);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "lamina: {}\n", printable(error.what()));
+    return kExitFailed;
+  }
   std::unique_ptr<Launch> launch;
   try {
     launch = std::make_unique<Launch>(&argc, &argv);

@@ -11,7 +11,11 @@ namespace lamina {
 
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitFailed = 1;  // a case failed, was invalid or timed out
-inline constexpr int kExitUsage = 64;  // bad usage or bad config
+// Of a comparison.
+inline constexpr int kExitRegression = 10;    // a row is slower, or its quality worse
+inline constexpr int kExitMissing = 11;       // a row is missing or invalid
+inline constexpr int kExitInconclusive = 12;  // a row cannot be judged
+inline constexpr int kExitUsage = 64;         // bad usage or bad config, or nothing that compares
 
 struct RunOptions {
   std::string config_path;

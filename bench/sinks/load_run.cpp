@@ -2,7 +2,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "bench/compare.hpp"
+#include "bench/peer_rows.hpp"
 #include "bench/sinks/sink.hpp"
 #include "kernels/json.hpp"
 

@@ -47,6 +47,45 @@ TEST(CommandLine, Export) {
   EXPECT_EQ(read({"export", "a"}).format, "table");
 }
 
+TEST(CommandLine, Compare) {
+  const CommandLine line = read({"compare", "a", "b", "--alpha", "0.05", "--floor", "3", "--limit", "8",
+                                 "--format", "markdown", "-o", "v.json", "--across-machines"});
+  EXPECT_EQ(line.command, Command::compare) << line.text;
+  EXPECT_EQ(line.compare.base, "a");
+  EXPECT_EQ(line.compare.next, "b");
+  EXPECT_DOUBLE_EQ(line.compare.settings.alpha, 0.05);
+  EXPECT_DOUBLE_EQ(line.compare.settings.floor, 0.03);
+  EXPECT_DOUBLE_EQ(line.compare.settings.limit, 0.08);
+  EXPECT_TRUE(line.compare.settings.across_machines);
+  EXPECT_EQ(line.compare.format, "markdown");
+  EXPECT_EQ(line.compare.out_file, "v.json");
+  EXPECT_DOUBLE_EQ(read({"compare", "a", "b"}).compare.settings.floor, 0.02);
+}
+
+TEST(CommandLine, WhatStartsOthers) {
+  const CommandLine ab = read({"ab", "--base", "old", "--new", "new", "c.json", "--launches", "7",
+                               "--launcher", "mpirun -n 2", "--set", "seed=2", "--floor", "4"});
+  EXPECT_EQ(ab.command, Command::ab) << ab.text;
+  EXPECT_TRUE(ab.starts_others());
+  EXPECT_EQ(ab.ab.base_binary, "old");
+  EXPECT_EQ(ab.ab.new_binary, "new");
+  EXPECT_EQ(ab.ab.start.config_path, "c.json");
+  EXPECT_EQ(ab.ab.launches, 7);
+  EXPECT_THAT(ab.ab.start.launcher, ElementsAre("mpirun", "-n", "2"));
+  EXPECT_THAT(ab.ab.start.overrides, ElementsAre("seed=2"));
+  EXPECT_DOUBLE_EQ(ab.ab.report.settings.floor, 0.04);
+  const CommandLine self = read({"selftest", "c.json", "--limit", "7"});
+  EXPECT_EQ(self.command, Command::selftest) << self.text;
+  EXPECT_TRUE(self.starts_others());
+  EXPECT_EQ(self.ab.launches, 30);
+  EXPECT_DOUBLE_EQ(self.ab.report.settings.limit, 0.07);
+  const CommandLine many = read({"run", "c.json", "--launches", "3", "-o", "d", "--filter", "x"});
+  EXPECT_EQ(many.command, Command::run_launches) << many.text;
+  EXPECT_EQ(many.launches, 3);
+  EXPECT_EQ(many.start.filter, "x");
+  EXPECT_FALSE(read({"run", "c.json"}).starts_others());
+}
+
 TEST(CommandLine, HelpAndVersion) {
   EXPECT_EQ(read({"list"}).command, Command::list);
   for (auto arguments : std::vector<std::vector<const char*>>{
@@ -69,7 +108,6 @@ TEST(CommandLine, BadUsageIsExplained) {
       {{}, "expected a command"},
       {{"rnu"}, "did you mean `run`?"},
       {{"frobnicate"}, "unknown command `frobnicate`"},
-      {{"compare", "a", "b"}, "unknown command `compare`"},
       {{"--frobnicate"}, "unknown flag `--frobnicate`"},
       {{"run"}, "CONFIG"},
       {{"run", "a.json", "b.json"}, "found `b.json`"},
@@ -80,6 +118,22 @@ TEST(CommandLine, BadUsageIsExplained) {
       {{"run", "a.json", "-o"}, "--out"},
       {{"run", "a.json", "--resume"}, "expected -o DIR"},
       {{"run", "a.json", "--resume", "--dry-run", "-o", "d"}, "found both"},
+      {{"run", "a.json", "--launches", "0"}, "--launches"},
+      {{"run", "a.json", "--launches", "3"}, "expected -o DIR"},
+      {{"run", "a.json", "--launches", "3", "-o", "d", "--dry-run"}, "found both"},
+      {{"run", "a.json", "--launcher", "mpirun"}, "expected --launches too"},
+      {{"compare", "a"}, "NEW"},
+      {{"compare", "a", "b", "c"}, "found `c`"},
+      {{"compare", "a", "b", "--alpha", "nan"}, "--alpha: expected"},
+      {{"compare", "a", "b", "--floor", "-1"}, "--floor: expected"},
+      {{"compare", "a", "b", "--limit", "inf"}, "--limit: expected"},
+      {{"compare", "a", "b", "--quality-factor", "0.5"}, "--quality-factor: expected"},
+      {{"compare", "a", "b", "--format", "markdwon"}, "did you mean `markdown`?"},
+      {{"ab", "c.json"}, "--base"},
+      {{"ab", "c.json", "--base", "a", "--new", "b", "--launches", "1"}, "--launches"},
+      {{"ab", "c.json", "--base", "a", "--new", "b", "--resume"}, "expected -o DIR"},
+      {{"selftest"}, "CONFIG"},
+      {{"selftest", "c.json", "--format", "json"}, "unknown flag `--format`"},
       {{"export"}, "RUN"},
       {{"export", "a", "--format", "cvs"}, "did you mean `csv`?"},
       {{"list", "extra"}, "found `extra`"},

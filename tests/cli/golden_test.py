@@ -8,7 +8,7 @@ from support import SCHEMES, Case, blank, blank_table, command, environment, lam
 
 class Golden(Case):
     def test_help(self):
-        for name in ("", "run", "export", "list"):
+        for name in ("", "run", "export", "list", "compare", "ab", "selftest"):
             with self.subTest(command=name):
                 result = self.run_ok(*filter(None, [name]), "--help")
                 self.assert_golden(f"help{'-' if name else ''}{name}.txt", result.stdout)

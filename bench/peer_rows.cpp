@@ -1,4 +1,4 @@
-#include "bench/compare.hpp"
+#include "bench/peer_rows.hpp"
 
 #include <cmath>
 #include <string>

@@ -1,0 +1,39 @@
+// `lamina selftest`: what a gate of `lamina ab` would be worth on this machine, with this config.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bench/compare/pairs.hpp"
+
+namespace lamina::compare {
+
+// Slowdowns that are injected, by multiplying recorded times.
+inline const std::vector<double> kInjected = {0.01, 0.02, 0.03, 0.05, 0.10};
+
+// What gates of so many pairs do.
+struct Rate {
+  int64_t pairs = 0;
+  // Gates without a pair in common, in the order of recording: as many as the bank has.
+  int64_t apart_gates = 0, apart_rows = 0, apart_false_gates = 0, apart_false_rows = 0;
+  // Gates of pairs drawn from the bank, builds swapped at random within each pair; they share pairs.
+  int64_t gates = 0, rows = 0, false_gates = 0, false_rows = 0;
+  std::vector<double> found;  // share of gates in which the one slowed row is called slower, per kInjected
+};
+
+// From launches of one build on both sides, interleaved. Deterministic. `base` and `next` have as many
+// launches; throws std::runtime_error where they do not compare.
+std::vector<Rate> rates_of(const Side& base, const Side& next, const Settings& settings);
+
+// The fewest pairs with which a row that is 5 % slower is found in 95 % of gates, and 1 % of rows at most are
+// false alarms; 0 where none of those tried does.
+int64_t enough_pairs(const std::vector<Rate>& rates);
+
+std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, const Settings& settings);
+
+// Measures this program against itself, `options.launches` pairs, and prints the rates. Returns 0 where a
+// gate is worth having, 12 where it is not, 1 where a launch failed, or 64.
+int run_selftest(AbOptions options);
+
+}  // namespace lamina::compare

@@ -1,0 +1,317 @@
+#include "bench/compare/verdicts.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <set>
+
+#include "bench/compare/differences.hpp"
+#include "bench/compare/statistics.hpp"
+#include "bench/runner.hpp"
+
+namespace lamina::compare {
+namespace {
+
+constexpr double kLevel = 0.95, kPower = 0.95;
+// Of Σ(y−y₀)²/Σy₀²: below, it is the rounding of float32, which any order of summation changes.
+constexpr double kRoundingError = 1e-10;
+constexpr size_t kMostWarnings = 5;
+
+// The rows of one case, one of each launch; null where a launch has none.
+using Rows = std::vector<const LaunchRow*>;
+
+Rows rows_of(const Side& side, const std::string& name) {
+  Rows rows;
+  for (const Launch& launch : side.launches) {
+    const auto found = launch.rows.find(name);
+    rows.push_back(found == launch.rows.end() ? nullptr : &found->second);
+  }
+  return rows;
+}
+
+int64_t count_if(const Rows& rows, const std::function<bool(const LaunchRow&)>& test) {
+  return std::count_if(rows.begin(), rows.end(), [&](const LaunchRow* row) { return row && test(*row); });
+}
+
+bool is_ok(const LaunchRow& row) {
+  return row.status == "ok";
+}
+bool is_skipped(const LaunchRow& row) {
+  return row.status == "skipped";
+}
+bool is_bad(const LaunchRow& row) {
+  return !is_ok(row) && !is_skipped(row);
+}
+
+std::string share_of(int64_t count, const Rows& rows) {
+  return rows.size() == 1 ? "" : fmt::format(" in {} of {} launches", count, rows.size());
+}
+
+// The first row that is so, with its reason.
+std::string told(const Rows& rows, const std::function<bool(const LaunchRow&)>& test) {
+  for (const LaunchRow* row : rows) {
+    if (!row || !test(*row)) continue;
+    const std::string status = row->status.empty() ? "no status" : row->status;
+    return status + share_of(count_if(rows, test), rows) + (row->reason.empty() ? "" : ": " + row->reason);
+  }
+  return "";
+}
+
+// A verdict by status alone; false when the times must tell.
+bool settle(const Rows& base, const Rows& next, Row& row) {
+  const int64_t present = count_if(next, [](const LaunchRow&) { return true; });
+  const bool base_timed = count_if(base, is_ok) > 0;
+  if (count_if(next, is_bad) > 0) {
+    row.verdict = Verdict::invalid;
+    row.reason = told(next, is_bad);
+  } else if (present == 0 && !base_timed && count_if(base, is_bad) == 0) {
+    row.verdict = Verdict::skipped;
+    row.reason = "BASE: " + told(base, is_skipped) + "; not in NEW";
+  } else if (present < static_cast<int64_t>(next.size())) {
+    row.verdict = Verdict::missing;
+    row.reason = "not in NEW";
+    if (present > 0)
+      row.reason = fmt::format("not in {} of {} launches of NEW", next.size() - static_cast<size_t>(present),
+                               next.size());
+  } else if (count_if(next, is_skipped) > 0) {
+    row.verdict = base_timed ? Verdict::missing : Verdict::skipped;
+    row.reason = "NEW: " + told(next, is_skipped);
+  } else if (!base_timed) {
+    row.verdict = Verdict::added;
+    row.reason = count_if(base, [](const LaunchRow&) { return true; }) == 0
+                     ? "not in BASE"
+                     : "BASE: " + told(base, [](const LaunchRow& one) { return !is_ok(one); });
+  } else {
+    return false;
+  }
+  return true;
+}
+
+// Ratio and test, where both sides have two launches. Every row of `next` is ok, and one of `base`.
+std::optional<Estimate> estimate(const Rows& base, const Rows& next, bool by_pairs, const Settings& settings,
+                                 Row& row) {
+  std::vector<double> old_times, new_times;
+  for (size_t i = 0; i < base.size(); ++i)
+    if (base[i] && is_ok(*base[i])) old_times.push_back(std::log(base[i]->time_us));
+  for (size_t i = 0; i < next.size(); ++i)
+    if (!by_pairs || (base[i] && is_ok(*base[i]))) new_times.push_back(std::log(next[i]->time_us));
+  row.base_launches = static_cast<int64_t>(old_times.size());
+  row.new_launches = static_cast<int64_t>(new_times.size());
+  const auto mean = [](const std::vector<double>& values) {
+    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+  };
+  row.base_us = std::exp(mean(old_times));
+  row.new_us = std::exp(mean(new_times));
+  row.ratio = std::exp(mean(new_times) - mean(old_times));
+  if (row.base_launches < 2 || row.new_launches < 2) return std::nullopt;
+  const Estimate result = by_pairs ? paired(old_times, new_times) : unpaired(old_times, new_times);
+  // Very few launches that differ wildly have an interval beyond what a double holds.
+  const Interval within = interval(result, 1 - (1 - kLevel) * settings.share);
+  row.ratio_low = std::exp(std::max(within.low, -700.0));
+  row.ratio_high = std::exp(std::min(within.high, 700.0));
+  row.p_value = result.p_value;
+  return result;
+}
+
+void judge_quality(const Rows& base, const Rows& next, const Settings& settings, Row& row) {
+  // The worst launch: an error that comes and goes is an error.
+  double old_error = -1, new_error = -1, old_check = -1, new_check = -1;
+  bool lost = false;
+  for (const LaunchRow* one : base)
+    if (one && is_ok(*one)) {
+      old_error = std::max(old_error, one->quality);
+      old_check = std::max(old_check, one->check_share);
+    }
+  for (const LaunchRow* one : next) {
+    new_error = std::max(new_error, one->quality);
+    new_check = std::max(new_check, one->check_share);
+    lost = lost || one->quality < 0;
+  }
+  if (old_error >= 0) row.base_quality = old_error;
+  if (new_error >= 0) row.new_quality = new_error;
+  if (old_error >= 0 && lost) {
+    row.verdict = Verdict::invalid;
+    row.reason = "NEW has no quality_nmse or svd_error, which BASE has";
+  } else if (old_error >= 0 && new_error >= 0) {
+    if (new_error > std::max(old_error, kRoundingError) * settings.quality_factor) {
+      row.quality = Quality::worse;
+      row.notes.push_back(
+          fmt::format("error against the original weights {:.3g} → {:.3g}", old_error, new_error));
+    } else if (old_error > std::max(new_error, kRoundingError) * settings.quality_factor) {
+      row.quality = Quality::better;
+    }
+  }
+  if (new_check > 0.5 && new_check > 2 * old_check && old_check >= 0)
+    row.notes.push_back(
+        fmt::format("the check uses {:.2g} of its tolerance, {:.2g} before", new_check, old_check));
+}
+
+// A row with a test: all of them share alpha.
+struct Tested {
+  size_t row = 0;
+  Estimate estimate;
+};
+
+void judge_times(const std::vector<Tested>& tested, Comparison& result) {
+  const Settings& settings = result.settings;
+  std::vector<double> p_values;
+  for (const Tested& one : tested) p_values.push_back(one.estimate.p_value);
+  const std::vector<double> adjusted = holm(p_values);
+  const double floor = std::log1p(settings.floor), alpha = settings.alpha * settings.share;
+  for (size_t i = 0; i < tested.size(); ++i) {
+    Row& row = result.rows[tested[i].row];
+    row.p_adjusted = adjusted[i];
+    // As the row with the least p-value is tested: no other needs less.
+    row.visible = std::expm1(std::min(
+        visible(tested[i].estimate, alpha / static_cast<double>(tested.size()), floor, kPower), 700.0));
+    const double log_ratio = tested[i].estimate.log_ratio;
+    if (adjusted[i] <= alpha && std::fabs(log_ratio) >= floor)
+      row.verdict = log_ratio > 0 ? Verdict::slower : Verdict::faster;
+    else
+      row.verdict = row.ratio_high <= 1 + settings.limit ? Verdict::ok : Verdict::inconclusive;
+  }
+}
+
+std::vector<std::string> cases_of(const Side& base, const Side& next) {
+  std::vector<std::string> names;
+  std::set<std::string> known;
+  for (const Side* side : {&base, &next})
+    for (const Launch& launch : side->launches)
+      for (const std::string& name : launch.cases)
+        if (known.insert(name).second) names.push_back(name);
+  return names;
+}
+
+// Warnings that differ in their figures alone count together, as the first of them.
+void note_warnings(const Side& base, const Side& next, std::vector<std::string>& notes) {
+  std::map<std::string, std::pair<std::string, int64_t>> kinds;
+  for (const Side* side : {&base, &next})
+    for (const Launch& launch : side->launches)
+      for (const auto& [name, row] : launch.rows)
+        for (const std::string& warning : row.warnings) {
+          std::string kind = warning;
+          std::erase_if(kind, [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
+          ++kinds.emplace(kind, std::pair{warning, int64_t{0}}).first->second.second;
+        }
+  size_t told = 0;
+  for (const auto& [kind, first] : kinds) {
+    if (++told > kMostWarnings) {
+      notes.push_back(fmt::format("{} more kinds of warnings in the records", kinds.size() - kMostWarnings));
+      break;
+    }
+    notes.push_back(fmt::format("warned of in {} rows of all launches: {}", first.second, first.first));
+  }
+}
+
+std::string kernels_of(const Rows& rows) {
+  std::set<std::string> kernels;
+  for (const LaunchRow* row : rows)
+    if (row && is_ok(*row)) kernels.insert(row->kernel);
+  return fmt::format("{}", fmt::join(kernels, " or "));
+}
+
+Row judge(const std::string& name, const Side& base, const Side& next, Comparison& result,
+          std::vector<Tested>& tested) {
+  Row row;
+  row.name = name;
+  const Rows old_rows = rows_of(base, name), new_rows = rows_of(next, name);
+  if (settle(old_rows, new_rows, row)) return row;
+  const auto estimated = estimate(old_rows, new_rows, result.paired, result.settings, row);
+  const int64_t timed = count_if(old_rows, is_ok);
+  if (timed < static_cast<int64_t>(old_rows.size()))
+    row.notes.push_back(fmt::format("ok in {} of {} launches of BASE", timed, old_rows.size()));
+  if (estimated) {
+    tested.push_back({result.rows.size(), *estimated});
+  } else {
+    row.verdict = Verdict::inconclusive;
+    row.reason = "one launch a side cannot decide";
+  }
+  const std::string old_kernel = kernels_of(old_rows), new_kernel = kernels_of(new_rows);
+  if (old_kernel != new_kernel) row.notes.push_back("kernel " + old_kernel + " → " + new_kernel);
+  judge_quality(old_rows, new_rows, result.settings, row);
+  if (row.verdict == Verdict::invalid && estimated) tested.pop_back();
+  return row;
+}
+
+}  // namespace
+
+const char* name_of(Verdict verdict) {
+  switch (verdict) {
+    case Verdict::ok:
+      return "ok";
+    case Verdict::slower:
+      return "slower";
+    case Verdict::faster:
+      return "faster";
+    case Verdict::inconclusive:
+      return "inconclusive";
+    case Verdict::missing:
+      return "missing";
+    case Verdict::invalid:
+      return "invalid";
+    case Verdict::added:
+      return "added";
+    case Verdict::skipped:
+      return "skipped";
+  }
+  return "";
+}
+
+const char* name_of(Quality quality) {
+  switch (quality) {
+    case Quality::same:
+      return "same";
+    case Quality::worse:
+      return "worse";
+    case Quality::better:
+      return "better";
+  }
+  return "";
+}
+
+int64_t Comparison::count(Verdict verdict) const {
+  return std::count_if(rows.begin(), rows.end(), [&](const Row& row) { return row.verdict == verdict; });
+}
+
+int64_t Comparison::regressions() const {
+  return std::count_if(rows.begin(), rows.end(), [](const Row& row) {
+    return row.verdict == Verdict::slower || row.quality == Quality::worse;
+  });
+}
+
+int Comparison::exit_code() const {
+  if (!refusals.empty()) return kExitUsage;
+  if (count(Verdict::missing) + count(Verdict::invalid) > 0) return kExitMissing;
+  if (regressions() > 0) return kExitRegression;
+  return count(Verdict::inconclusive) > 0 ? kExitInconclusive : kExitOk;
+}
+
+Comparison compare(const Side& base, const Side& next, const Settings& settings) {
+  Comparison result;
+  result.settings = settings;
+  result.base_path = base.path;
+  result.new_path = next.path;
+  result.base_launches = static_cast<int64_t>(base.launches.size());
+  result.new_launches = static_cast<int64_t>(next.launches.size());
+  result.paired = interleaved(base, next);
+  find_differences(base, next, result);
+  if (!result.refusals.empty()) return result;
+
+  std::vector<Tested> tested;
+  for (const std::string& name : cases_of(base, next))
+    result.rows.push_back(judge(name, base, next, result, tested));
+  judge_times(tested, result);
+  note_warnings(base, next, result.notes);
+  const int64_t silent = result.count(Verdict::added) + result.count(Verdict::skipped);
+  if (silent == static_cast<int64_t>(result.rows.size())) {
+    result.rows.clear();
+    result.refusals.push_back("no row has a time on both sides: there is nothing to compare");
+  }
+  return result;
+}
+
+}  // namespace lamina::compare

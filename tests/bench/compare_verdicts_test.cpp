@@ -1,0 +1,352 @@
+#include "bench/compare/verdicts.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "bench/compare/ab.hpp"
+#include "bench/compare/report.hpp"
+#include "bench/compare/selftest.hpp"
+#include "bench/runner.hpp"
+
+namespace lamina::compare {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+using testing::SizeIs;
+
+// A launch of rows a, b, … with these times.
+Launch launch_of(const std::string& id, const std::vector<double>& times_us) {
+  Launch launch;
+  launch.name = launch.run_id = id;
+  for (size_t i = 0; i < times_us.size(); ++i) {
+    const std::string name(1, static_cast<char>('a' + i));
+    LaunchRow row;
+    row.status = "ok";
+    row.time_us = times_us[i];
+    row.quality = 1e-3;
+    launch.cases.push_back(name);
+    launch.rows[name] = row;
+  }
+  launch.facts = {{"config", "c", Weight::refused}, {"CPU", "x", Weight::machine}, {"host", "h"}};
+  return launch;
+}
+
+// Two sides of `count` launches each, one row, times that differ by a part in a thousand; NEW slower by `by`.
+struct Pair {
+  Side base{"base", {}}, next{"new", {}};
+  explicit Pair(int count, double by = 1) {
+    for (int i = 0; i < count; ++i) {
+      const double wave = 1 + 0.001 * (i % 3);
+      base.launches.push_back(launch_of(fmt::format("b{}", i), {100 * wave}));
+      next.launches.push_back(launch_of(fmt::format("n{}", i), {100 * by * (2 - wave)}));
+    }
+  }
+  Comparison compared(const Settings& settings = {}) const { return compare(base, next, settings); }
+  LaunchRow& row(int launch) { return next.launches[static_cast<size_t>(launch)].rows["a"]; }
+};
+
+Verdict verdict_of(const Pair& pair, const Settings& settings = {}) {
+  const Comparison result = pair.compared(settings);
+  EXPECT_THAT(result.rows, SizeIs(1)) << testing::PrintToString(result.refusals);
+  return result.rows.empty() ? Verdict::skipped : result.rows[0].verdict;
+}
+
+TEST(Verdicts, SlowerAndFasterBeyondTheFloor) {
+  EXPECT_EQ(verdict_of(Pair(5)), Verdict::ok);
+  EXPECT_EQ(verdict_of(Pair(5, 1.05)), Verdict::slower);
+  EXPECT_EQ(verdict_of(Pair(5, 1 / 1.05)), Verdict::faster);
+  EXPECT_EQ(verdict_of(Pair(5, 1.018)), Verdict::ok) << "certain, but under the floor";
+  Settings settings;
+  settings.floor = 0.005;
+  EXPECT_EQ(verdict_of(Pair(5, 1.018), settings), Verdict::slower);
+  EXPECT_EQ(Pair(5, 1.05).compared().exit_code(), kExitRegression);
+  EXPECT_EQ(Pair(5, 0.9).compared().exit_code(), kExitOk);
+}
+
+TEST(Verdicts, NoisyLaunchesAreInconclusiveAndSayWhatTheyCouldHaveSeen) {
+  Pair pair(4);
+  for (int i = 0; i < 4; ++i) pair.row(i).time_us *= i % 2 ? 1.1 : 0.9;
+  const Comparison result = pair.compared();
+  EXPECT_EQ(result.rows[0].verdict, Verdict::inconclusive);
+  EXPECT_GT(result.rows[0].visible, 0.1);
+  EXPECT_EQ(result.exit_code(), kExitInconclusive);
+  EXPECT_THAT(verdict_text(result.rows[0]), HasSubstr("could have seen"));
+}
+
+TEST(Verdicts, OneLaunchCannotDecide) {
+  const Comparison result = Pair(1, 2).compared();
+  EXPECT_EQ(result.rows[0].verdict, Verdict::inconclusive);
+  EXPECT_EQ(result.exit_code(), kExitInconclusive);
+  EXPECT_NEAR(result.rows[0].ratio, 2, 1e-12) << "told, but not judged";
+  EXPECT_THAT(terminal_report(result, false), HasSubstr("One launch a side cannot decide"));
+}
+
+TEST(Verdicts, OneBadLaunchOfManyMakesARowInvalid) {
+  Pair pair(3);
+  for (const char* status : {"invalid", "error", "timeout", "", "perfect"}) {
+    pair.row(1).status = status;
+    const Comparison result = pair.compared();
+    EXPECT_EQ(result.rows[0].verdict, Verdict::invalid) << status;
+    EXPECT_THAT(result.rows[0].reason, HasSubstr("1 of 3 launches")) << status;
+    EXPECT_EQ(result.exit_code(), kExitMissing);
+  }
+}
+
+TEST(Verdicts, MissingSkippedAndAddedRows) {
+  Pair pair(3);
+  pair.next.launches[2].rows.clear();
+  EXPECT_EQ(verdict_of(pair), Verdict::missing) << "in one launch alone";
+  Pair skipped(3);
+  skipped.row(0).status = "skipped";
+  EXPECT_EQ(verdict_of(skipped), Verdict::missing) << "was measured before";
+  Pair more(3);
+  for (Launch& launch : more.next.launches) {
+    launch.rows["b"] = launch.rows["a"];
+    launch.cases.push_back("b");
+  }
+  const Comparison result = more.compared();
+  EXPECT_EQ(result.rows[1].verdict, Verdict::added);
+  EXPECT_EQ(result.exit_code(), kExitOk);
+}
+
+TEST(Verdicts, RowsWithoutATimeOnBothSidesCompareNothing) {
+  Pair pair(3);
+  for (Side* side : {&pair.base, &pair.next})
+    for (Launch& launch : side->launches) launch.rows["a"].status = "skipped";
+  const Comparison result = pair.compared();
+  EXPECT_EQ(result.exit_code(), kExitUsage);
+  EXPECT_THAT(result.refusals[0], HasSubstr("nothing to compare"));
+}
+
+TEST(Verdicts, WorseQualityIsARegression) {
+  Pair pair(3);
+  pair.row(2).quality = 1.2e-3;  // in one launch: an error that comes and goes
+  Comparison result = pair.compared();
+  EXPECT_EQ(result.rows[0].verdict, Verdict::ok);
+  EXPECT_EQ(result.rows[0].quality, Quality::worse);
+  EXPECT_EQ(result.exit_code(), kExitRegression);
+  pair.row(2).quality = 1.05e-3;
+  EXPECT_EQ(pair.compared().rows[0].quality, Quality::same);
+  Settings strict;
+  strict.quality_factor = 1.01;
+  EXPECT_EQ(pair.compared(strict).rows[0].quality, Quality::worse);
+  pair.row(2).quality = -1;
+  EXPECT_EQ(pair.compared().rows[0].verdict, Verdict::invalid) << "the error is not known any more";
+
+  Pair rounding(3);
+  for (Launch& launch : rounding.base.launches) launch.rows["a"].quality = 1e-13;
+  for (int i = 0; i < 3; ++i) rounding.row(i).quality = 9e-13;
+  EXPECT_EQ(rounding.compared().rows[0].quality, Quality::same) << "float32's rounding";
+}
+
+TEST(Verdicts, ExitCodesInTheirOrder) {
+  Pair pair(3, 1.5);
+  EXPECT_EQ(pair.compared().exit_code(), kExitRegression);
+  for (Launch& launch : pair.base.launches) {
+    launch.rows["b"] = launch.rows["a"];
+    launch.cases.push_back("b");
+  }
+  EXPECT_EQ(pair.compared().exit_code(), kExitMissing);
+  pair.next.launches[0].facts[0].value = "d";
+  EXPECT_EQ(pair.compared().exit_code(), kExitUsage);
+}
+
+TEST(Verdicts, WhatForbidsAComparison) {
+  Pair config(3);
+  for (Launch& launch : config.next.launches) launch.facts[0].value = "d";
+  EXPECT_THAT(config.compared().refusals[0], HasSubstr("config: BASE has c, NEW d"));
+
+  Pair mixed(3);
+  mixed.base.launches[1].facts[0].value = "d";
+  EXPECT_THAT(mixed.compared().refusals[0], HasSubstr("expected one of all launches of BASE"));
+
+  Pair machine(3);
+  for (Launch& launch : machine.next.launches) launch.facts[1].value = "y";
+  EXPECT_THAT(machine.compared().refusals[0], HasSubstr("--across-machines"));
+  Settings across;
+  across.across_machines = true;
+  EXPECT_THAT(machine.compared(across).refusals, SizeIs(0));
+  EXPECT_THAT(machine.compared(across).differences, SizeIs(1));
+
+  Pair host(3);
+  for (Launch& launch : host.next.launches) launch.facts[2].value = "i";
+  EXPECT_THAT(host.compared().refusals, SizeIs(0));
+  EXPECT_EQ(host.compared().differences[0].next, "i");
+
+  Pair copies(3);
+  copies.next.launches[0].run_id = "b0";
+  EXPECT_THAT(copies.compared().refusals[0], HasSubstr("the same launch"));
+
+  Pair shape(3);
+  shape.row(0).shape = "ranks 2";
+  EXPECT_THAT(shape.compared().refusals[0], HasSubstr("is not one case"));
+
+  Pair none(3);
+  for (Launch& launch : none.next.launches) {
+    launch.rows["z"] = launch.rows["a"];
+    launch.rows.erase("a");
+    launch.cases = {"z"};
+  }
+  EXPECT_THAT(none.compared().refusals[0], HasSubstr("no rows in common"));
+}
+
+TEST(Verdicts, InterleavedLaunchesArePaired) {
+  Pair pair(3);
+  EXPECT_FALSE(pair.compared().paired) << "nobody knows when they ran";
+  for (size_t i = 0; i < 3; ++i) {
+    pair.base.launches[i].started = fmt::format("2026-01-01T00:0{}:10Z", i);
+    pair.next.launches[i].started = fmt::format("2026-01-01T00:0{}:{}Z", i, i == 1 ? "05" : "40");
+  }
+  EXPECT_TRUE(pair.compared().paired) << "in either order within a pair";
+  // A drift of the machine that pairs share: 20 % from pair to pair.
+  for (size_t i = 0; i < 3; ++i)
+    for (Side* side : {&pair.base, &pair.next})
+      side->launches[i].rows["a"].time_us *= 1 + 0.2 * static_cast<double>(i);
+  EXPECT_EQ(verdict_of(pair), Verdict::ok);
+  std::swap(pair.next.launches[0].started, pair.next.launches[2].started);
+  EXPECT_FALSE(pair.compared().paired);
+  EXPECT_EQ(verdict_of(pair), Verdict::inconclusive);
+}
+
+TEST(Reports, ObeyNothingInNames) {
+  Pair pair(3, 1.5);
+  const std::string evil = "x|y`<img src=x>`\x1b[2J@you\n# title";
+  for (Side* side : {&pair.base, &pair.next})
+    for (Launch& launch : side->launches) {
+      launch.rows[evil] = launch.rows["a"];
+      launch.rows.erase("a");
+      launch.cases = {evil};
+    }
+  const Comparison result = pair.compared();
+  const std::string terminal = terminal_report(result, true), markdown = markdown_report(result);
+  for (const std::string* text : {&terminal, &markdown}) {
+    EXPECT_THAT(*text, Not(HasSubstr("\x1b")));
+    EXPECT_THAT(*text, Not(HasSubstr("\n# title")));
+  }
+  // All of it in one code span: no backtick and no cell's end within.
+  EXPECT_THAT(markdown, HasSubstr("`x\\x7cy\\x60<img src=x>\\x60\\x1b[2J@you\\x0a# title`"));
+}
+
+TEST(Reports, ChangesArePercentUntilTheyAreTooLarge) {
+  EXPECT_EQ(change(1.051), "+5.1 %");
+  EXPECT_EQ(change(1 / 1.051), "-4.9 %");
+  EXPECT_EQ(change(123.4), "×123");
+  EXPECT_EQ(change(kUnknown), "?");
+}
+
+// The first launches of a side.
+Side first_of(const Side& side, int64_t count) {
+  Side first = side;
+  first.launches.resize(static_cast<size_t>(count));
+  return first;
+}
+
+struct Called {
+  int64_t rows = 0, gates = 0, launches = 0;
+};
+
+// How many rows, and gates of 10 rows, are called slower or faster, with looks as `lamina ab` takes them.
+// Pairs drift by 3 %, launches differ by 1 %, rows within by 1 %.
+Called called(int gates, const std::vector<Look>& looks, double slowdown) {
+  std::mt19937_64 random(7);
+  std::normal_distribution<double> normal;
+  Called result;
+  for (int gate = 0; gate < gates; ++gate) {
+    Side base{"base", {}}, next{"new", {}};
+    for (int64_t i = 0; i < looks.back().pairs; ++i) {
+      const double drift = 0.03 * normal(random);
+      for (Side* side : {&base, &next}) {
+        std::vector<double> times;
+        const double shared = drift + 0.01 * normal(random);
+        for (int k = 0; k < 10; ++k)
+          times.push_back(100 * std::exp(shared + 0.01 * normal(random)) * (side == &next ? slowdown : 1));
+        side->launches.push_back(launch_of(fmt::format("{}{}", side->path, i), times));
+        side->launches.back().started = fmt::format("2026-01-01T00:{:02}:{:02}Z", i, side == &next ? 30 : 10);
+      }
+    }
+    for (const Look& look : looks) {
+      Settings settings;
+      settings.share = look.share;
+      const Comparison comparison = compare(first_of(base, look.pairs), first_of(next, look.pairs), settings);
+      EXPECT_TRUE(comparison.paired);
+      if (!comparison.decided() && look.pairs < looks.back().pairs) continue;
+      const int64_t rows = comparison.count(Verdict::slower) + comparison.count(Verdict::faster);
+      result.rows += rows;
+      result.gates += rows > 0;
+      result.launches += look.pairs;
+      break;
+    }
+  }
+  return result;
+}
+
+// docs/regression.md gives these rates, of more gates.
+TEST(Simulation, FalseAlarmsAreRareAndFivePercentAreFound) {
+  for (const auto& looks : {std::vector<Look>{{3, 1}}, {{5, 1}}, {{10, 1}}, looks_of(15)}) {
+    const Called alarms = called(400, looks, 1);
+    EXPECT_LE(alarms.rows, 400 * 10 / 100) << "of 4000 rows";
+    // Alpha is 1 %, so 4 are expected at most, and their deviation is 2.
+    EXPECT_LE(alarms.gates, 4 + 6) << "of 400 gates of " << looks.back().pairs << " pairs";
+  }
+  EXPECT_GE(called(100, {{10, 1}}, 1.05).rows, 950) << "of 1000 rows that are 5 % slower";
+  const Called in_looks = called(100, looks_of(15), 1.05);
+  EXPECT_GE(in_looks.rows, 950);
+  EXPECT_LT(in_looks.launches, 100 * 15) << "stops early";
+}
+
+// A bank of launches of one build: 4 rows that differ by `noise` from launch to launch.
+Pair bank_of(int launches, double noise) {
+  std::mt19937_64 random(11);
+  std::normal_distribution<double> normal(0, noise);
+  Pair bank(0);
+  for (int i = 0; i < launches; ++i)
+    for (Side* side : {&bank.base, &bank.next}) {
+      std::vector<double> times;
+      for (int k = 0; k < 4; ++k) times.push_back(100 * std::exp(normal(random)));
+      side->launches.push_back(launch_of(fmt::format("{}{}", side->path, i), times));
+      side->launches.back().started =
+          fmt::format("2026-01-01T00:{:02}:{:02}Z", i, side == &bank.next ? 30 : 10);
+    }
+  return bank;
+}
+
+TEST(Selftest, SaysHowManyLaunchesAGateTakes) {
+  const Pair quiet = bank_of(30, 0.005), noisy = bank_of(30, 0.1);
+  const std::vector<Rate> rates = rates_of(quiet.base, quiet.next, {});
+  ASSERT_EQ(rates.front().pairs, 3);
+  EXPECT_EQ(rates.front().apart_gates, 10);
+  EXPECT_EQ(rates.front().apart_rows, 40);
+  EXPECT_EQ(rates.back().pairs, 30);
+  EXPECT_THAT(rates.back().found, SizeIs(0)) << "one gate alone can be drawn of all pairs";
+  for (const Rate& rate : rates) {
+    EXPECT_LE(rate.false_rows * 100, rate.rows) << rate.pairs;
+    for (size_t i = 1; i < rate.found.size(); ++i) EXPECT_GE(rate.found[i], rate.found[i - 1]);
+  }
+  EXPECT_EQ(enough_pairs(rates), 5);
+  EXPECT_THAT(selftest_text(rates, 30, {}), HasSubstr("worth having here: --launches 5"));
+  const std::vector<Rate> bad = rates_of(noisy.base, noisy.next, {});
+  EXPECT_EQ(enough_pairs(bad), 0);
+  EXPECT_THAT(selftest_text(bad, 30, {}), HasSubstr("No gate of these sizes"));
+  EXPECT_THROW(rates_of(quiet.base, quiet.base, {}), std::runtime_error) << "one launch twice";
+}
+
+TEST(Looks, ShareAlpha) {
+  for (const int64_t launches : {2, 4, 5, 6, 10, 15, 1000}) {
+    double share = 0;
+    int64_t pairs = 1;
+    for (const Look& look : looks_of(launches)) {
+      EXPECT_GT(look.pairs, pairs) << "one pair decides nothing, and each look has more";
+      pairs = look.pairs;
+      share += look.share;
+    }
+    EXPECT_EQ(pairs, launches);
+    EXPECT_NEAR(share, 1, 1e-12);
+  }
+}
+
+}  // namespace
+}  // namespace lamina::compare
