@@ -75,10 +75,10 @@ struct App {
 
     export_runs = app.add_subcommand("export", "Print the rows of one or more runs in another format");
     export_runs->add_option("RUN", line.runs, "Folders of runs, or records.jsonl files")->required();
-    export_runs->add_option("--format", line.format, "One of the formats below")->type_name(format_names());
+    export_runs->add_option("--format", line.format, "One of the formats below")->type_name("FORMAT");
     export_runs->add_option("-o,--out", line.out_file, "File to write instead of stdout")->type_name("FILE");
     std::string formats = "Formats:";
-    for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<18}{}", sink.name, sink.help);
+    for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<26}{}", sink.name, sink.help);
     export_runs->footer(formats + "\n");
     // Last: a subcommand made later would inherit it.
     app.footer(kFirstSteps);
