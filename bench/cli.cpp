@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <optional>
 #include <regex>
 
 #include "bench/sinks/sink.hpp"
@@ -31,6 +33,8 @@ Examples:
       only the cases whose name matches, at other token counts
   lamina export runs/one runs/two --format csv -o both.csv
       several runs in one file
+  lamina history add runs/one --file history.jsonl && lamina history show history.jsonl
+      a case's times from commit to commit, and where they changed
 
 Exit codes:
   0   every row is ok or skipped
@@ -38,7 +42,7 @@ Exit codes:
   64  bad usage or bad config
 
 More: README.md, docs/config.md (every key of a config), docs/record.md (every column),
-docs/measuring.md (how times are taken).
+docs/measuring.md (how times are taken), docs/tracking.md (trackers, histories, CI).
 `lamina COMMAND --help` explains a command.)";
 
 std::string format_names() {
@@ -46,6 +50,38 @@ std::string format_names() {
   for (const Sink& sink : sinks()) names += (names.empty() ? "" : "|") + sink.name;
   return names;
 }
+
+// `lamina history` and its two halves.
+struct HistoryApp {
+  HistoryApp(CLI::App& app, HistoryOptions& options) {
+    history = app.add_subcommand("history",
+                                 "Keep a case's times from commit to commit, and find where they changed");
+    add = history->add_subcommand("add", "Append the ok rows of runs to a history");
+    add->add_option("RUN", options.runs, "Folders of runs, or records.jsonl files")->required();
+    add->add_option("--file", options.file, "History to append to; made where it is not there")
+        ->required()
+        ->type_name("HISTORY.jsonl");
+    add->add_option("--commit", options.commit, "What was measured (default: the commit in environment.json)")
+        ->type_name("NAME");
+    add->add_option("--machine", options.machine,
+                    "Where (default: host, processor and cores in environment.json). Runners whose\n"
+                    "hosts have passing names need one")
+        ->type_name("NAME");
+    show =
+        history->add_subcommand("show", "Print each case's last time and latest change, or one case's past");
+    show->add_option("HISTORY", options.file, "Written by `lamina history add`")
+        ->required()
+        ->type_name("HISTORY.jsonl");
+    show->add_option("--case", options.case_name, "Every point of this case, with its change points")
+        ->type_name("NAME");
+    show->add_option("--machine", options.machine, "Of this machine alone")->type_name("NAME");
+    show->add_option("--svg", options.svg_file, "Draw the case of --case, on one machine")->type_name("FILE");
+    history->footer("docs/tracking.md says how changes are found.");
+  }
+  CLI::App* history = nullptr;
+  CLI::App* add = nullptr;
+  CLI::App* show = nullptr;
+};
 
 struct App {
   explicit App(CommandLine& line) {
@@ -80,9 +116,10 @@ struct App {
     std::string formats = "Formats:";
     for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<26}{}", sink.name, sink.help);
     export_runs->footer(formats + "\n");
+    history.emplace(app, line.history);
     // Last: a subcommand made later would inherit it.
     app.footer(kFirstSteps);
-    for (CLI::App* command : {run, list, export_runs})
+    for (CLI::App* command : {run, list, export_runs, history->history, history->add, history->show})
       command->set_help_flag("-h,--help", "Print this and exit");
   }
 
@@ -90,7 +127,10 @@ struct App {
   CLI::App* run = nullptr;
   CLI::App* list = nullptr;
   CLI::App* export_runs = nullptr;
+  std::optional<HistoryApp> history;
 };
+
+constexpr const char* kExpectedCommand = "expected a command: run, list, export or history";
 
 std::string suggestion(const std::string& nearest) {
   return nearest.empty() ? "" : fmt::format("; did you mean `{}`?", nearest);
@@ -130,6 +170,16 @@ std::string check_values(const CommandLine& line) {
                          printable(line.run.filter), error.what());
     }
   }
+  if (line.command == CommandLine::Command::history) {
+    for (const auto& [option, value] :
+         {std::pair("--commit", line.history.commit), std::pair("--machine", line.history.machine)}) {
+      if (printable(value) != value)
+        return fmt::format("{}: expected text without control characters, found `{}`", option,
+                           printable(value));
+    }
+    if (!line.history.svg_file.empty() && line.history.case_name.empty())
+      return "--svg: expected --case NAME, the case to draw";
+  }
   if (line.command == CommandLine::Command::export_runs && find_sink(line.format) == nullptr) {
     std::vector<std::string> known;
     for (const Sink& sink : sinks()) known.push_back(sink.name);
@@ -146,24 +196,35 @@ CommandLine read_command_line(int argc, const char* const* argv) {
   App parser(line);
   line.format = "table";
   if (argc <= 1) {
-    line = usage_error("expected a command: run, list or export", "");
+    line = usage_error(kExpectedCommand, "");
     line.text = parser.app.help() + "\n" + line.text;
     return line;
   }
   const std::string first = argv[1];
-  if (!first.starts_with("-") && first != "run" && first != "list" && first != "export") {
-    return usage_error(fmt::format("unknown command `{}`{}", printable(first),
-                                   suggestion(nearest_name(first, {"run", "list", "export"}))),
-                       "");
+  const std::vector<std::string> commands = {"run", "list", "export", "history"};
+  if (!first.starts_with("-") && std::find(commands.begin(), commands.end(), first) == commands.end()) {
+    return usage_error(
+        fmt::format("unknown command `{}`{}", printable(first), suggestion(nearest_name(first, commands))),
+        "");
   }
+  // The innermost command that was named, and the words before it.
   const auto chosen = [&]() -> CLI::App* {
-    const auto commands = parser.app.get_subcommands();
-    return commands.empty() ? nullptr : commands.front();
+    const auto outer = parser.app.get_subcommands();
+    if (outer.empty()) return nullptr;
+    const auto inner = outer.front()->get_subcommands();
+    return inner.empty() ? outer.front() : inner.front();
+  };
+  const auto name = [&]() -> std::string {
+    if (chosen() == nullptr) return "";
+    const bool nested = chosen()->get_parent() != &parser.app;
+    return (nested ? chosen()->get_parent()->get_name() + " " : "") + chosen()->get_name();
   };
   try {
     parser.app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    line.text = chosen() == nullptr ? parser.app.help() : chosen()->help("lamina");
+    const bool nested = chosen() != nullptr && chosen()->get_parent() != &parser.app;
+    line.text =
+        chosen() == nullptr ? parser.app.help() : chosen()->help(nested ? "lamina history" : "lamina");
     return line;
   } catch (const CLI::CallForVersion&) {
     line.text = parser.app.version() + "\n";
@@ -172,18 +233,22 @@ CommandLine read_command_line(int argc, const char* const* argv) {
     const CLI::App& command = chosen() == nullptr ? parser.app : *chosen();
     const std::vector<std::string> extras = parser.app.remaining(true);
     return usage_error(
-        extras.empty() ? "expected no more arguments" : describe_extra(command, extras.front()),
-        chosen() == nullptr ? "" : command.get_name());
+        extras.empty() ? "expected no more arguments" : describe_extra(command, extras.front()), name());
   } catch (const CLI::ParseError& error) {
-    return usage_error(printable(error.what()), chosen() == nullptr ? "" : chosen()->get_name());
+    return usage_error(printable(error.what()), name());
   }
-  if (chosen() == nullptr) return usage_error("expected a command: run, list or export", "");
-  line.command = parser.run->parsed()    ? CommandLine::Command::run
-                 : parser.list->parsed() ? CommandLine::Command::list
-                                         : CommandLine::Command::export_runs;
+  if (chosen() == nullptr) return usage_error(kExpectedCommand, "");
+  if (chosen() == parser.history->history)
+    return usage_error("expected `history add` or `history show`", name());
+  line.command = parser.run->parsed()                ? CommandLine::Command::run
+                 : parser.list->parsed()             ? CommandLine::Command::list
+                 : parser.history->history->parsed() ? CommandLine::Command::history
+                                                     : CommandLine::Command::export_runs;
+  line.history.action =
+      parser.history->add->parsed() ? HistoryOptions::Action::add : HistoryOptions::Action::show;
   line.run.command_line.assign(argv, argv + argc);
   const std::string problem = check_values(line);
-  return problem.empty() ? line : usage_error(problem, chosen()->get_name());
+  return problem.empty() ? line : usage_error(problem, name());
 }
 
 }  // namespace lamina

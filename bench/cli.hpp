@@ -4,12 +4,13 @@
 #include <string>
 #include <vector>
 
+#include "bench/history/history.hpp"
 #include "bench/runner.hpp"
 
 namespace lamina {
 
 struct CommandLine {
-  enum class Command { none, run, list, export_runs };
+  enum class Command { none, run, list, export_runs, history };
   Command command = Command::none;  // none: print `text` and exit with `exit_code`
 
   std::string text;  // help, version or error, with its newline
@@ -18,6 +19,7 @@ struct CommandLine {
   RunOptions run;                 // but for config_text, which is not read yet
   std::vector<std::string> runs;  // to export
   std::string format, out_file;
+  HistoryOptions history;
 };
 
 // The same on every rank, as argv is.

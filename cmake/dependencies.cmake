@@ -6,6 +6,14 @@ find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(fmt REQUIRED)
 find_package(nlohmann_json 3.10 REQUIRED)
 find_package(CLI11 REQUIRED)
+# Boost.Math's distributions, which are headers alone.
+find_path(LAMINA_BOOST_INCLUDE boost/math/distributions/students_t.hpp HINTS ${Boost_INCLUDE_DIR} ${BOOST_ROOT}/include)
+if(NOT LAMINA_BOOST_INCLUDE)
+  message(FATAL_ERROR "CMake finds no boost/math/distributions/students_t.hpp. Install libboost-dev, or name Boost's folder "
+    "in CMAKE_PREFIX_PATH.")
+endif()
+add_library(lamina_boost INTERFACE)
+target_include_directories(lamina_boost SYSTEM INTERFACE ${LAMINA_BOOST_INCLUDE})
 
 # The OpenMP build of OpenBLAS shares its threads with ours; the pthread build would run a second pool beside it.
 # Debian keeps the variants in folders of their own, behind one alternatives link that may name another.
