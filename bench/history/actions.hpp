@@ -5,7 +5,8 @@
 
 namespace lamina {
 
-// Each returns the exit code; what was wrong with input or files is thrown as std::runtime_error (exit 64).
+// Each returns the exit code. What was wrong with the input is thrown as std::runtime_error (exit 64), what
+// the system refused while writing as std::system_error (exit 1).
 int history_add(const HistoryOptions& options);
 int history_show(const HistoryOptions& options);
 

@@ -6,9 +6,9 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <set>
 #include <stdexcept>
+#include <system_error>
 #include <tuple>
 
 #include "bench/export.hpp"
@@ -23,7 +23,7 @@ namespace {
 constexpr int64_t kMostFileBytes = int64_t{1} << 30;
 
 [[noreturn]] void fail(const char* what, const std::string& path) {
-  throw std::runtime_error(fmt::format("cannot {} {}: {}", what, path, std::strerror(errno)));
+  throw std::system_error(errno, std::generic_category(), fmt::format("cannot {} {}", what, path));
 }
 
 class LockedFile {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <stdexcept>
+#include <system_error>
 
 #include "bench/history/actions.hpp"
 #include "bench/runner.hpp"
@@ -18,6 +19,9 @@ std::string torn_text(const std::string& path, size_t bytes) {
 int history(const HistoryOptions& options) {
   try {
     return options.action == HistoryOptions::Action::add ? history_add(options) : history_show(options);
+  } catch (const std::system_error& error) {  // the file cannot be written
+    fmt::print(stderr, "lamina: {}\n", printable(error.what()));
+    return kExitFailed;
   } catch (const std::runtime_error& error) {
     fmt::print(stderr, "lamina: {}\n", printable(error.what()));
     return kExitUsage;

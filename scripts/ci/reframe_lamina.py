@@ -2,7 +2,7 @@
 
     reframe -c scripts/ci/reframe_lamina.py -r -S lamina=$HOME/lamina/bin/lamina -S config=$PWD/configs/quickstart.json
 
-References are a site's own: -S reference=… or a class that derives from this one. Written for ReFrame 4:
+References are a site's own: a class that derives from this one sets `reference`. Written for ReFrame 4:
 https://reframe-hpc.readthedocs.io/en/stable/regression_test_api.html
 """
 
@@ -26,7 +26,6 @@ class LaminaCheck(rfm.RunOnlyRegressionTest):
     valid_prog_environs = ['*']
     lamina = variable(str, value='lamina')
     config = variable(str, value='quickstart.json')
-    maintainers = ['lamina']
 
     @run_before('run')
     def prepare(self):
@@ -48,5 +47,6 @@ class LaminaCheck(rfm.RunOnlyRegressionTest):
         for case, key, _, unit in figures:
             if key in TRACKED:
                 pattern = rf'^FOM {re.escape(case)} {key} (?P<value>\S+) '
-                self.perf_variables[f'{case} {key}'] = sn.make_performance_function(
+                # A colon would part a reference's scope from its name.
+                self.perf_variables[f'{case} {key}'.replace(':', '-')] = sn.make_performance_function(
                     sn.extractsingle(pattern, self.stdout, 'value', float), unit)

@@ -136,6 +136,15 @@ class History(Case):
                     self.assertIn(message, result.stderr)
                     self.assertEqual(file.read_text(), text)
 
+    def test_what_cannot_be_written_is_a_failure(self):
+        one = self.run_of("one")
+        result = lamina("history", "add", one, "--file", self.folder / "none" / "history.jsonl")
+        self.assertEqual((result.returncode, result.stdout), (1, ""))
+        self.assertIn("No such file or directory", result.stderr)
+        result = lamina("history", "add", one, self.folder / "two", "--file", self.folder / "history.jsonl")
+        self.assertEqual((result.returncode, result.stdout), (64, ""))
+        self.assertFalse((self.folder / "history.jsonl").exists())
+
     def test_bad_use(self):
         file = self.write("history.jsonl", lines(stepped() + [point("x", 5, machine="n")]))
         for arguments, message in (
