@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <optional>
 #include <regex>
 
 #include "bench/sinks/sink.hpp"
@@ -34,6 +35,8 @@ Examples:
       several runs in one file
   lamina ab --base old/lamina --new build/lamina configs/quickstart.json --launches 10
       whether a new build is slower than an old one; selftest says how many launches that takes here
+  lamina history add runs/one --file history.jsonl && lamina history show history.jsonl
+      a case's times from commit to commit, and where they changed
 
 Exit codes:
   0   every row is ok or skipped
@@ -44,7 +47,8 @@ Exit codes:
   64  bad usage or bad config; runs that do not compare
 
 More: README.md, docs/config.md (every key of a config), docs/record.md (every column),
-docs/measuring.md (how times are taken), docs/regression.md (how runs are compared).
+docs/measuring.md (how times are taken), docs/regression.md (how runs are compared), docs/tracking.md (trackers,
+histories, CI).
 `lamina COMMAND --help` explains a command.)";
 
 constexpr const char* kCompareFooter =
@@ -53,7 +57,7 @@ constexpr const char* kCompareFooter =
 docs/regression.md has the rules.)";
 
 constexpr int64_t kMostLaunches = 1000;
-const std::vector<std::string> kCommands = {"run", "list", "export", "compare", "ab", "selftest"};
+const std::vector<std::string> kCommands = {"run", "list", "export", "compare", "ab", "selftest", "history"};
 const std::vector<std::string> kFormats = {"terminal", "markdown", "json"};
 
 std::string format_names() {
@@ -61,6 +65,38 @@ std::string format_names() {
   for (const Sink& sink : sinks()) names += (names.empty() ? "" : "|") + sink.name;
   return names;
 }
+
+// `lamina history` and its two halves.
+struct HistoryApp {
+  HistoryApp(CLI::App& app, HistoryOptions& options) {
+    history = app.add_subcommand("history",
+                                 "Keep a case's times from commit to commit, and find where they changed");
+    add = history->add_subcommand("add", "Append the ok rows of runs to a history");
+    add->add_option("RUN", options.runs, "Folders of runs, or records.jsonl files")->required();
+    add->add_option("--file", options.file, "History to append to; made where it is not there")
+        ->required()
+        ->type_name("HISTORY.jsonl");
+    add->add_option("--commit", options.commit, "What was measured (default: the commit in environment.json)")
+        ->type_name("NAME");
+    add->add_option("--machine", options.machine,
+                    "Where (default: host, processor and cores in environment.json). Runners whose\n"
+                    "hosts have passing names need one")
+        ->type_name("NAME");
+    show =
+        history->add_subcommand("show", "Print each case's last time and latest change, or one case's past");
+    show->add_option("HISTORY", options.file, "Written by `lamina history add`")
+        ->required()
+        ->type_name("HISTORY.jsonl");
+    show->add_option("--case", options.case_name, "Every point of this case, with its change points")
+        ->type_name("NAME");
+    show->add_option("--machine", options.machine, "Of this machine alone")->type_name("NAME");
+    show->add_option("--svg", options.svg_file, "Draw the case of --case, on one machine")->type_name("FILE");
+    history->footer("docs/tracking.md says how changes are found.");
+  }
+  CLI::App* history = nullptr;
+  CLI::App* add = nullptr;
+  CLI::App* show = nullptr;
+};
 
 struct App {
   explicit App(CommandLine& line) {
@@ -95,17 +131,19 @@ struct App {
 
     export_runs = app.add_subcommand("export", "Print the rows of one or more runs in another format");
     export_runs->add_option("RUN", line.runs, "Folders of runs, or records.jsonl files")->required();
-    export_runs->add_option("--format", line.format, "One of the formats below")->type_name(format_names());
+    export_runs->add_option("--format", line.format, "One of the formats below")->type_name("FORMAT");
     export_runs->add_option("-o,--out", line.out_file, "File to write instead of stdout")->type_name("FILE");
     std::string formats = "Formats:";
-    for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<18}{}", sink.name, sink.help);
+    for (const Sink& sink : sinks()) formats += fmt::format("\n  {:<26}{}", sink.name, sink.help);
     export_runs->footer(formats + "\n");
     add_compare(line.compare);
     add_ab(line.ab);
     add_selftest(line.ab);
+    history.emplace(app, line.history);
     // Last: a subcommand made later would inherit it.
     app.footer(kFirstSteps);
-    for (CLI::App* command : {run, list, export_runs, compare, ab, selftest})
+    for (CLI::App* command :
+         {run, list, export_runs, compare, ab, selftest, history->history, history->add, history->show})
       command->set_help_flag("-h,--help", "Print this and exit");
   }
 
@@ -191,9 +229,13 @@ struct App {
   CLI::App* compare = nullptr;
   CLI::App* ab = nullptr;
   CLI::App* selftest = nullptr;
+  std::optional<HistoryApp> history;
   std::string launcher;
   double floor_percent = 2, limit_percent = 5;
 };
+
+constexpr const char* kExpectedCommand =
+    "expected a command: run, list, export, compare, ab, selftest or history";
 
 std::string suggestion(const std::string& nearest) {
   return nearest.empty() ? "" : fmt::format("; did you mean `{}`?", nearest);
@@ -266,6 +308,16 @@ std::string check_values(const CommandLine& line) {
                          printable(line.run.filter), error.what());
     }
   }
+  if (line.command == CommandLine::Command::history) {
+    for (const auto& [option, value] :
+         {std::pair("--commit", line.history.commit), std::pair("--machine", line.history.machine)}) {
+      if (printable(value) != value)
+        return fmt::format("{}: expected text without control characters, found `{}`", option,
+                           printable(value));
+    }
+    if (!line.history.svg_file.empty() && line.history.case_name.empty())
+      return "--svg: expected --case NAME, the case to draw";
+  }
   if (line.command == CommandLine::Command::export_runs && find_sink(line.format) == nullptr) {
     std::vector<std::string> known;
     for (const Sink& sink : sinks()) known.push_back(sink.name);
@@ -282,7 +334,7 @@ CommandLine read_command_line(int argc, const char* const* argv) {
   App parser(line);
   line.format = "table";
   if (argc <= 1) {
-    line = usage_error("expected a command: run, list, export, compare, ab or selftest", "");
+    line = usage_error(kExpectedCommand, "");
     line.text = parser.app.help() + "\n" + line.text;
     return line;
   }
@@ -292,14 +344,24 @@ CommandLine read_command_line(int argc, const char* const* argv) {
         fmt::format("unknown command `{}`{}", printable(first), suggestion(nearest_name(first, kCommands))),
         "");
   }
+  // The innermost command that was named, and the words before it.
   const auto chosen = [&]() -> CLI::App* {
-    const auto commands = parser.app.get_subcommands();
-    return commands.empty() ? nullptr : commands.front();
+    const auto outer = parser.app.get_subcommands();
+    if (outer.empty()) return nullptr;
+    const auto inner = outer.front()->get_subcommands();
+    return inner.empty() ? outer.front() : inner.front();
+  };
+  const auto name = [&]() -> std::string {
+    if (chosen() == nullptr) return "";
+    const bool nested = chosen()->get_parent() != &parser.app;
+    return (nested ? chosen()->get_parent()->get_name() + " " : "") + chosen()->get_name();
   };
   try {
     parser.app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    line.text = chosen() == nullptr ? parser.app.help() : chosen()->help("lamina");
+    const bool nested = chosen() != nullptr && chosen()->get_parent() != &parser.app;
+    line.text =
+        chosen() == nullptr ? parser.app.help() : chosen()->help(nested ? "lamina history" : "lamina");
     return line;
   } catch (const CLI::CallForVersion&) {
     line.text = parser.app.version() + "\n";
@@ -308,21 +370,24 @@ CommandLine read_command_line(int argc, const char* const* argv) {
     const CLI::App& command = chosen() == nullptr ? parser.app : *chosen();
     const std::vector<std::string> extras = parser.app.remaining(true);
     return usage_error(
-        extras.empty() ? "expected no more arguments" : describe_extra(command, extras.front()),
-        chosen() == nullptr ? "" : command.get_name());
+        extras.empty() ? "expected no more arguments" : describe_extra(command, extras.front()), name());
   } catch (const CLI::ParseError& error) {
-    return usage_error(printable(error.what()), chosen() == nullptr ? "" : chosen()->get_name());
+    return usage_error(printable(error.what()), name());
   }
-  if (chosen() == nullptr)
-    return usage_error("expected a command: run, list, export, compare, ab or selftest", "");
-  const std::string command = chosen()->get_name();
+  if (chosen() == nullptr) return usage_error(kExpectedCommand, "");
+  if (chosen() == parser.history->history)
+    return usage_error("expected `history add` or `history show`", name());
+  const std::string command = parser.app.get_subcommands().front()->get_name();
   line.command = command == "run"
                      ? line.launches > 0 ? CommandLine::Command::run_launches : CommandLine::Command::run
                  : command == "list"    ? CommandLine::Command::list
                  : command == "export"  ? CommandLine::Command::export_runs
                  : command == "compare" ? CommandLine::Command::compare
                  : command == "ab"      ? CommandLine::Command::ab
+                 : command == "history" ? CommandLine::Command::history
                                         : CommandLine::Command::selftest;
+  line.history.action =
+      parser.history->add->parsed() ? HistoryOptions::Action::add : HistoryOptions::Action::show;
   line.run.command_line.assign(argv, argv + argc);
   line.start = {compare::words_of(parser.launcher),
                 "",
@@ -337,7 +402,7 @@ CommandLine read_command_line(int argc, const char* const* argv) {
     rules->settings.limit = parser.limit_percent / 100;
   }
   const std::string problem = check_values(line);
-  return problem.empty() ? line : usage_error(problem, chosen()->get_name());
+  return problem.empty() ? line : usage_error(problem, name());
 }
 
 }  // namespace lamina

@@ -6,12 +6,13 @@
 
 #include "bench/compare/ab.hpp"
 #include "bench/compare/command.hpp"
+#include "bench/history/history.hpp"
 #include "bench/runner.hpp"
 
 namespace lamina {
 
 struct CommandLine {
-  enum class Command { none, run, run_launches, list, export_runs, compare, ab, selftest };
+  enum class Command { none, run, run_launches, list, export_runs, compare, ab, selftest, history };
   Command command = Command::none;  // none: print `text` and exit with `exit_code`
 
   std::string text;  // help, version or error, with its newline
@@ -29,6 +30,7 @@ struct CommandLine {
   bool starts_others() const {
     return command == Command::run_launches || command == Command::ab || command == Command::selftest;
   }
+  HistoryOptions history;
 };
 
 // The same on every rank, as argv is.

@@ -175,7 +175,7 @@ std::string list_text(const Registry& registry, Communicator& world) {
   out +=
       "\nLayers of a model, as `layer`: " + fmt::format("{}", fmt::join(model_layer_names(), ", ")) + ".\n";
   out += "\nFormats of `lamina export`:\n\n";
-  for (const Sink& sink : sinks()) out += line(sink.name, 16, sink.help);
+  for (const Sink& sink : sinks()) out += line(sink.name, 24, sink.help);
   return out;
 }
 

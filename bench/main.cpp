@@ -8,6 +8,7 @@
 #include "bench/cli.hpp"
 #include "bench/compare/selftest.hpp"
 #include "bench/export.hpp"
+#include "bench/history/history.hpp"
 #include "bench/list.hpp"
 #include "bench/text.hpp"
 #include "distributed/communicator.hpp"
@@ -47,6 +48,8 @@ int execute(CommandLine& line, Communicator& world) {
     if (speaks) exit_code = compare::compare_runs(line.compare);
   } else if (line.command == CommandLine::Command::export_runs) {
     if (speaks) exit_code = export_runs(line.runs, line.format, line.out_file);
+  } else if (line.command == CommandLine::Command::history) {
+    if (speaks) exit_code = history(line.history);
   } else {
     Registry registry;
     register_kernels(registry);

@@ -63,8 +63,8 @@ breach "LIBXSMM's headers belong in kernels/cpu/libxsmm.cpp" \
   < <(search "${include}[\"<]([a-z]+/)*libxsmm" "${all[@]}" | except 'kernels/cpu/libxsmm\.cpp')
 breach "ELPA's headers belong in distributed/scalapack/elpa.cpp" \
   < <(search "${include}[\"<]elpa/" "${all[@]}" | except 'distributed/scalapack/elpa\.cpp')
-breach "Boost's headers belong in bench/compare/" \
-  < <(search "${include}[\"<]boost/" "${all[@]}" | except bench/compare/)
+breach "Boost's headers belong in bench/compare/ and bench/history/" \
+  < <(search "${include}[\"<]boost/" "${all[@]}" | except bench/compare/ bench/history/)
 breach 'JSON is read and written in kernels/json.*, kernels/weights/*.cpp and bench/: no nlohmann elsewhere' \
   < <(search "${include}[\"<](nlohmann/|kernels/json\.hpp)" "${all[@]}" |
     except 'kernels/json\.' 'kernels/weights/[^:]*\.cpp' bench/ tests/)

@@ -14,7 +14,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build_packages=(g++ cmake ninja-build libopenmpi-dev openmpi-bin libopenblas-openmp-dev
   libscalapack-openmpi-dev nlohmann-json3-dev libcli11-dev libfmt-dev libboost-dev)
 test_packages=(libgtest-dev libgmock-dev libbenchmark-dev python3)
-check_packages=(clang-format-14 ccache git libbenchmark-tools python3-scipy nodejs
+check_packages=(clang-format-14 ccache git libbenchmark-tools python3-scipy python3-yaml nodejs
   libdnnl-dev libblis-openmp-dev libxsmm-dev libelpa-dev libhwloc-dev)
 
 # sysexits.h: a service (here: a package) is not available.

@@ -1,13 +1,11 @@
 // Google Benchmark's JSON, as its 1.7 JSONReporter writes it and its tools/compare.py reads it:
 // https://github.com/google/benchmark/blob/v1.7.1/src/json_reporter.cc
-// What cannot be told apart from a fast result by the trackers that read it is left out: rows that are not
-// ok.
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "bench/sinks/sink.hpp"
+#include "bench/sinks/trackers.hpp"
 
 namespace lamina {
 namespace {
@@ -49,7 +47,15 @@ void add_times(Json& row, double time_us) {
   row["time_unit"] = "us";
 }
 
-void add_record(Json& benchmarks, const std::string& name, const Record& record, size_t family) {
+void add_counters(Json& row, const Record& record) {
+  for (const char* counter : kCounters) {
+    const double value = record.number(counter);
+    if (std::isfinite(value)) row[counter] = value;
+  }
+}
+
+// Every sample an iteration, and what Google Benchmark says of its repetitions.
+void add_all(Json& benchmarks, const std::string& name, const Record& record, size_t family) {
   std::vector<double> samples;
   if (const auto* list = std::get_if<std::vector<double>>(&record.get("samples_us"))) samples = *list;
   if (samples.empty()) samples.push_back(record.number("latency_us_p50"));
@@ -70,17 +76,24 @@ void add_record(Json& benchmarks, const std::string& name, const Record& record,
     entry["aggregate_unit"] = "time";
     entry["iterations"] = samples.size();
     add_times(entry, time);
-    if (std::string_view(aggregate) == "median") {
-      for (const char* counter : kCounters) {
-        const double value = record.number(counter);
-        if (std::isfinite(value)) entry[counter] = value;
-      }
-    }
+    if (std::string_view(aggregate) == "median") add_counters(entry, record);
     benchmarks.push_back(std::move(entry));
   }
 }
 
-std::string render(const std::vector<RunRows>& runs) {
+// One row under the case's own name, as a benchmark without repetitions has.
+void add_median(Json& benchmarks, const std::string& name, const Record& record, size_t family) {
+  Json entry = row(name, "", "iteration", record, family, 1);
+  entry["repetition_index"] = 0;
+  entry["iterations"] =
+      std::max<int64_t>(record.integer("samples") * record.integer("iterations_per_sample"), 1);
+  add_times(entry, record.number("latency_us_p50"));
+  add_counters(entry, record);
+  benchmarks.push_back(std::move(entry));
+}
+
+template <typename Add>
+std::string render(const std::vector<RunRows>& runs, Add add_record) {
   Json document;
   const RunRows empty;
   const RunRows& first = runs.empty() ? empty : runs.front();
@@ -90,23 +103,21 @@ std::string render(const std::vector<RunRows>& runs) {
            {"caches", Json::array()}, {"load_avg", Json::array()},  {"library_build_type", "release"}};
   document["benchmarks"] = Json::array();
   size_t family = 0;
-  for (const RunRows& run : runs) {
-    for (const Record& record : run.records) {
-      if (record.text("status") != "ok" || !std::isfinite(record.number("latency_us_p50"))) continue;
-      // Names from several runs must not collide, or readers take their rows for repetitions of one
-      // benchmark.
-      const std::string name = (runs.size() > 1 ? run.name + "/" : "") + record.text("case");
-      add_record(document["benchmarks"], name, record, family++);
-    }
-  }
+  for (const TrackedRow& row : tracked_rows(runs))
+    add_record(document["benchmarks"], row.name, *row.record, family++);
   return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 }  // namespace
 
 Sink google_benchmark_sink() {
-  return {"google_benchmark", "Google Benchmark's JSON, for its compare.py and for trackers; ok rows only",
-          render};
+  return {"google_benchmark", "Google Benchmark's JSON, every sample, for its compare.py; ok rows only",
+          [](const std::vector<RunRows>& runs) { return render(runs, add_all); }};
+}
+
+Sink google_benchmark_median_sink() {
+  return {"google_benchmark_median", "the same with one row a case, its p50, for trackers; ok rows only",
+          [](const std::vector<RunRows>& runs) { return render(runs, add_median); }};
 }
 
 }  // namespace lamina

@@ -28,9 +28,12 @@ void read_environment(const fs::path& path, RunRows& run) {
     const Json& first = launches->front();
     if (first.is_object()) run.date = text_at(first, "started");
   }
+  const auto program = environment.find("lamina");
+  if (program != environment.end() && program->is_object()) run.commit = text_at(*program, "commit");
   const auto machine = environment.find("machine");
   if (machine == environment.end() || !machine->is_object()) return;
   run.machine = text_at(*machine, "host");
+  run.cpu = text_at(*machine, "cpu");
   const auto cores = machine->find("cores");
   if (cores != machine->end() && cores->is_number_integer()) run.cores = cores->get<int64_t>();
 }

@@ -9,6 +9,11 @@ const std::vector<Sink>& sinks() {
       pareto_sink(),
       csv_sink(),
       google_benchmark_sink(),
+      google_benchmark_median_sink(),
+      smaller_is_better_sink(),
+      bigger_is_better_sink(),
+      bencher_sink(),
+      fom_sink(),
   };
   return list;
 }

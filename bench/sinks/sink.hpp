@@ -18,6 +18,8 @@ struct RunRows {
   std::string date;     // ISO 8601, UTC, when the run began; empty when unknown
   int64_t cores = 0;    // of the machine; 0 when unknown
   std::vector<Record> records;
+  std::string cpu = {};     // of the machine; empty when unknown
+  std::string commit = {};  // that the program was built from; empty when unknown
 };
 
 struct Sink {
@@ -39,6 +41,15 @@ Sink pareto_sink();
 Sink csv_sink();
 // Google Benchmark's JSON: finite numbers and `ok` rows only.
 Sink google_benchmark_sink();
+// The same with one row a case, its p50 under the case's name: trackers that read googlecpp plot every row.
+Sink google_benchmark_median_sink();
+// github-action-benchmark's customSmallerIsBetter (times) and customBiggerIsBetter (rates): `ok` rows only.
+Sink smaller_is_better_sink();
+Sink bigger_is_better_sink();
+// Bencher Metric Format: `ok` rows only.
+Sink bencher_sink();
+// One figure of merit a line: `ok` rows only.
+Sink fom_sink();
 
 // Reads a run for export: `path` is its folder or a records.jsonl. `warning` gets what the reader wants said.
 // Throws std::runtime_error naming the path.

@@ -137,6 +137,14 @@ TEST(CommandLine, BadUsageIsExplained) {
       {{"export"}, "RUN"},
       {{"export", "a", "--format", "cvs"}, "did you mean `csv`?"},
       {{"list", "extra"}, "found `extra`"},
+      {{"history"}, "expected `history add` or `history show`"},
+      {{"history", "ad"}, "found `ad`"},
+      {{"history", "add", "--file", "h"}, "RUN"},
+      {{"history", "add", "run"}, "--file"},
+      {{"history", "add", "run", "--file", "h", "--comit", "c"}, "did you mean `--commit`?"},
+      {{"history", "add", "run", "--file", "h", "--commit", "a\nb"}, "found `a\\x0ab`"},
+      {{"history", "show"}, "HISTORY"},
+      {{"history", "show", "h", "--svg", "f"}, "expected --case NAME"},
       {{"\x1b[2J"}, "\\x1b[2J"},
   };
   for (const BadUse& use : table) {

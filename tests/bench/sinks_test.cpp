@@ -75,7 +75,8 @@ std::vector<std::string> body(const std::string& table) {
 }
 
 TEST(Sinks, AreFoundByName) {
-  for (const char* name : {"table", "pareto", "csv", "google_benchmark"}) {
+  for (const char* name : {"table", "pareto", "csv", "google_benchmark", "google_benchmark_median",
+                           "custom_smaller_is_better", "custom_bigger_is_better", "bencher", "fom"}) {
     ASSERT_NE(find_sink(name), nullptr) << name;
     EXPECT_FALSE(find_sink(name)->help.empty());
   }

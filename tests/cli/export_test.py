@@ -15,6 +15,22 @@ from support import MPIEXEC, SCHEMES, Case, lamina, main, tiny
 COMPARE = ("/usr/share/benchmark/compare.py", "/usr/share/doc/libbenchmark-dev/tools/compare.py",
            "/usr/share/googlebenchmark/tools/compare.py")
 
+JSON_FORMATS = ("google_benchmark", "google_benchmark_median", "custom_smaller_is_better", "custom_bigger_is_better",
+                "bencher")
+
+
+def strict_json(text):
+    """As json.loads, without what JSON has not: NaN, infinities, keys twice."""
+    def refuse(constant):
+        raise ValueError(f"{constant} is no JSON")
+
+    def once(pairs):
+        if len(dict(pairs)) != len(pairs):
+            raise ValueError("a key twice")
+        return dict(pairs)
+
+    return json.loads(text, parse_constant=refuse, object_pairs_hook=once)
+
 
 class Export(Case):
     @classmethod
@@ -60,7 +76,7 @@ class Export(Case):
         self.assertEqual({row["run"] for row in rows}, {"alone", "three"})
 
     def test_google_benchmark(self):
-        document = json.loads(self.export(*self.runs, "--format", "google_benchmark"))
+        document = strict_json(self.export(*self.runs, "--format", "google_benchmark"))
         records = self.records(self.runs[0]) + self.records(self.runs[1])
         iterations = [row for row in document["benchmarks"] if row["run_type"] == "iteration"]
         medians = [row for row in document["benchmarks"] if row.get("aggregate_name") == "median"]
@@ -76,15 +92,46 @@ class Export(Case):
             self.fail(what)
         self.skipTest(what)
 
-    def test_google_benchmark_is_read_by_javascript(self):
+    def test_json_is_read_by_javascript(self):
         node = shutil.which("node")
         if not node:
             self.missing("no node")
-        out = self.folder / "out.json"
-        self.export(self.runs[0], "--format", "google_benchmark", "-o", out)
-        script = "const d = JSON.parse(require('fs').readFileSync(process.argv[1])); console.log(d.benchmarks.length > 0)"
-        result = subprocess.run([node, "-e", script, str(out)], capture_output=True, text=True)
-        self.assertEqual(result.stdout, "true\n", result.stderr)
+        script = "const d = JSON.parse(require('fs').readFileSync(process.argv[1])); console.log(Object.keys(d).length > 0)"
+        for name in JSON_FORMATS:
+            with self.subTest(format=name):
+                out = self.folder / f"{name}.json"
+                self.export(self.runs[0], "--format", name, "-o", out)
+                result = subprocess.run([node, "-e", script, str(out)], capture_output=True, text=True)
+                self.assertEqual(result.stdout, "true\n", result.stderr)
+
+    def test_trackers_have_every_case_once(self):
+        records = {record["case"]: record for record in self.records(self.runs[0])}
+        medians = strict_json(self.export(self.runs[0], "--format", "google_benchmark_median"))["benchmarks"]
+        smaller = strict_json(self.export(self.runs[0], "--format", "custom_smaller_is_better"))
+        bigger = strict_json(self.export(self.runs[0], "--format", "custom_bigger_is_better"))
+        bencher = strict_json(self.export(self.runs[0], "--format", "bencher"))
+        fom = [line.split(" ") for line in self.export(self.runs[0], "--format", "fom").splitlines()]
+        figures = {(case, key): float(value) for _, case, key, value, _ in fom}
+        for rows in (medians, smaller, bigger, bencher):
+            self.assertEqual(len(rows), len(records))
+        for row in medians:
+            self.assertEqual(row["real_time"], records[row["name"]]["latency_us_p50"])
+        for row in smaller:
+            self.assertEqual((row["value"], row["unit"]), (records[row["name"]]["latency_us_p50"], "us"))
+            self.assertRegex(row.get("range", "± 1"), r"^± \d")
+        for row in bigger:
+            self.assertEqual((row["value"], row["unit"]), (records[row["name"]]["tokens_per_s"], "tokens/s"))
+        for name, record in records.items():
+            latency = bencher[name]["latency"]
+            self.assertAlmostEqual(latency["value"], record["latency_us_p50"] * 1e3, places=3)
+            self.assertLessEqual(latency.get("lower_value", 0), latency["value"])
+            self.assertEqual(bencher[name]["weight-bytes"]["value"], record["weight_bytes"])
+            self.assertEqual(figures[name, "latency_us_p50"], record["latency_us_p50"])
+
+    def test_strict_parser_is_strict(self):
+        for text in ("[NaN]", "[-Infinity]", '{"a": 1, "a": 2}'):
+            with self.assertRaises(ValueError):
+                strict_json(text)
 
     def test_google_benchmark_is_read_by_compare_py(self):
         compare = next((path for path in COMPARE if pathlib.Path(path).exists()), None)
@@ -93,16 +140,17 @@ class Export(Case):
             [path, "-c", "import scipy, numpy"], capture_output=True).returncode == 0), None)
         if not compare or not python:
             self.missing("Google Benchmark's compare.py or its SciPy is not here (Debian: libbenchmark-tools)")
-        files = []
-        for run in self.runs:
-            files.append(self.folder / f"{run.name}.json")
-            self.export(run, "--format", "google_benchmark", "-o", files[-1])
-        # The two runs have other rank counts and so other names: each is compared with itself.
-        result = subprocess.run([python, compare, "--no-color", "benchmarks", str(files[0]), str(files[0])],
-                                capture_output=True, text=True)
-        self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertIn("_pvalue", result.stdout)
-        self.assertIn(self.records(self.runs[0])[0]["case"], result.stdout)
+        # The two runs have other rank counts and so other names: one is compared with itself.
+        for name in ("google_benchmark", "google_benchmark_median"):
+            with self.subTest(format=name):
+                out = self.folder / f"{name}.json"
+                self.export(self.runs[0], "--format", name, "-o", out)
+                result = subprocess.run([python, compare, "--no-color", "benchmarks", str(out), str(out)],
+                                        capture_output=True, text=True)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                self.assertEqual("_pvalue" in result.stdout, name == "google_benchmark")
+                for record in self.records(self.runs[0]):
+                    self.assertIn(record["case"], result.stdout)
 
     def test_files_end_up_whole(self):
         out = self.folder / "table.md"

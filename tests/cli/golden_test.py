@@ -8,10 +8,10 @@ from support import SCHEMES, Case, blank, blank_table, command, environment, lam
 
 class Golden(Case):
     def test_help(self):
-        for name in ("", "run", "export", "list", "compare", "ab", "selftest"):
+        for name in ("", "run", "export", "list", "compare", "ab", "selftest", "history", "history add", "history show"):
             with self.subTest(command=name):
-                result = self.run_ok(*filter(None, [name]), "--help")
-                self.assert_golden(f"help{'-' if name else ''}{name}.txt", result.stdout)
+                result = self.run_ok(*name.split(), "--help")
+                self.assert_golden("-".join(["help", *name.split()]) + ".txt", result.stdout)
                 self.assertEqual(result.stderr, "")
 
     def test_help_is_printed_once_by_all_ranks_together(self):

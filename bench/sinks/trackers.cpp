@@ -1,0 +1,18 @@
+#include "bench/sinks/trackers.hpp"
+
+#include <cmath>
+
+namespace lamina {
+
+std::vector<TrackedRow> tracked_rows(const std::vector<RunRows>& runs) {
+  std::vector<TrackedRow> rows;
+  for (const RunRows& run : runs) {
+    for (const Record& record : run.records) {
+      if (record.text("status") != "ok" || !std::isfinite(record.number("latency_us_p50"))) continue;
+      rows.push_back({(runs.size() > 1 ? run.name + "/" : "") + record.text("case"), &record});
+    }
+  }
+  return rows;
+}
+
+}  // namespace lamina
