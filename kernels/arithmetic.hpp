@@ -6,9 +6,9 @@
 namespace lamina {
 
 // Kinds of multiply-adds that machines have a rate each for, by what is multiplied: float32, bfloat16, int8,
-// and 4-bit codes by int8. Codes that are widened first count as what they are widened to.
-enum class Arithmetic { f32, bf16, int8, int4 };
+// 4-bit codes by int8, and e4m3 by e4m3. Codes that are widened first count as what they are widened to.
+enum class Arithmetic { f32, bf16, int8, int4, fp8 };
 inline constexpr std::array kArithmetics = {Arithmetic::f32, Arithmetic::bf16, Arithmetic::int8,
-                                            Arithmetic::int4};
+                                            Arithmetic::int4, Arithmetic::fp8};
 
 }  // namespace lamina
