@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <stdexcept>
 
 namespace lamina {
@@ -21,6 +22,10 @@ struct Entry {
   std::unique_ptr<PreparedCase> prepared;
   Record record;
   Series all, compute, communicate;
+  std::unique_ptr<Replay> replay;
+  std::vector<double> clocks_mhz;      // of the device, after each time it ran
+  std::vector<std::string> throttled;  // why it was slower at any of them
+  std::string failure;                 // of the device while it was timed
   bool open() const { return prepared != nullptr; }
 };
 
@@ -28,6 +33,7 @@ void fail(Entry& entry, const std::string& status, const std::string& reason) {
   entry.record.set("status", status);
   entry.record.set("reason", reason);
   entry.record.set("gflops_executed", nullptr);  // a row without a time has no rate
+  entry.replay.reset();
   entry.prepared.reset();
 }
 
@@ -44,6 +50,24 @@ void at(const std::string& place, const auto& body) {
 std::function<void()> step_of(const Entry& entry, Part part) {
   return [one = entry.prepared.get(), part, place = "timing " + entry.planned->spec->name] {
     at(place, [&] { one->step(part); });
+  };
+}
+
+// The device's own timing. What fails there is this rank's alone, and a device's cases have no other rank.
+std::function<double(int64_t)> replay_of(Entry& entry) {
+  return [&entry](int64_t iterations) {
+    try {
+      const double seconds = entry.replay->run(iterations);
+      const DeviceState state = entry.prepared->device_state();
+      if (state.clock_mhz > 0) entry.clocks_mhz.push_back(state.clock_mhz);
+      for (const std::string& reason : state.throttled)
+        if (std::find(entry.throttled.begin(), entry.throttled.end(), reason) == entry.throttled.end())
+          entry.throttled.push_back(reason);
+      return seconds;
+    } catch (const DeviceError& e) {
+      entry.failure = e.what();
+      return std::numeric_limits<double>::infinity();  // ends the series
+    }
   };
 }
 
@@ -74,9 +98,16 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
       fail(entry, "invalid",
            fmt::format("the kernel's result is wrong at {}: error {:.3g}, tolerance {:.3g}", check.where,
                        check.error, check.tolerance));
+    if (!entry.prepared) return;
+    auto captured = entry.prepared->capture();
+    entry.replay = std::move(captured.replay);
+    entry.all.steps = captured.steps;
   } catch (const NoKernelError& e) {
     fail(entry, "skipped", kRefused + std::string(e.what()));
   } catch (const AgreedError& e) {
+    fail(entry, "error", e.what());
+  } catch (const DeviceError& e) {
+    if (comm.size() > 1) throw;
     fail(entry, "error", e.what());
   }
 }
@@ -97,7 +128,7 @@ void set_times(Record& record, const Series& series) {
   }
   record.set("samples_us", us);
   record.set("samples", static_cast<int64_t>(us.size()));
-  record.set("iterations_per_sample", series.iterations_per_sample);
+  record.set("iterations_per_sample", series.steps_per_sample());
   record.set("stop_reason", series.stop_reason);
 }
 
@@ -107,6 +138,7 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
   const CaseSpec& spec = *entry.planned->spec;
   Record& record = entry.record;
   if (!entry.open()) return;
+  if (!entry.failure.empty()) return fail(entry, "error", entry.failure);
   if (entry.all.timed_out())
     return fail(entry, "timeout",
                 fmt::format("a step, or a sample of several short ones, took longer than "
@@ -125,6 +157,10 @@ void finish(Entry& entry, double dense_us, const std::string& dense_name, const 
     // The NaN of a part that timed out must stay one, a null: std::max returns its first argument then.
     record.set("comm_exposed_us_p50", std::max(us - compute_us, 0.0));
   }
+
+  if (!entry.clocks_mhz.empty()) record.set("device_clock_mhz", median(entry.clocks_mhz));
+  for (const std::string& reason : entry.throttled)
+    warnings.push_back("the GPU ran slower than it can: " + reason);
 
   record.set("tokens_per_s", static_cast<double>(spec.tokens) / us * 1e6);
   record.set("gflops", spec.dense_operations / us * 1e-3);
@@ -199,6 +235,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
     for (Entry& entry : entries) {
       if (!entry.open()) continue;
       entry.all.step = step_of(entry, Part::all);
+      if (entry.replay) entry.all.timed = replay_of(entry);
       entry.all.rule = rule;
       series.push_back(&entry.all);
       if (entry.prepared->collectives() == 0 || comm.size() == 1) continue;
@@ -208,7 +245,8 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       series.push_back(&entry.compute);
       series.push_back(&entry.communicate);
     }
-    Ceilings ceilings(comm, group.threads, context.machine.launch.cache_bytes, rule);
+    Ceilings ceilings(comm, group.threads, context.machine.launch.cache_bytes, rule,
+                      *find_device(group.cases.front().spec->identity.text("device")));
     for (Series* probe : ceilings.series()) series.push_back(probe);
     const auto total = static_cast<double>(series.size());
     sample(series, comm, context.seed, [&](int done) {

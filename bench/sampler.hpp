@@ -33,11 +33,16 @@ struct StopRule {
 // One thing to time: `step` is called on every rank.
 struct Series {
   std::function<void()> step;
+  // Where a device times its work itself, in place of step and the host's clock: runs so many iterations,
+  // each of `steps` steps, and returns their seconds.
+  std::function<double(int64_t iterations)> timed = {};
+  int64_t steps = 1;
   StopRule rule;
   // Filled by sample(), through add_block():
   std::vector<double> samples_us;     // each: slowest rank's time a step
   std::vector<double> block_medians;  // of kBlockSamples samples each
   int64_t iterations_per_sample = 1;
+  int64_t steps_per_sample() const { return iterations_per_sample * steps; }
   std::string stop_reason;  // "precision", "max_seconds", "timeout"
   bool timed_out() const { return stop_reason == "timeout"; }
   // A step's time: the median of block medians, of which interval() is the 95 % interval. One estimator for
