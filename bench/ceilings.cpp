@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/ops.hpp"
 
@@ -59,8 +60,13 @@ void Ceilings::measure_device(Device& device, const StopRule& rule) {
       for (int64_t step = 0; step < device_[i].steps; ++step) probes_[i].run(stream);
     }));
     device_[i].rule = rule;
+    // An error here ends the series as a timeout would; the cases' own rows say what happened.
     device_[i].timed = [replay = replays_.back().get()](int64_t iterations) {
-      return replay->run(iterations);
+      try {
+        return replay->run(iterations);
+      } catch (const DeviceError&) {
+        return std::numeric_limits<double>::infinity();
+      }
     };
   }
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 
 namespace lamina {
@@ -245,16 +246,24 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       series.push_back(&entry.compute);
       series.push_back(&entry.communicate);
     }
-    Ceilings ceilings(comm, group.threads, context.machine.launch.cache_bytes, rule,
-                      *find_device(group.cases.front().spec->identity.text("device")));
-    for (Series* probe : ceilings.series()) series.push_back(probe);
-    const auto total = static_cast<double>(series.size());
-    sample(series, comm, context.seed, [&](int done) {
-      context.progress("timing " + group.cases.front().spec->identity.text("layer"),
-                       static_cast<int>(static_cast<double>(entries.size()) * done / total));
-    });
-    result.ceilings = ceilings.values();
-    result.measured = true;
+    std::optional<Ceilings> ceilings;
+    try {
+      ceilings.emplace(comm, group.threads, context.machine.launch.cache_bytes, rule,
+                       *find_device(group.cases.front().spec->identity.text("device")));
+    } catch (const DeviceError& e) {  // of a GPU, whose cases have no other rank
+      for (Entry& entry : entries)
+        if (entry.open()) fail(entry, "error", std::string("measuring the device's limits: ") + e.what());
+    }
+    if (ceilings) {
+      for (Series* probe : ceilings->series()) series.push_back(probe);
+      const auto total = static_cast<double>(series.size());
+      sample(series, comm, context.seed, [&](int done) {
+        context.progress("timing " + group.cases.front().spec->identity.text("layer"),
+                         static_cast<int>(static_cast<double>(entries.size()) * done / total));
+      });
+      result.ceilings = ceilings->values();
+      result.measured = true;
+    }
   }
 
   double dense_us = 0;
