@@ -1,6 +1,7 @@
 // W8A8: activations to int8 by our kernel, cuBLASLt's product into int32, and our scaling of the sums. Exact
 // until the scales come in.
 #include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/cuda/cuda_layer.hpp"
 #include "kernels/cuda/error.hpp"

@@ -1,6 +1,7 @@
 #include "kernels/cuda/cuda_layer.hpp"
 
 #include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/cuda/error.hpp"
 

@@ -3,7 +3,6 @@
 
 #include <memory>
 
-#include "kernels/cuda/cuda_device.hpp"
 #include "kernels/registry.hpp"
 
 namespace lamina {

@@ -13,12 +13,12 @@ constexpr int kRedPad = 4;      // floats, against bank conflicts
 
 // By tiles of 8 tokens: warps that work on K side by side, chunks that each has on the way, and blocks of
 // threads that a multiprocessor holds. Few chunks are enough, and small blocks let the next kernel's begin
-// where this one's have ended. Sums of many tokens want more registers.
+// where this one's have ended. Sums of 64 tokens want the registers of two.
 template <int kTokenTiles>
 struct Block {
   static constexpr int kColWarps = 2;
-  static constexpr int kStages = kTokenTiles <= 2 ? 3 : 6;
-  static constexpr int kPerMultiprocessor = kTokenTiles <= 2 ? kMostBlocks : 1;
+  static constexpr int kStages = 3;
+  static constexpr int kPerMultiprocessor = kTokenTiles <= 4 ? kMostBlocks : 1;
   static constexpr int kWarps = kRowWarps * kColWarps;
 };
 

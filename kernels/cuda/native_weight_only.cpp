@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/cuda/cuda_layer.hpp"
 #include "kernels/cuda/decode.hpp"
