@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "kernels/cpu/ops.hpp"
 
@@ -13,6 +14,7 @@ namespace {
 constexpr int64_t kMessageElements =
     1 << 20;  // 4 MiB of float32: past every latency, within every buffer limit
 constexpr int64_t kComputeIterations = 20'000;
+constexpr int64_t kLaunches = 256;  // of an empty kernel, in one graph
 
 int64_t read_bytes(int64_t cache_bytes, int local_ranks) {
   return std::max<int64_t>(4 * cache_bytes / local_ranks, 64 << 20);
@@ -39,12 +41,69 @@ Arithmetic measured_as(Arithmetic kind) {
 
 }  // namespace
 
-Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule)
+Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device)
     : comm_(comm), threads_(threads) {
   StopRule short_rule = rule;
   short_rule.min_samples =
       std::min<int64_t>(rule.min_samples, int64_t{kBlockSamples} * kMinBlocksForInterval);
   short_rule.max_seconds = std::min(rule.max_seconds, 0.5);
+  probes_ = device.probes();
+  probes_.empty() ? measure_host(cache_bytes, short_rule) : measure_device(device, short_rule);
+}
+
+// Replays whatever their number of steps: short ones are captured many times.
+void Ceilings::measure_device(Device& device, const StopRule& rule) {
+  Stream stream = device.stream(threads_);
+  device_.resize(probes_.size());
+  for (size_t i = 0; i < probes_.size(); ++i) {
+    device_[i].steps = probes_[i].kind == DeviceProbe::Kind::launch ? kLaunches : 1;
+    replays_.push_back(device.capture(stream, [&] {
+      for (int64_t step = 0; step < device_[i].steps; ++step) probes_[i].run(stream);
+    }));
+    device_[i].rule = rule;
+    // An error here ends the series as a timeout would; the cases' own rows say what happened.
+    device_[i].timed = [replay = replays_.back().get()](int64_t iterations) {
+      try {
+        return replay->run(iterations);
+      } catch (const DeviceError&) {
+        return std::numeric_limits<double>::infinity();
+      }
+    };
+  }
+}
+
+CeilingValues Ceilings::device_values() const {
+  CeilingValues values;
+  values.threads = threads_;
+  values.device = "cuda";
+  for (size_t i = 0; i < probes_.size(); ++i) {
+    const DeviceProbe& probe = probes_[i];
+    const double reached = rate(probe.work, 1, device_[i]);
+    switch (probe.kind) {
+      case DeviceProbe::Kind::read:
+        values.read_gb_per_s[threads_] = reached;
+        break;
+      case DeviceProbe::Kind::copy:
+        values.copy_gb_per_s = reached;
+        break;
+      case DeviceProbe::Kind::launch:
+        values.launch_us = best_us(device_[i]);
+        break;
+      case DeviceProbe::Kind::compute:
+        values.gops[probe.arithmetic] = reached;
+        break;
+    }
+  }
+  const Series& read = device_.front();
+  if (!read.block_medians.empty())
+    values.drift =
+        (quantile(read.block_medians, 1.0) - quantile(read.block_medians, 0.0)) / median(read.block_medians);
+  return values;
+}
+
+void Ceilings::measure_host(int64_t cache_bytes, const StopRule& short_rule) {
+  Communicator& comm = comm_;
+  const int threads = threads_;
   data_ = Buffer(read_bytes(cache_bytes, comm.local_size()), threads);
   const int64_t count = data_.bytes() / static_cast<int64_t>(sizeof(float));
   float* data = data_.as<float>();
@@ -99,6 +158,8 @@ int64_t Ceilings::bytes(int64_t cache_bytes, int local_ranks) {
 
 std::vector<Series*> Ceilings::series() {
   std::vector<Series*> all;
+  for (Series& series : device_) all.push_back(&series);
+  if (!device_.empty()) return all;
   for (auto& [team, series] : read_) all.push_back(&series);
   for (auto& [kind, series] : compute_) all.push_back(&series);
   if (comm_.size() > 1) {
@@ -109,6 +170,7 @@ std::vector<Series*> Ceilings::series() {
 }
 
 CeilingValues Ceilings::values() const {
+  if (!device_.empty()) return device_values();
   CeilingValues values;
   values.ranks = comm_.size();
   values.threads = threads_;

@@ -20,6 +20,9 @@ struct CeilingValues {
   ByArithmetic gops;                    // 10⁹ operations a second; a multiply-add counts two
   double all_reduce_latency_us = 0;     // of 8 bytes; 0 on one rank
   double all_reduce_gb_per_s = 0;       // payload bytes over time, of a large message; 0 on one rank
+  double copy_gb_per_s = 0;             // of a device: read and written bytes together; 0 on the CPU
+  double launch_us = 0;                 // of a device: an empty kernel after another; 0 on the CPU
+  std::string device = "cpu";
   double drift = 0;  // spread of the fp32 rate's blocks over their median: the machine's steadiness
 };
 
@@ -36,14 +39,18 @@ Limit limit_of(const CeilingValues& ceilings, double bytes, const ByArithmetic& 
 class Ceilings {
  public:
   // `cache_bytes`: a node's last-level caches together; the read buffer is four times that over the node's
-  // ranks.
-  Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule);
+  // ranks. A device with probes of its own is measured by those alone.
+  Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device);
   // What a rank of them takes: the read buffer and a message.
   static int64_t bytes(int64_t cache_bytes, int local_ranks);
   std::vector<Series*> series();
   CeilingValues values() const;
 
  private:
+  void measure_host(int64_t cache_bytes, const StopRule& rule);
+  void measure_device(Device& device, const StopRule& rule);
+  CeilingValues device_values() const;
+
   Communicator& comm_;
   int threads_;
   Buffer data_;
@@ -51,6 +58,9 @@ class Ceilings {
   std::map<int, Series> read_;
   std::map<Arithmetic, Series> compute_;  // one of those that one loop multiplies
   Series latency_, bandwidth_;
+  std::vector<DeviceProbe> probes_;  // of a device, their replays and series
+  std::vector<std::unique_ptr<Replay>> replays_;
+  std::vector<Series> device_;
   volatile double sink_ = 0;
 };
 

@@ -153,7 +153,8 @@ std::string environment_text(const Config& config, const Machine& machine, const
   for (const CeilingValues& values : ceilings) {
     Json read = Json::object();
     for (const auto& [threads, rate] : values.read_gb_per_s) read[std::to_string(threads)] = rate;
-    limits.push_back({{"ranks", values.ranks},
+    limits.push_back({{"device", values.device},
+                      {"ranks", values.ranks},
                       {"threads", values.threads},
                       {"read_gb_per_s_by_threads", read},
                       {"fp32_gflops", values.gops[Arithmetic::f32]},
@@ -161,6 +162,9 @@ std::string environment_text(const Config& config, const Machine& machine, const
                       {"int8_gops", values.gops[Arithmetic::int8]},
                       {"int4_gops", values.gops[Arithmetic::int4]},
                       {"int8_24_gops", values.gops[Arithmetic::int8_24]},
+                      {"fp8_gflops", values.gops[Arithmetic::fp8]},
+                      {"copy_gb_per_s", values.copy_gb_per_s},
+                      {"launch_us", values.launch_us},
                       {"all_reduce_latency_us", values.all_reduce_latency_us},
                       {"all_reduce_gb_per_s", values.all_reduce_gb_per_s},
                       {"fp32_drift", values.drift}});

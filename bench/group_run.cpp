@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 
@@ -22,6 +23,10 @@ struct Entry {
   std::unique_ptr<PreparedCase> prepared;
   Record record;
   Series all, compute, communicate;
+  std::unique_ptr<Replay> replay;
+  std::vector<double> clocks_mhz;      // of the device, after each time it ran
+  std::vector<std::string> throttled;  // why it was slower at any of them
+  std::string failure;                 // of the device while it was timed
   bool open() const { return prepared != nullptr; }
 };
 
@@ -29,6 +34,7 @@ void fail(Entry& entry, const std::string& status, const std::string& reason) {
   entry.record.set("status", status);
   entry.record.set("reason", reason);
   if (entry.planned->spec->forward) entry.record.set("gflops_executed", nullptr);  // without a time, no rate
+  entry.replay.reset();
   entry.prepared.reset();
 }
 
@@ -45,6 +51,24 @@ void at(const std::string& place, const auto& body) {
 std::function<void()> step_of(const Entry& entry, Part part) {
   return [one = entry.prepared.get(), part, place = "timing " + entry.planned->spec->name] {
     at(place, [&] { one->step(part); });
+  };
+}
+
+// The device's own timing. What fails there is this rank's alone, and a device's cases have no other rank.
+std::function<double(int64_t)> replay_of(Entry& entry) {
+  return [&entry](int64_t iterations) {
+    try {
+      const double seconds = entry.replay->run(iterations);
+      const DeviceState state = entry.prepared->device_state();
+      if (state.clock_mhz > 0) entry.clocks_mhz.push_back(state.clock_mhz);
+      for (const std::string& reason : state.throttled)
+        if (std::find(entry.throttled.begin(), entry.throttled.end(), reason) == entry.throttled.end())
+          entry.throttled.push_back(reason);
+      return seconds;
+    } catch (const DeviceError& e) {
+      entry.failure = e.what();
+      return std::numeric_limits<double>::infinity();  // ends the series
+    }
   };
 }
 
@@ -73,10 +97,16 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
       entry.record.set("quality_cosine", quality->cosine);
       entry.record.set("quality_max_abs", quality->max_abs);
     }
-    if (!check.passed) fail(entry, "invalid", entry.prepared->failure(check));
+    if (!check.passed) return fail(entry, "invalid", entry.prepared->failure(check));
+    auto captured = entry.prepared->capture();
+    entry.replay = std::move(captured.replay);
+    entry.all.steps = captured.steps;
   } catch (const NoKernelError& e) {
     fail(entry, "skipped", kRefused + std::string(e.what()));
   } catch (const AgreedError& e) {
+    fail(entry, "error", e.what());
+  } catch (const DeviceError& e) {
+    if (comm.size() > 1) throw;
     fail(entry, "error", e.what());
   }
 }
@@ -97,7 +127,7 @@ void set_times(Record& record, const Series& series) {
   }
   record.set("samples_us", us);
   record.set("samples", static_cast<int64_t>(us.size()));
-  record.set("iterations_per_sample", series.iterations_per_sample);
+  record.set("iterations_per_sample", series.steps_per_sample());
   record.set("stop_reason", series.stop_reason);
 }
 
@@ -134,6 +164,10 @@ void finish_forward(Entry& entry, const Baseline& dense, const CeilingValues& ce
     record.set("comm_exposed_us_p50", std::max(us - compute_us, 0.0));
   }
 
+  if (!entry.clocks_mhz.empty()) record.set("device_clock_mhz", median(entry.clocks_mhz));
+  for (const std::string& reason : entry.throttled)
+    warnings.push_back("the GPU ran slower than it can: " + reason);
+
   record.set("tokens_per_s", static_cast<double>(spec.tokens) / us * 1e6);
   record.set("gflops", spec.dense_operations / us * 1e-3);
   record.set("gflops_executed", record.number("gflops_executed") / us * 1e-3);
@@ -169,6 +203,7 @@ void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, 
   const CaseSpec& spec = *entry.planned->spec;
   Record& record = entry.record;
   if (!entry.open()) return;
+  if (!entry.failure.empty()) return fail(entry, "error", entry.failure);
   if (entry.all.timed_out())
     return fail(entry, "timeout",
                 fmt::format("a step, or a sample of several short ones, took longer than "
@@ -232,6 +267,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       if (!entry.open()) continue;
       entry.all.step = step_of(entry, Part::all);
       entry.all.name = entry.compute.name = entry.communicate.name = entry.planned->spec->name;
+      if (entry.replay) entry.all.timed = replay_of(entry);
       entry.all.rule = rule;
       series.push_back(&entry.all);
       if (entry.prepared->collectives() == 0 || comm.size() == 1) continue;
@@ -243,12 +279,20 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
     }
     std::optional<Ceilings> ceilings;
     if (group.cases.front().spec->forward) {
-      ceilings.emplace(comm, group.threads, context.machine.launch.cache_bytes, rule);
+      try {
+        ceilings.emplace(comm, group.threads, context.machine.launch.cache_bytes, rule,
+                         *find_device(group.cases.front().spec->identity.text("device")));
+      } catch (const DeviceError& e) {  // of a GPU, whose cases have no other rank
+        for (Entry& entry : entries)
+          if (entry.open()) fail(entry, "error", std::string("measuring the device's limits: ") + e.what());
+        series.clear();
+      }
+    }
+    if (ceilings)
       for (Series* probe : ceilings->series()) {
         probe->name = "the machine's limits";
         series.push_back(probe);
       }
-    }
     const auto total = static_cast<double>(series.size());
     sample(series, comm, context.seed, [&](int done, const std::string& name) {
       context.progress("timing " + name,

@@ -69,6 +69,7 @@ std::shared_ptr<CaseSpec> dense_twin(const Candidate& candidate, const std::stri
     if (entry.key != "scheme" && entry.key != "kernel") params.set(entry.key, entry.value, entry.pointer);
   auto scheme = std::make_shared<Params>(candidate.params->pointer() + "/scheme", &ignored);
   scheme->set("type", std::string("dense"));
+  if (candidate.spec->identity.text("device") == "cuda") scheme->set("dtype", std::string("bf16"));
   params.set("scheme", scheme);
   params.set("kernel", kernel);
   params.mark_read("workload");
@@ -81,7 +82,8 @@ std::shared_ptr<CaseSpec> dense_twin(const Candidate& candidate, const std::stri
 
 // Kernels that dense weights can be timed with on this device, the preferred one ("auto") first.
 std::vector<std::string> dense_kernels(const Registry& registry, const std::string& device) {
-  const Leaf dense;
+  Leaf dense;
+  if (device == "cuda") dense.bits = 16;
   std::vector<std::string> names;
   for (const Kernel* kernel : registry.kernels(device))
     if (kernel->preference > 0 && kernel->absent.empty() && kernel->refuses(dense).empty())

@@ -53,6 +53,8 @@ const std::vector<RecordKey>& record_keys() {
       {"samples_us", Unit::microseconds, "every sample, in the order taken", "", true},
       {"samples", Unit::count, "number of samples"},
       {"iterations_per_sample", Unit::count, "steps in a sample; samples are per step"},
+      {"device_clock_mhz", Unit::count,
+       "a GPU's clock: median of readings right after it was timed; null on the CPU", forwards},
       {"stop_reason", Unit::text, "why measuring stopped: precision or max_seconds"},
       {"compute_us_p50", Unit::microseconds, "median of the step without its collectives", forwards},
       {"comm_us_p50", Unit::microseconds, "median of its collectives alone", forwards},

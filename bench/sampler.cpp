@@ -17,6 +17,7 @@ double now_s() {
 // One sample on this rank: seconds for `iterations` steps after a common start.
 double time_sample(const Series& series, Communicator& comm, int64_t iterations) {
   comm.start_together();
+  if (series.timed) return series.timed(iterations);
   const double start = now_s();
   for (int64_t i = 0; i < iterations; ++i) series.step();
   return now_s() - start;
@@ -88,7 +89,7 @@ void Series::add_block(const std::vector<double>& seconds) {
   std::vector<double> us;
   for (const double value : seconds) {
     timed_s_ += value;
-    us.push_back(value * 1e6 / static_cast<double>(iterations_per_sample));
+    us.push_back(value * 1e6 / static_cast<double>(steps_per_sample()));
   }
   samples_us.insert(samples_us.end(), us.begin(), us.end());
   block_medians.push_back(median(std::move(us)));

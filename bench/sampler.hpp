@@ -37,6 +37,10 @@ struct StopRule {
 // One thing to time: `step` is called on every rank.
 struct Series {
   std::function<void()> step;
+  // Where a device times its work itself, in place of step and the host's clock: runs so many iterations,
+  // each of `steps` steps, and returns their seconds.
+  std::function<double(int64_t iterations)> timed = {};
+  int64_t steps = 1;
   StopRule rule;
   std::string name;  // for progress
   // Filled by sample(), through add_block() or add_long():
@@ -44,7 +48,8 @@ struct Series {
   std::vector<double>
       block_medians;  // of kBlockSamples samples each; of a long step's samples one, of them all
   int64_t iterations_per_sample = 1;
-  bool long_step = false;   // timed a few times only, the first of them included
+  bool long_step = false;  // timed a few times only, the first of them included
+  int64_t steps_per_sample() const { return iterations_per_sample * steps; }
   std::string stop_reason;  // "precision", "max_seconds", "timeout"
   bool timed_out() const { return stop_reason == "timeout"; }
   // A step's time: the median of block medians, of which interval() is the 95 % interval. One estimator for

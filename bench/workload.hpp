@@ -35,6 +35,15 @@ class PreparedCase {
   virtual ~PreparedCase() = default;
   // The timed region; `cold` cases move on to the next copy of their weights with every call.
   virtual void step(Part part) = 0;
+  // On a device that times its own work: this many steps, captured. Called after check(). No replay: the
+  // host's clock times step().
+  struct Captured {
+    std::unique_ptr<Replay> replay;
+    int64_t steps = 1;
+  };
+  virtual Captured capture() { return {}; }
+  // The device's clock and what slows it, at this moment.
+  virtual DeviceState device_state() { return {}; }
   virtual CheckResult check() = 0;
   // Why a case that failed its check is invalid.
   virtual std::string failure(const CheckResult& check) const = 0;

@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <stdexcept>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
+#include "kernels/compress/float8.hpp"
 #include "kernels/reference.hpp"
 
 namespace lamina {
@@ -116,6 +118,7 @@ Matrix<double> activations(const Matrix<float>& x, const Leaf& truth, const std:
 
 ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, const Probe& probe) {
   const Leaf& truth = *stage.truth;
+  const bool rounds = stage.kernel->input == InputType::bf16;
   const int64_t k = truth.cols;
   std::vector<int64_t> cuts = {0, k};
   if (stage.cut.reduce) {
@@ -130,8 +133,10 @@ ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, con
   for (int64_t begin = 0; begin < tokens; begin += kTokenChunk) {
     Matrix<float> chunk(std::min(kTokenChunk, tokens - begin), k);
     // What an earlier stage got wrong has already failed it; here it must not become undefined behaviour.
-    std::transform(x + begin * k, x + (begin + chunk.rows) * k, chunk.data.begin(),
-                   [](float value) { return std::isfinite(value) ? value : 0.0f; });
+    std::transform(x + begin * k, x + (begin + chunk.rows) * k, chunk.data.begin(), [&](float value) {
+      if (!std::isfinite(value)) return 0.0f;
+      return rounds ? bf16_activation(value) : value;
+    });
     const Matrix<double> seen = activations(chunk, truth, cuts);
     for (int64_t i = 0; i < chunk.rows; ++i) {
       const double* row = seen.row(i);
@@ -235,8 +240,10 @@ void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& 
       // Of a combination the sizes are the kernel's own: what is far off widens its tolerance by little. The
       // smallest normal float32 on top: what underflows is not wrong.
       element.tolerance =
-          check_tolerance(single ? expected.y(row, feature) : sizes[static_cast<size_t>(i)],
-                          expected.magnitudes(row, feature), expected.squares(row, feature), expected.cols) +
+          stage.kernel->rounding *
+              check_tolerance(single ? expected.y(row, feature) : sizes[static_cast<size_t>(i)],
+                              expected.magnitudes(row, feature), expected.squares(row, feature),
+                              expected.cols) +
           std::numeric_limits<float>::min();
       element.passed = element.error <= element.tolerance;
       if (!worst.where.empty() && element.error / element.tolerance <= worst.error / worst.tolerance)
@@ -284,29 +291,42 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
   const Range cols = layer.local_cols();
   std::vector<Stage>& stages = layer.mutable_stages();
   const Probe probe = make_probe(tokens, seed);
-  std::vector<float> local_x, guarded_y;
+  Device& device = layer.device();
+  const int64_t y_count = tokens * layer.local_out();
+  std::vector<float> guarded_y(static_cast<size_t>(y_count + 2 * kGuard));
+  Buffer x_in, y_out;  // the device's
   together(comm, [&] {
     if (tokens < 1 || x.cols != stages.front().truth->cols) {
       throw std::invalid_argument(fmt::format("check: expected tokens of {} features, found {} tokens of {}",
                                               stages.front().truth->cols, tokens, x.cols));
     }
+    std::vector<float> local_x;
     for (int64_t t = 0; t < tokens; ++t)
       local_x.insert(local_x.end(), x.row(t) + cols.begin, x.row(t) + cols.end);
-    guarded_y.resize(static_cast<size_t>(tokens * layer.local_out() + 2 * kGuard));
+    x_in = place_activations(device, local_x.data(), tokens * cols.size(), layer.input_type());
+    y_out = device.allocate((y_count + 2 * kGuard) * 4);
   });
-  float* y = guarded_y.data() + kGuard;
-  const int64_t y_count = tokens * layer.local_out();
+  float* const y = guarded_y.data() + kGuard;
 
   CheckResult own;
   std::vector<Expectation> known(stages.size());
   for (int copy = 0; copy < layer.copies(); ++copy) {
-    std::fill(guarded_y.begin(), guarded_y.end(), kGuardValue);
-    std::fill_n(y, y_count, std::numeric_limits<float>::quiet_NaN());
-    for (Stage& stage : stages) {
-      std::fill_n(stage.output.as<float>(), stage.output.bytes() / static_cast<int64_t>(sizeof(float)),
-                  std::numeric_limits<float>::quiet_NaN());
-    }
-    layer.forward(copy, local_x.data(), y, tokens, stream);
+    const auto poison = std::bit_cast<uint32_t>(std::numeric_limits<float>::quiet_NaN());
+    std::vector<std::vector<float>> outputs;  // of all stages but the last
+    together(comm, [&] {
+      device.fill(y_out.data(), std::bit_cast<uint32_t>(kGuardValue), y_out.bytes());
+      device.fill(y_out.as<float>() + kGuard, poison, 4 * y_count);
+      for (Stage& stage : stages) device.fill(stage.output.data(), poison, stage.output.bytes());
+    });
+    layer.forward(copy, x_in.as<float>(), y_out.as<float>() + kGuard, tokens, stream);
+    together(comm, [&] {
+      device.synchronize();
+      device.download(guarded_y.data(), y_out.data(), y_out.bytes());
+      for (const Stage& stage : stages) {
+        auto& output = outputs.emplace_back(static_cast<size_t>(stage.output.bytes() / 4));
+        device.download(output.data(), stage.output.data(), stage.output.bytes());
+      }
+    });
 
     for (size_t s = 0; s < stages.size(); ++s) {
       const Stage& stage = stages[s];
@@ -314,8 +334,7 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
       if (s > 0 || copy == 0) {
         ProductInput input;
         together(comm, [&] {
-          input =
-              probe_input(s == 0 ? x.data.data() : stages[s - 1].output.as<float>(), tokens, stage, probe);
+          input = probe_input(s == 0 ? x.data.data() : outputs[s - 1].data(), tokens, stage, probe);
         });
         std::vector<ProductInput> inputs = distinct_inputs(input, s == 0, comm, expectation.of_rank);
         // Copies of one layer give the same numbers, so the product is seldom computed again.
@@ -327,7 +346,7 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
           }
         }
       }
-      const float* out = s + 1 == stages.size() ? y : stage.output.as<float>();
+      const float* out = s + 1 == stages.size() ? y : outputs[s].data();
       compare(stage, out, tokens, probe,
               expectation.products[expectation.of_rank[static_cast<size_t>(comm.rank())]], comm.rank(),
               fmt::format("copy {}, rank {}, stage {}", copy, comm.rank(), s), own);

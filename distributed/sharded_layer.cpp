@@ -153,6 +153,8 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
       throw std::invalid_argument(fmt::format("expected at least 1 token and thread, found {} and {}",
                                               options.max_tokens, options.threads));
     }
+    device_ = find_device(options.device);
+    if (device_ == nullptr) throw DeviceError(options.device + ": not available; `lamina list` says why");
     const bool chain = weights.canonical.is_chain();
     if (chain) {
       // V's outputs are the rank: whole on every rank, so that U can be cut by rows, or summed over the cuts
@@ -190,7 +192,8 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     for (Stage& stage : stages_) {
       const int64_t count = options.max_tokens * stage.local_out;
       const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
-      if (&stage != &stages_.back()) stage.output = Buffer(bytes, options.threads);
+      if (&stage != &stages_.back())
+        stage.output = options.device == "cpu" ? Buffer(bytes, options.threads) : device_->allocate(bytes);
       if (!stage.cut.reduce || ranks == 1) continue;
       stage.payload = Buffer(bytes, options.threads);
       // Varied numbers of an activation's size: zeros or infinities may travel or add up at another speed.

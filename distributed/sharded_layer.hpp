@@ -48,7 +48,7 @@ struct Stage {
   Leaf part;  // what they are packed from, until all are
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
-  Buffer output;   // [max_tokens × local_out] float32; unused in the last stage, which writes y
+  Buffer output;  // [max_tokens × local_out] float32, the device's; unused in the last stage, which writes y
   Buffer payload;  // as large, where the stage reduces: what Part::communicate sums, the same at every call
 };
 
@@ -75,9 +75,12 @@ class ShardedLayer {
   // the first call does anything.
   void replicate(int copies);
 
-  // x: [tokens × local_in()] float32, y: [tokens × local_out()]. In a row shard y is whole on every rank.
+  // x: [tokens × local_in()] of input_type(), y: [tokens × local_out()], in the device's memory. In a row
+  // shard y is whole on every rank.
   void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
 
+  Device& device() const { return *device_; }
+  InputType input_type() const { return stages_.front().kernel->input; }
   int copies() const;
   int64_t local_in() const;
   int64_t local_out() const;
@@ -99,6 +102,7 @@ class ShardedLayer {
   std::vector<Stage> stages_;
   Communicator& comm_;
   LayerOptions options_;
+  Device* device_ = nullptr;
   int copies_ = 1;
   bool replicated_ = false;
 };

@@ -6,6 +6,8 @@
 #include <new>
 #include <utility>
 
+#include "kernels/device.hpp"
+
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -31,6 +33,7 @@ Buffer Buffer::untouched(int64_t bytes) {
       std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded)));
   if (buffer.data_ == nullptr) throw std::bad_alloc();
   buffer.bytes_ = bytes;
+  buffer.release_ = std::free;
 #ifdef __linux__
   if (alignment == kHugePage) madvise(buffer.data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
 #endif
@@ -50,25 +53,35 @@ Buffer::Buffer(int64_t bytes, int threads) : Buffer(untouched(bytes)) {
   }
 }
 
+Buffer::Buffer(void* data, int64_t bytes, void (*release)(void*))
+    : data_(static_cast<std::byte*>(data)), bytes_(bytes), release_(release) {}
+
 Buffer::Buffer(Buffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+    : data_(std::exchange(other.data_, nullptr)),
+      bytes_(std::exchange(other.bytes_, 0)),
+      release_(other.release_) {}
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   if (this != &other) {
-    std::free(data_);
+    if (data_ != nullptr) release_(data_);
     data_ = std::exchange(other.data_, nullptr);
     bytes_ = std::exchange(other.bytes_, 0);
+    release_ = other.release_;
   }
   return *this;
 }
 
 Buffer::~Buffer() {
-  std::free(data_);
+  if (data_ != nullptr) release_(data_);
+}
+
+std::shared_ptr<Buffer>& Workspace::next() {
+  if (next_ == buffers_.size()) buffers_.emplace_back();
+  return buffers_[next_++];
 }
 
 std::shared_ptr<Buffer> Workspace::take(int64_t bytes, int threads) {
-  if (next_ == buffers_.size()) buffers_.emplace_back();
-  std::shared_ptr<Buffer>& slot = buffers_[next_++];
+  std::shared_ptr<Buffer>& slot = next();
   if (!slot || slot->bytes() != bytes) slot = std::make_shared<Buffer>(bytes, threads);
   return slot;
 }
@@ -77,6 +90,12 @@ int64_t Workspace::bytes() const {
   int64_t bytes = 0;
   for (const auto& buffer : buffers_) bytes += buffer->bytes();
   return bytes;
+}
+
+std::shared_ptr<Buffer> Workspace::take(int64_t bytes, Device& device) {
+  std::shared_ptr<Buffer>& slot = next();
+  if (!slot || slot->bytes() != bytes) slot = std::make_shared<Buffer>(device.allocate(bytes));
+  return slot;
 }
 
 }  // namespace lamina

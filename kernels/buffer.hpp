@@ -1,4 +1,5 @@
-// Move-only memory, aligned to 64 bytes and touched first by the threads that will read it.
+// Move-only memory. The host's is aligned to 64 bytes and touched first by the threads that will read it; a
+// device's comes from Device::allocate.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +17,8 @@ class Buffer {
   explicit Buffer(int64_t bytes, int threads = 1);
   // Neither filled nor touched: its pages go to the threads that first write to them, which must write all.
   static Buffer untouched(int64_t bytes);
+  // Owns `bytes` at `data`, which `release` gives back (and must not throw).
+  Buffer(void* data, int64_t bytes, void (*release)(void*));
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -35,7 +38,10 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
+  void (*release_)(void*) = nullptr;
 };
+
+class Device;
 
 // Scratch for layers of one kind that run one after the other, such as the copies of one: they share it, so
 // that it stays in the caches while weights come from memory.
@@ -45,9 +51,12 @@ class Workspace {
   void rewind() { next_ = 0; }
   // The same buffer for every layer's nth call, as long as it asks for as much.
   std::shared_ptr<Buffer> take(int64_t bytes, int threads);
+  // The same in a device's memory; never on the way with the host's.
+  std::shared_ptr<Buffer> take(int64_t bytes, Device& device);
   int64_t bytes() const;  // of all of them
 
  private:
+  std::shared_ptr<Buffer>& next();
   std::vector<std::shared_ptr<Buffer>> buffers_;
   size_t next_ = 0;
 };

@@ -46,10 +46,20 @@ struct Cost {
   }
 };
 
-// Y[M×N] = X[M×K]·W[N×K]ᵀ, row-major, contiguous float32 on the CPU.
+// What a kernel reads activations as. On the CPU float32. On a GPU most take bfloat16, as the layer before
+// would hand them over: rounded by the bf16 rule (activations.hpp) outside the timed region, before any rule
+// of the leaf's own.
+enum class InputType { f32, bf16 };
+inline int64_t bytes_of(InputType type) {
+  return type == InputType::bf16 ? 2 : 4;
+}
+
+// Y[M×N] = X[M×K]·W[N×K]ᵀ, row-major and contiguous, in the memory of the layer's device. Y is float32: the
+// check holds it to sums in float32, and what a wider y costs a GPU at few tokens is nothing.
 class Layer {
  public:
   virtual ~Layer() = default;
+  // x points to numbers of the kernel's InputType, whatever its own type says.
   // No allocation, no I/O. `tokens` is at most the max_tokens the layer was made with. Overwrites all of y; y
   // never aliases x. Writes no byte outside y.
   virtual void forward(const float* x, float* y, int64_t tokens, Stream& stream) = 0;
@@ -65,5 +75,8 @@ class Layer {
   // As packed, all metadata (scales, masks, indices) included.
   virtual int64_t weight_bytes() const = 0;
 };
+
+// Host numbers in the device's memory as a kernel's input. Throws DeviceError, std::bad_alloc.
+Buffer place_activations(Device& device, const float* x, int64_t count, InputType type);
 
 }  // namespace lamina

@@ -33,6 +33,8 @@ void register_kernels(Registry& registry) {
   registry.add(libxsmm_kernel());
   registry.add(reference_kernel());
 
+  register_cuda_kernels(registry);
+
   registry.add(cpu_device_info());
   registry.add(cuda_device_info());
 }

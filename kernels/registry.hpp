@@ -22,10 +22,14 @@ struct LayerOptions {
 
 // One implementation of leaves on one device.
 struct Kernel {
-  std::string name;    // "native", "openblas", "reference", …
-  std::string device;  // "cpu", "cuda"
-  std::string help;    // what it computes and how, one line
-  std::string isa;     // instruction set in use, for the record
+  std::string name;                  // "native", "openblas", "reference", …
+  std::string device;                // "cpu", "cuda"
+  std::string help;                  // what it computes and how, one line
+  std::string isa;                   // instruction set in use, for the record
+  InputType input = InputType::f32;  // what its layers' forward() reads x as
+  // How coarsely its sums are rounded, in units of float32's 2⁻²³: the check's tolerance grows with it. Above
+  // 1 only where a library's units cut off what float32 additions would round, along all of K.
+  double rounding = 1;
   // `auto` takes the highest preference among those that take the leaf.
   int preference = 0;
   // Why this kernel cannot be had here and the package that brings it; empty when it can.

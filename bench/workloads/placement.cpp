@@ -142,6 +142,8 @@ LayerRef read_layer_ref(const Params& params, const std::string& label, const Mo
 
 int64_t cold_bytes(const Placement& placement, const LaunchInfo& launch) {
   if (placement.cache != "cold") return 0;
+  const Device* device = find_device(placement.device);
+  if (device != nullptr && device->cache_bytes() > 0) return 3 * device->cache_bytes();
   return 4 * launch.cache_bytes / std::min(placement.ranks, launch.local_ranks);
 }
 
@@ -169,7 +171,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.ranks = placement.ranks;
   spec.threads = placement.threads;
   spec.tokens = spec.max_tokens = tokens;
-  spec.dense = scheme.name() == "dense-f32";
+  // What compression competes with: on a GPU nobody runs float32.
+  const bool on_gpu = placement.device == "cuda";
+  spec.dense = scheme.name() == (on_gpu ? "dense-bf16" : "dense-f32");
   spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}/{}", parts.workload, parts.what, tokens,
                           scheme.name(), placement.device, placement.kernel, parts.shard, placement.ranks,
                           placement.threads, placement.cache);
@@ -228,7 +232,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     // The float32 factors are kept for schemes that share them.
     spec.canonical_bytes += 4 * (slab(n * rank) + rank * k);
     // Inputs and outputs once more, gathered ones, and a few tokens of both in float64.
-    check += 4 * held * 3 * (k + n) + 8 * 9 * 4 * (k + n);
+    check += 4 * held * 4 * (k + n) + 8 * 9 * 4 * (k + n);
     spec.passing_bytes =
         std::max(spec.passing_bytes, parts.schemes[i]->estimated_compress_bytes(shape, ranks));
     const FactorRequest request = parts.schemes[i]->factor_request();
@@ -246,7 +250,21 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.passing_bytes =
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
-  spec.own_bytes += copies * packed + spec.token_bytes * tokens;
+  if (on_gpu) {
+    if (placement.ranks > 1 || parts.workload != "layer")
+      spec.skip_reason = "cuda: one layer on one rank; take \"workload\": \"layer\" and \"shard\": \"none\"";
+    // Beside the packed copies: canonical weights while they are packed, activations, outputs and sums.
+    const int64_t needed = copies * packed + part + (16 * parts.in_features + 12 * parts.out_features) * held;
+    const Device* device = find_device("cuda");
+    const int64_t free = device != nullptr ? device->free_bytes() : needed;
+    if (needed > free)
+      spec.skip_reason =
+          fmt::format("cuda: needs about {:.1f} GiB of device memory, {:.1f} GiB are free",
+                      static_cast<double>(needed) / (1 << 30), static_cast<double>(free) / (1 << 30));
+    spec.token_bytes = 0;
+  } else {
+    spec.own_bytes += copies * packed + spec.token_bytes * tokens;
+  }
   spec.estimated_step_s = std::max(static_cast<double>(packed) / kNominalBandwidth,
                                    2 * macs * static_cast<double>(tokens) / kNominalFlops);
   spec.estimated_compress_s = compress;

@@ -10,4 +10,10 @@ DeviceInfo cuda_device_info() {
   return info;
 }
 
+Device* cuda_device() {
+  return nullptr;
+}
+
+void register_cuda_kernels(Registry&) {}
+
 }  // namespace lamina

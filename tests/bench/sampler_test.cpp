@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <thread>
 
@@ -187,6 +188,22 @@ TEST(Sample, TimesEachSeriesAndKeepsItsSamples) {
   // Several short steps make one sample that the clock can time.
   EXPECT_GT(fast.iterations_per_sample, 1);
   EXPECT_EQ(slow.iterations_per_sample, 1);
+}
+
+// By its own clock, of iterations that hold several steps.
+TEST(Sample, TakesADevicesTimes) {
+  auto comm = make_self_communicator();
+  Series series, failing;
+  series.timed = [](int64_t iterations) { return 1e-3 * static_cast<double>(iterations); };
+  series.steps = 4;
+  failing.timed = [](int64_t) { return std::numeric_limits<double>::infinity(); };
+  for (Series* one : {&series, &failing}) one->rule = {0.05, 30, 0.2, 10};
+  std::vector<Series*> all = {&series, &failing};
+  sample(all, *comm, 1, [](int) {});
+  EXPECT_EQ(series.stop_reason, "precision");
+  EXPECT_DOUBLE_EQ(series.p50_us(), 250);
+  EXPECT_EQ(series.steps_per_sample(), 4 * series.iterations_per_sample);
+  EXPECT_TRUE(failing.timed_out());
 }
 
 TEST(Sample, ManyShortStepsShareASample) {

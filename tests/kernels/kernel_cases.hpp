@@ -118,6 +118,8 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, any},
       {"fp8", "fp8", {}, any},
       {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
+      // On the CPU the reference alone takes it.
+      {"int8_a32", "int8", {{"activations", std::string("f32")}}, any, kMaxTokens, false},
       // More columns than a block of many tokens has.
       {"int8_blocks", "int8", {}, {{9, 4611}}},
       {"int4_blocks_a8", "int4", {{"group", int64_t{32}}, {"activations", int8}}, {{9, 4640}}},

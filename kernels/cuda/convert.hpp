@@ -1,0 +1,28 @@
+// Kernels that change what numbers are stored as. Each puts one launch on the stream; check_launch() follows.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace lamina {
+
+// to[i] = bfloat16 of from[i] by the activation rule (activations.hpp).
+void round_bf16(const float* from, int64_t count, void* to, cudaStream_t stream);
+
+// The upper halves of float32 that are bfloat16 already, or int8 codes: [rows × cols] into [rows × stride],
+// zeros beyond cols.
+void narrow_bf16(const float* from, int64_t rows, int64_t cols, int64_t stride, void* to,
+                 cudaStream_t stream);
+void pad_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, int64_t element_bytes, void* to,
+              cudaStream_t stream);
+
+// The int8 activation rule on bfloat16 x [tokens × cols]: codes [tokens × stride], zeros beyond cols, and a
+// scale a token.
+void quantize_int8(const void* x, int64_t tokens, int64_t cols, int64_t stride, int8_t* codes, float* scales,
+                   cudaStream_t stream);
+// y[t][i] = sums[t][i] · scales[i] · token_scales[t]; sums [tokens × stride].
+void scale_int32(const int32_t* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
+                 const float* token_scales, float* y, cudaStream_t stream);
+
+}  // namespace lamina

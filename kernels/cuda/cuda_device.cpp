@@ -1,0 +1,222 @@
+#include "kernels/cuda/cuda_device.hpp"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/cuda/error.hpp"
+#include "kernels/cuda/nvml.hpp"
+#include "kernels/cuda/probes.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr double kGiB = 1 << 30;
+constexpr int kOldestCapability = 80;
+
+const char* remedy(cudaError_t status) {
+  switch (status) {
+    case cudaErrorMemoryAllocation:
+      return "; use fewer or smaller layers, fewer tokens, or a GPU with more memory";
+    case cudaErrorNoKernelImageForDevice:
+      return "; build for this GPU: -DCMAKE_CUDA_ARCHITECTURES=native";
+    case cudaErrorInsufficientDriver:
+      return "; its driver is older than this program's CUDA version: bring a newer one";
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorECCUncorrectable:
+      return "; the GPU's context is lost and all that follows fails: run again with --resume";
+    default:
+      return "";
+  }
+}
+
+// Empty when this device can be used.
+std::string device_problem(int index, cudaDeviceProp* properties) {
+  const cudaError_t status = cudaGetDeviceProperties(properties, index);
+  if (status != cudaSuccess) return cudaGetErrorString(status);
+  if (properties->major * 10 + properties->minor < kOldestCapability)
+    return fmt::format("{} has compute capability {}.{}; 8.0 or newer is needed", properties->name,
+                       properties->major, properties->minor);
+  return "";
+}
+
+void release_device_memory(void* data) {
+  cudaFree(data);  // fails where the context is lost, and then there is nothing to give back
+}
+
+class CudaReplay final : public Replay {
+ public:
+  CudaReplay(cudaStream_t stream, cudaGraph_t graph) : stream_(stream) {
+    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    check_cuda(status, "making a graph's executable");
+    check_cuda(cudaEventCreate(&begin_), "making an event");
+    check_cuda(cudaEventCreate(&end_), "making an event");
+    check_cuda(cudaGraphUpload(graph_, stream_), "uploading a graph");
+  }
+  ~CudaReplay() override {
+    if (begin_ != nullptr) cudaEventDestroy(begin_);
+    if (end_ != nullptr) cudaEventDestroy(end_);
+    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+  }
+
+  double run(int64_t times) override {
+    check_cuda(cudaEventRecord(begin_, stream_), "recording an event");
+    for (int64_t i = 0; i < times; ++i) check_cuda(cudaGraphLaunch(graph_, stream_), "launching a graph");
+    check_cuda(cudaEventRecord(end_, stream_), "recording an event");
+    check_cuda(cudaEventSynchronize(end_), "waiting for a graph");
+    float ms = 0;
+    check_cuda(cudaEventElapsedTime(&ms, begin_, end_), "reading an event");
+    return static_cast<double>(ms) * 1e-3;
+  }
+
+ private:
+  cudaStream_t stream_;
+  cudaGraphExec_t graph_ = nullptr;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(const cudaDeviceProp& properties) : nvml_(bus_id(properties)) {
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream");
+    properties_.multiprocessors = properties.multiProcessorCount;
+    properties_.capability = properties.major * 10 + properties.minor;
+    properties_.cache_bytes = properties.l2CacheSize;
+  }
+
+  Buffer allocate(int64_t bytes) override {
+    if (bytes <= 0) return {};
+    const int64_t free = free_bytes();
+    if (bytes > free)
+      throw DeviceError(fmt::format("cuda: {:.2f} GiB of device memory are needed, {:.2f} GiB are free{}",
+                                    static_cast<double>(bytes) / kGiB, static_cast<double>(free) / kGiB,
+                                    remedy(cudaErrorMemoryAllocation)));
+    void* data = nullptr;
+    check_cuda(cudaMalloc(&data, static_cast<size_t>(bytes)), "allocating device memory");
+    return {data, bytes, release_device_memory};
+  }
+
+  void upload(void* to, const void* from, int64_t bytes) override {
+    copy(to, from, bytes, cudaMemcpyHostToDevice, "copying to the GPU");
+  }
+  void download(void* to, const void* from, int64_t bytes) override {
+    copy(to, from, bytes, cudaMemcpyDeviceToHost, "copying from the GPU");
+  }
+
+  void fill(void* to, uint32_t word, int64_t bytes) override {
+    if (bytes < 4) return;
+    fill_words(static_cast<uint32_t*>(to), word, bytes / 4, stream_);
+    synchronize();
+  }
+
+  Stream stream(int threads) override { return {threads, stream_}; }
+
+  void synchronize() override { check_cuda(cudaStreamSynchronize(stream_), "waiting for the GPU"); }
+
+  std::unique_ptr<Replay> capture(Stream& stream, const std::function<void()>& work) override {
+    const cudaStream_t on = cuda_stream(stream);
+    synchronize();
+    check_cuda(cudaStreamBeginCapture(on, cudaStreamCaptureModeThreadLocal), "beginning a capture");
+    cudaGraph_t graph = nullptr;
+    try {
+      work();
+    } catch (...) {
+      cudaStreamEndCapture(on, &graph);
+      if (graph != nullptr) cudaGraphDestroy(graph);
+      cudaGetLastError();  // the capture's own end, not the trouble
+      throw;
+    }
+    check_cuda(cudaStreamEndCapture(on, &graph), "ending a capture");
+    return std::make_unique<CudaReplay>(on, graph);
+  }
+
+  DeviceState state() override { return nvml_.state(); }
+  std::vector<DeviceProbe> probes() override { return cuda_probes(*this); }
+
+  int64_t free_bytes() const override {
+    size_t free = 0, total = 0;
+    check_cuda(cudaMemGetInfo(&free, &total), "asking for free device memory");
+    return static_cast<int64_t>(free);
+  }
+  int64_t cache_bytes() const override { return properties_.cache_bytes; }
+  const CudaProperties& properties() const { return properties_; }
+
+ private:
+  static std::string bus_id(const cudaDeviceProp& properties) {
+    return fmt::format("{:08x}:{:02x}:{:02x}.0", properties.pciDomainID, properties.pciBusID,
+                       properties.pciDeviceID);
+  }
+  void copy(void* to, const void* from, int64_t bytes, cudaMemcpyKind kind, const char* what) {
+    if (bytes <= 0) return;
+    check_cuda(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream_), what);
+    check_cuda(cudaStreamSynchronize(stream_), what);
+  }
+
+  CudaProperties properties_;
+  cudaStream_t stream_ = nullptr;  // lives as long as the process
+  Nvml nvml_;
+};
+
+CudaDevice* the_device() {
+  // Never destroyed: CUDA's own state may be gone before static objects are.
+  static CudaDevice* const device = []() -> CudaDevice* {
+    int count = 0, index = 0;
+    cudaDeviceProp properties{};
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0 || cudaGetDevice(&index) != cudaSuccess ||
+        !device_problem(index, &properties).empty())
+      return nullptr;
+    return new CudaDevice(properties);
+  }();
+  return device;
+}
+
+}  // namespace
+
+void check_cuda(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // what is thrown is not found again by the next launch; a lost context stays lost
+  throw DeviceError(fmt::format("cuda: {}: {}{}", what, cudaGetErrorString(status), remedy(status)));
+}
+
+const CudaProperties& cuda_properties() {
+  if (the_device() == nullptr) throw DeviceError("cuda: no usable GPU; `lamina list` says why");
+  return the_device()->properties();
+}
+
+Device* cuda_device() {
+  return the_device();
+}
+
+DeviceInfo cuda_device_info() {
+  DeviceInfo info;
+  info.type = "cuda";
+  int count = 0;
+  const cudaError_t status = cudaGetDeviceCount(&count);
+  if (status != cudaSuccess || count == 0) {
+    info.reason = status != cudaSuccess ? fmt::format("no usable GPU: {}", cudaGetErrorString(status))
+                                        : "no GPU answers";
+    info.reason += "; check that nvidia-smi lists one and that its driver supports this CUDA version";
+    return info;
+  }
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties{};
+    const std::string problem = device_problem(i, &properties);
+    if (i == 0) {
+      info.available = problem.empty();
+      info.reason = problem;
+    }
+    if (problem.empty())
+      info.units.push_back(fmt::format("{}, compute capability {}.{}, {:.1f} GiB, {} MiB of L2",
+                                       properties.name, properties.major, properties.minor,
+                                       static_cast<double>(properties.totalGlobalMem) / kGiB,
+                                       properties.l2CacheSize >> 20));
+  }
+  return info;
+}
+
+}  // namespace lamina

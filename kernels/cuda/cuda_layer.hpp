@@ -1,0 +1,38 @@
+// What layers on a GPU share: their sizes and cost, rounding between the factors of a chain, and scratch.
+#pragma once
+
+#include <memory>
+
+#include "kernels/registry.hpp"
+
+namespace lamina {
+
+class CudaLayer : public Layer {
+ public:
+  CudaLayer(const Leaf& leaf, const LayerOptions& options, InputType input, Arithmetic arithmetic);
+
+  // Rounds `middle` to what `next`, another CudaLayer, reads.
+  void forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
+                    Stream& stream) override;
+  Cost cost(int64_t tokens) const override;
+
+ protected:
+  int64_t rows() const { return rows_; }
+  int64_t cols() const { return cols_; }
+  // Device memory for scratch, shared with the layer's copies; in the order that every copy asks in.
+  std::shared_ptr<Buffer> scratch(int64_t bytes);
+  // Multiply-adds of one token; all of W unless the kernel skips some.
+  virtual double macs() const { return static_cast<double>(rows_) * static_cast<double>(cols_); }
+
+ private:
+  int64_t rows_, cols_;
+  InputType input_;
+  Arithmetic arithmetic_;
+  Workspace* workspace_;
+  std::shared_ptr<Buffer> rounded_;  // x of a factor that follows another; [max_tokens × cols] bfloat16
+};
+
+// The device's memory with these host bytes in it.
+Buffer to_device(const void* data, int64_t bytes);
+
+}  // namespace lamina

@@ -1,0 +1,358 @@
+#include <algorithm>
+#include <stdexcept>
+
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/decode.hpp"
+#include "kernels/cuda/decode_formats.cuh"
+
+namespace lamina {
+namespace {
+
+constexpr int kMostBlocks = 2;  // of a multiprocessor
+constexpr int kRedPad = 4;      // floats, against bank conflicts
+
+// By tiles of 8 tokens: warps that work on K side by side, chunks that each has on the way, and blocks of
+// threads that a multiprocessor holds. Few chunks are enough, and small blocks let the next kernel's begin
+// where this one's have ended. Sums of 64 tokens want the registers of two.
+template <int kTokenTiles>
+struct Block {
+  static constexpr int kColWarps = 2;
+  static constexpr int kStages = 3;
+  static constexpr int kPerMultiprocessor = kTokenTiles <= 4 ? kMostBlocks : 1;
+  static constexpr int kWarps = kRowWarps * kColWarps;
+};
+
+struct Work {
+  const uint8_t* weights;
+  const float* row_scales;
+  const uint8_t* x;
+  float* y;
+  float* partials;
+  unsigned* counters;
+  int rows, tokens, chunks;
+  int64_t x_stride;  // bytes
+  // Chunks of all rows of blocks, of which blocks of threads take equal runs. Times their number it fits 32
+  // bits, whose divisions are many times faster.
+  uint32_t units;
+};
+
+// The first unit of a block of threads, and the block that a unit falls to.
+__device__ __forceinline__ uint32_t first_unit(const Work& work, uint32_t block) {
+  return work.units * block / gridDim.x;
+}
+__device__ __forceinline__ uint32_t owner(const Work& work, uint32_t unit) {
+  return ((unit + 1) * gridDim.x - 1) / work.units;
+}
+
+// Programmatic dependent launch (Hopper and newer): the next kernel on the stream may begin, and this one
+// waits until all before it are done and their writes seen. Weights do not depend on them: they are fetched
+// before.
+__device__ __forceinline__ void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void copy_async(uint32_t to, const uint8_t* from) {
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from));
+}
+
+__device__ __forceinline__ void multiply(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// The same with sums of nothing before it: no registers are cleared.
+__device__ __forceinline__ void multiply_first(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%10,%10,%10,%10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
+}
+
+__device__ __forceinline__ void add(float4& sum, const float4& other) {
+  sum.x += other.x;
+  sum.y += other.y;
+  sum.z += other.z;
+  sum.w += other.w;
+}
+
+// A lane's activations of 64 columns: words 2s and 2s + 1 are step s's.
+template <int kTokenTiles>
+__device__ __forceinline__ void load_x(uint4 (&x)[kTokenTiles][2], const Work& work, int64_t column,
+                                       int lane) {
+  const int g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int n = 0; n < kTokenTiles; ++n) {
+    const int token = n * 8 + g;
+    const uint8_t* from = work.x + token * work.x_stride + 2 * (column + 8 * t);
+#pragma unroll
+    for (int j = 0; j < 2; ++j)
+      x[n][j] =
+          token < work.tokens ? __ldg(reinterpret_cast<const uint4*>(from + 64 * j)) : uint4{0, 0, 0, 0};
+  }
+}
+
+// sums += 64 columns of a chunk by their activations.
+template <class F, int kTokenTiles>
+__device__ __forceinline__ void multiply_half(float (&sums)[kTiles][kTokenTiles][4], const uint8_t* chunk,
+                                              const uint4 (&x)[kTokenTiles][2], int half, int lane) {
+  constexpr int kScaleSteps = (F::kGroup < 64 ? F::kGroup : 64) / 16;  // after which sums are scaled
+  constexpr int kPartSteps = 4 / F::kStepWords;                        // that 16 bytes of a lane hold
+#pragma unroll
+  for (int r = 0; r < kTiles; ++r) {
+    float part[kTokenTiles][4];
+#pragma unroll
+    for (int s = 0; s < 4; ++s) {
+      const int piece = (F::kStepWords == 1 ? half : 0) + s / kPartSteps;
+      const uint4 words = *reinterpret_cast<const uint4*>(chunk + ((r * 2 + piece) * 32 + lane) * 16);
+      const uint32_t all[4] = {words.x, words.y, words.z, words.w};
+      uint32_t a[4];
+      F::widen(all + s % kPartSteps * F::kStepWords, a);
+#pragma unroll
+      for (int n = 0; n < kTokenTiles; ++n) {
+        const uint4 v = x[n][s / 2];
+        const uint32_t b0 = s % 2 == 0 ? v.x : v.z, b1 = s % 2 == 0 ? v.y : v.w;
+        s % kScaleSteps == 0 ? multiply_first(part[n], a, b0, b1) : multiply(part[n], a, b0, b1);
+      }
+      if ((s + 1) % kScaleSteps != 0) continue;
+      float2 scale = {1, 1};
+      if constexpr (F::kGrouped) {
+        const int group = (half * 64 + s * 16) / F::kGroup;
+        scale =
+            *reinterpret_cast<const float2*>(chunk + kCodeBytes + ((group * 8 + lane / 4) * kTiles + r) * 8);
+      }
+#pragma unroll
+      for (int n = 0; n < kTokenTiles; ++n) {
+        sums[r][n][0] += scale.x * part[n][0];
+        sums[r][n][1] += scale.x * part[n][1];
+        sums[r][n][2] += scale.y * part[n][2];
+        sums[r][n][3] += scale.y * part[n][3];
+      }
+    }
+  }
+}
+
+// A block's run of units, row of blocks by row of blocks. Warps of one strip take its chunks in turn.
+struct Cursor {
+  int row_block, chunk, stop;  // stop: of the chunks in this row of blocks
+};
+
+template <class F, int kTokenTiles>
+__global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenTiles>::kPerMultiprocessor)
+    decode_kernel(const Work work) {
+  using B = Block<kTokenTiles>;
+  constexpr int kBytes = kChunkBytes<F>, kRedStride = kBlockRows + kRedPad;
+  extern __shared__ __align__(128) uint8_t shared[];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int row_warp = warp % kRowWarps, col_warp = warp / kRowWarps;
+  uint8_t* const ring = shared + warp * B::kStages * kBytes;
+  const auto ring_address = static_cast<uint32_t>(__cvta_generic_to_shared(ring));
+  auto* const red = reinterpret_cast<float*>(shared + B::kWarps * B::kStages * kBytes);
+  __shared__ bool last_shared;
+
+  const uint32_t begin = first_unit(work, blockIdx.x), end = first_unit(work, blockIdx.x + 1);
+  const int first_row = static_cast<int>(begin / work.chunks);
+  const int last_row = static_cast<int>((end - 1) / work.chunks);
+  const int first_chunk = static_cast<int>(begin) - first_row * work.chunks;
+  const int last_stop = static_cast<int>(end) - last_row * work.chunks;
+  const auto stop_of = [&](int row_block) { return row_block == last_row ? last_stop : work.chunks; };
+
+  Cursor ahead{first_row, first_chunk + col_warp, stop_of(first_row)};
+  const auto address = [&] {
+    return work.weights +
+           (int64_t{ahead.row_block * kRowWarps + row_warp} * work.chunks + ahead.chunk) * kBytes + lane * 16;
+  };
+  const uint8_t* next = address();
+  uint32_t slot_in = ring_address + lane * 16;
+  const auto fetch = [&] {
+    if (ahead.chunk >= ahead.stop && ahead.row_block < last_row) {
+      do {
+        ++ahead.row_block;
+        ahead.chunk = col_warp;
+        ahead.stop = stop_of(ahead.row_block);
+      } while (ahead.chunk >= ahead.stop && ahead.row_block < last_row);
+      next = address();
+    }
+    if (ahead.chunk < ahead.stop) {
+#pragma unroll
+      for (int i = 0; i < kCodeBytes / 512; ++i) copy_async(slot_in + i * 512, next + i * 512);
+      constexpr int kScalePieces = kGroups<F> * kStripRows / 4;  // of 16 bytes
+#pragma unroll
+      for (int i = 0; i < kScalePieces; i += 32)
+        if (i + lane < kScalePieces) copy_async(slot_in + kCodeBytes + i * 16, next + kCodeBytes + i * 16);
+      ahead.chunk += B::kColWarps;
+      next += B::kColWarps * kBytes;
+    }
+    asm volatile("cp.async.commit_group;");
+    slot_in += kBytes;
+    if (slot_in >= ring_address + B::kStages * kBytes) slot_in -= B::kStages * kBytes;
+  };
+  let_next_begin();
+  for (int i = 0; i + 1 < B::kStages; ++i) fetch();
+  wait_for_previous();
+
+  int slot = 0;
+  for (int row_block = first_row; row_block <= last_row; ++row_block) {
+    const int from = row_block == first_row ? first_chunk : 0, stop = stop_of(row_block);
+    float sums[kTiles][kTokenTiles][4] = {};
+    for (int chunk = from + col_warp; chunk < stop; chunk += B::kColWarps) {
+      constexpr int kHalves = F::kChunkCols / 64;
+      constexpr bool kEarly = kTokenTiles <= 2;  // where registers hold all of a chunk's activations
+      uint4 x[kEarly ? kHalves : 1][kTokenTiles][2];
+      const int64_t column = int64_t{chunk} * F::kChunkCols;
+      if constexpr (kEarly) {
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) load_x<kTokenTiles>(x[h], work, column + 64 * h, lane);
+      }
+      asm volatile("cp.async.wait_group %0;" ::"n"(B::kStages - 2) : "memory");
+      __syncwarp();  // a lane reads scales that others fetched, and none still reads the slot that is next
+                     // filled
+      fetch();
+#pragma unroll
+      for (int h = 0; h < kHalves; ++h) {
+        if constexpr (!kEarly) load_x<kTokenTiles>(x[0], work, column + 64 * h, lane);
+        multiply_half<F, kTokenTiles>(sums, ring + slot * kBytes, x[kEarly ? h : 0], h, lane);
+      }
+      slot = slot + 1 == B::kStages ? 0 : slot + 1;
+    }
+
+    // The sums of the warps that share K, in a fixed order: first the upper half of them to the lower.
+    constexpr int kHalf = B::kColWarps / 2, kTokens = kTokenTiles * 8;
+    const auto each_sum = [&](auto visit) {
+#pragma unroll
+      for (int r = 0; r < kTiles; ++r)
+#pragma unroll
+        for (int n = 0; n < kTokenTiles; ++n)
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int row = row_warp * kStripRows + r * 16 + lane / 4 + (i / 2) * 8;
+            const int token = n * 8 + lane % 4 * 2 + i % 2;
+            visit(red[(col_warp % kHalf * kTokens + token) * kRedStride + row], sums[r][n][i]);
+          }
+    };
+    if (col_warp >= kHalf) each_sum([](float& place, float sum) { place = sum; });
+    __syncthreads();
+    if (col_warp < kHalf) each_sum([](float& place, float sum) { place += sum; });
+    __syncthreads();
+
+    const uint32_t unit = static_cast<uint32_t>(row_block * work.chunks);
+    const uint32_t first_owner = owner(work, unit),
+                   owners = owner(work, unit + work.chunks - 1) - first_owner + 1;
+    constexpr int kPart = kTokens * kBlockRows;  // floats of a partial sum
+    const auto finish = [&](int token, int in_block, const float4& sum) {
+      const float all[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int row = row_block * kBlockRows + in_block + i;
+        if (row < work.rows)
+          work.y[int64_t{token} * work.rows + row] = F::kGrouped ? all[i] : all[i] * work.row_scales[row];
+      }
+    };
+    float* const own = work.partials + (2 * blockIdx.x + (row_block != first_row)) * kPart;
+    for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
+      const int token = index / kBlockRows, row = index % kBlockRows;
+      float4 sum = {0, 0, 0, 0};
+#pragma unroll
+      for (int w = 0; w < kHalf; ++w)
+        add(sum, *reinterpret_cast<const float4*>(red + (w * kTokens + token) * kRedStride + row));
+      if (owners == 1)
+        finish(token, row, sum);
+      else
+        *reinterpret_cast<float4*>(own + index) = sum;
+    }
+    if (owners > 1) {  // the last block to come adds up what all have, in their order
+      __threadfence();
+      __syncthreads();
+      if (threadIdx.x == 0) {
+        last_shared = atomicAdd(&work.counters[row_block], 1u) == owners - 1;
+        if (last_shared) work.counters[row_block] = 0;
+      }
+      __syncthreads();
+      if (last_shared) {
+        __threadfence();
+        // Only the first of them can have begun before this row of blocks.
+        const float* first =
+            work.partials + (2 * first_owner + (first_unit(work, first_owner) < unit)) * kPart;
+        const float* others = work.partials + 2 * (first_owner + 1) * kPart;
+        for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
+          float4 sum = __ldcg(reinterpret_cast<const float4*>(first + index));
+#pragma unroll 4
+          for (uint32_t b = 0; b + 1 < owners; ++b)
+            add(sum, __ldcg(reinterpret_cast<const float4*>(others + 2 * b * kPart + index)));
+          finish(index / kBlockRows, index % kBlockRows, sum);
+        }
+      }
+    }
+    __syncthreads();  // red is read
+  }
+}
+
+template <class F, int kTokenTiles>
+void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
+  using B = Block<kTokenTiles>;
+  constexpr int kShared =
+      B::kWarps * B::kStages * kChunkBytes<F> + B::kColWarps * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4;
+  static const cudaError_t allowed = cudaFuncSetAttribute(
+      decode_kernel<F, kTokenTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  (void)allowed;  // a launch that is refused says so itself
+  Work work{static_cast<const uint8_t*>(a.weights),
+            a.row_scales,
+            static_cast<const uint8_t*>(a.x),
+            a.y,
+            a.partials,
+            a.counters,
+            static_cast<int>(layout.rows),
+            static_cast<int>(a.tokens),
+            static_cast<int>(layout.chunks),
+            2 * layout.padded_cols(),
+            static_cast<uint32_t>(layout.strips / kRowWarps * layout.chunks)};
+  const int64_t blocks = std::min<int64_t>(cuda_properties().multiprocessors * B::kPerMultiprocessor,
+                                           (int64_t{work.units} + B::kColWarps - 1) / B::kColWarps);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(blocks);
+  config.blockDim = B::kWarps * 32;
+  config.dynamicSmemBytes = kShared;
+  config.stream = stream;
+  config.attrs = &overlap;
+  config.numAttrs = cuda_properties().capability >= 90 ? 1 : 0;
+  cudaLaunchKernelEx(&config, decode_kernel<F, kTokenTiles>, work);  // check_launch() follows
+}
+
+template <class F>
+void launch_for(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
+  if (a.tokens <= 8) return launch<F, 1>(layout, a, stream);
+  if (a.tokens <= 16) return launch<F, 2>(layout, a, stream);
+  if (a.tokens <= 32) return launch<F, 4>(layout, a, stream);
+  launch<F, 8>(layout, a, stream);
+}
+
+}  // namespace
+
+int64_t decode_partial_bytes(int64_t tokens) {
+  const int64_t tiles = tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
+  return 2 * int64_t{cuda_properties().multiprocessors} * kMostBlocks * tiles * 8 * kBlockRows * 4;
+}
+
+int64_t decode_counters(const DecodeLayout& layout) {
+  return layout.strips / kRowWarps;
+}
+
+void decode(DecodeFormat format, const DecodeLayout& layout, const DecodeArguments& arguments,
+            cudaStream_t stream) {
+  with_format(format, [&]<class F>(F) { launch_for<F>(layout, arguments, stream); });
+}
+
+}  // namespace lamina

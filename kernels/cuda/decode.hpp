@@ -1,0 +1,49 @@
+// Weight-only products for few tokens: codes are widened to bfloat16 in registers and meet activations in the
+// tensor cores, tokens as the narrow side. docs/gpu-kernels.md has the layout and what limits it.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace lamina {
+
+// How codes are stored, and how they become bfloat16.
+enum class DecodeFormat { int8, fp8, int4_g32, int4_g64, int4_g128 };
+
+// A strip is 32 rows; a chunk of it, 2 KB of codes and, of groups, their scales, is what a warp takes at a
+// time.
+struct DecodeLayout {
+  int64_t rows = 0, cols = 0;
+  int64_t strips = 0;  // padded to what a block of threads takes
+  int64_t chunks = 0;  // of a strip; the last is padded
+  int64_t chunk_cols = 0, chunk_bytes = 0;
+  int64_t padded_cols() const { return chunks * chunk_cols; }
+  int64_t bytes() const { return strips * chunks * chunk_bytes; }
+};
+DecodeLayout decode_layout(DecodeFormat format, int64_t rows, int64_t cols);
+
+// Packs canonical codes [rows × cols] and, of groups, scales [rows × cols/group] into layout.bytes() at `to`.
+// All in device memory.
+void decode_pack(DecodeFormat format, const DecodeLayout& layout, const int8_t* codes, const float* scales,
+                 void* to, cudaStream_t stream);
+
+// At most this many tokens a call.
+inline constexpr int64_t kDecodeTokens = 64;
+
+struct DecodeArguments {
+  const void* weights = nullptr;      // packed
+  const float* row_scales = nullptr;  // [rows], of formats without groups
+  const void* x =
+      nullptr;  // [tokens × padded_cols] bfloat16, aligned to 16 bytes; finite where weights are padding
+  float* y = nullptr;            // [tokens × rows]
+  float* partials = nullptr;     // decode_partial_bytes(tokens)
+  unsigned* counters = nullptr;  // decode_counters(layout) zeros, which every call leaves zero
+  int64_t tokens = 0;
+};
+int64_t decode_partial_bytes(int64_t tokens);
+int64_t decode_counters(const DecodeLayout& layout);
+void decode(DecodeFormat format, const DecodeLayout& layout, const DecodeArguments& arguments,
+            cudaStream_t stream);
+
+}  // namespace lamina

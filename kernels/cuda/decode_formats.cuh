@@ -1,0 +1,114 @@
+// How each format's codes are packed, and how they become the A fragments of mma.m16n8k16: 4 registers of 2
+// bfloat16 each.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/decode.hpp"
+
+namespace lamina {
+namespace {
+
+// (a & mask) | bits, one instruction.
+__device__ __forceinline__ uint32_t and_or(uint32_t a, uint32_t mask, uint32_t bits) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(mask), "r"(bits));
+  return r;
+}
+
+__device__ __forceinline__ __nv_bfloat162 as_bf16(uint32_t bits) {
+  return *reinterpret_cast<__nv_bfloat162*>(&bits);
+}
+__device__ __forceinline__ uint32_t as_bits(__nv_bfloat162 value) {
+  return *reinterpret_cast<uint32_t*>(&value);
+}
+__device__ __forceinline__ uint32_t minus(uint32_t a, uint32_t b) {
+  return as_bits(__hsub2(as_bf16(a), as_bf16(b)));
+}
+
+// A word holds 8 nibbles, code + 8: number i the first of register i's two weights, number i + 4 the second.
+// Behind the bits of 128, whose last place is 1, a nibble is 128 + itself, exactly.
+template <int kGroup_>
+struct Int4 {
+  static constexpr int kGroup = kGroup_;
+  static constexpr int kChunkCols = 128;
+  static constexpr int kStepWords = 1;  // of a lane, for 16 columns of 16 rows
+  static constexpr bool kGrouped = true;
+  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      a[i] = minus(and_or(words[0] >> (4 * i), 0x000f000fu, 0x43004300u), 0x43084308u);
+  }
+};
+
+// A word holds 4 bytes: numbers 0 and 2 one register's weights, 1 and 3 the next one's. The low 7 bits behind
+// the bits of 128, less 128 or, where the sign is set, 256.
+struct Int8 {
+  static constexpr int kGroup = 64;
+  static constexpr int kChunkCols = 64;
+  static constexpr int kStepWords = 2;
+  static constexpr bool kGrouped = false;
+  __device__ static uint32_t pair(uint32_t word) {
+    return minus(and_or(word, 0x007f007fu, 0x43004300u), and_or(word, 0x00800080u, 0x43004300u));
+  }
+  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      a[2 * i] = pair(words[i]);
+      a[2 * i + 1] = pair(words[i] >> 8);
+    }
+  }
+};
+
+// The same places. e4m3's bits, moved to where bfloat16 has its exponent, are the number times 2⁻¹²⁰,
+// subnormal ones too.
+struct Fp8 {
+  static constexpr int kGroup = 64;
+  static constexpr int kChunkCols = 64;
+  static constexpr int kStepWords = 2;
+  static constexpr bool kGrouped = false;
+  __device__ static uint32_t pair(uint32_t magnitude, uint32_t sign) {
+    return as_bits(
+        __hmul2(as_bf16(and_or(magnitude, 0x07f007f0u, sign & 0x80008000u)), as_bf16(0x7b807b80u)));
+  }
+  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      a[2 * i] = pair(words[i] << 4, words[i] << 8);
+      a[2 * i + 1] = pair(words[i] >> 4, words[i]);
+    }
+  }
+};
+
+constexpr int kTiles = 2;                // of 16 rows, that a warp holds side by side
+constexpr int kStripRows = 16 * kTiles;  // a warp's rows
+constexpr int kRowWarps = 4;             // strips of a block; they read the same activations
+constexpr int kBlockRows = kStripRows * kRowWarps;
+constexpr int kCodeBytes = kTiles * 1024;  // of a chunk
+
+template <class F>
+constexpr int kGroups = F::kGrouped ? F::kChunkCols / F::kGroup : 0;  // of a chunk
+template <class F>
+constexpr int kChunkBytes = kCodeBytes + kGroups<F>* kStripRows * 4;
+
+// Calls `run` with the format's type.
+template <class Run>
+auto with_format(DecodeFormat format, Run run) {
+  switch (format) {
+    case DecodeFormat::int8:
+      return run(Int8());
+    case DecodeFormat::fp8:
+      return run(Fp8());
+    case DecodeFormat::int4_g32:
+      return run(Int4<32>());
+    case DecodeFormat::int4_g64:
+      return run(Int4<64>());
+    default:
+      return run(Int4<128>());
+  }
+}
+
+}  // namespace
+}  // namespace lamina

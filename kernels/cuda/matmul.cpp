@@ -1,0 +1,162 @@
+#include "kernels/cuda/matmul.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <memory>
+#include <tuple>
+#include <vector>
+
+#include "kernels/cuda/error.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int kCandidates = 24;
+constexpr int kTimedRuns = 5;
+constexpr size_t kWorkspaceBytes = size_t{64} << 20;
+
+struct Library {
+  cublasLtHandle_t handle = nullptr;
+  void* workspace = nullptr;  // shared by all products: they run one after the other on one stream
+};
+
+Library& library() {
+  static Library one = [] {
+    Library made;
+    check_cublas(cublasLtCreate(&made.handle), "starting cuBLASLt");
+    check_cuda(cudaMalloc(&made.workspace, kWorkspaceBytes), "allocating cuBLASLt's workspace");
+    return made;
+  }();
+  return one;
+}
+
+template <auto Destroy>
+struct Deleter {
+  template <class T>
+  void operator()(T* one) const {
+    Destroy(one);
+  }
+};
+using Description = std::unique_ptr<cublasLtMatmulDescOpaque_t, Deleter<cublasLtMatmulDescDestroy>>;
+using Layout = std::unique_ptr<cublasLtMatrixLayoutOpaque_t, Deleter<cublasLtMatrixLayoutDestroy>>;
+using Preference =
+    std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, Deleter<cublasLtMatmulPreferenceDestroy>>;
+
+Layout make_layout(cudaDataType_t type, int64_t rows, int64_t cols) {
+  cublasLtMatrixLayout_t made = nullptr;
+  check_cublas(
+      cublasLtMatrixLayoutCreate(&made, type, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), rows),
+      "describing a matrix");
+  return Layout(made);
+}
+
+// What is row-major here is its own transpose in cuBLAS's column-major order: Yᵀ[N×M] = (Wᵀ)ᵀ·Xᵀ.
+struct Plan {
+  Description operation;
+  Layout w, x, y;
+  cublasLtMatmulAlgo_t algorithm{};
+  cudaDataType_t scale = CUDA_R_32F;
+
+  cublasStatus_t run(const void* w_data, const void* x_data, void* y_data, cudaStream_t stream) const {
+    const float one = 1, zero = 0;
+    const int32_t int_one = 1, int_zero = 0;
+    const bool whole = scale == CUDA_R_32I;
+    return cublasLtMatmul(library().handle, operation.get(),
+                          whole ? static_cast<const void*>(&int_one) : &one, w_data, w.get(), x_data, x.get(),
+                          whole ? static_cast<const void*>(&int_zero) : &zero, y_data, y.get(), y_data,
+                          y.get(), &algorithm, library().workspace, kWorkspaceBytes, stream);
+  }
+};
+
+// Microseconds of one product, or a negative number where this algorithm does not run.
+double time_once(const Plan& plan, const void* w, const void* x, void* y, cudaStream_t stream,
+                 const std::array<cudaEvent_t, 2>& events) {
+  if (plan.run(w, x, y, stream) != CUBLAS_STATUS_SUCCESS) return -1;
+  std::vector<double> us;
+  for (int i = 0; i < kTimedRuns; ++i) {
+    check_cuda(cudaEventRecord(events[0], stream), "recording an event");
+    if (plan.run(w, x, y, stream) != CUBLAS_STATUS_SUCCESS) return -1;
+    check_cuda(cudaEventRecord(events[1], stream), "recording an event");
+    check_cuda(cudaEventSynchronize(events[1]), "timing cuBLASLt's algorithms");
+    float ms = 0;
+    check_cuda(cudaEventElapsedTime(&ms, events[0], events[1]), "reading an event");
+    us.push_back(1e3 * static_cast<double>(ms));
+  }
+  std::sort(us.begin(), us.end());
+  return us[us.size() / 2];
+}
+
+void choose(Plan& plan, const std::string& what, const void* w, const void* x, void* y, cudaStream_t stream) {
+  cublasLtMatmulPreference_t made = nullptr;
+  check_cublas(cublasLtMatmulPreferenceCreate(&made), "describing what is wanted");
+  const Preference preference(made);
+  check_cublas(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                    &kWorkspaceBytes, sizeof kWorkspaceBytes),
+               "describing what is wanted");
+  std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found{};
+  int count = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(library().handle, plan.operation.get(), plan.w.get(), plan.x.get(),
+                                     plan.y.get(), plan.y.get(), made, kCandidates, found.data(), &count);
+  if (status != CUBLAS_STATUS_SUCCESS || count == 0)
+    throw DeviceError(fmt::format("cuda: cuBLASLt has no algorithm for {} ({}); use another shape or kernel",
+                                  what, cublasLtGetStatusString(status)));
+  std::array<cudaEvent_t, 2> events{};
+  for (cudaEvent_t& event : events) check_cuda(cudaEventCreate(&event), "making an event");
+  double best = -1;
+  cublasLtMatmulAlgo_t winner{};
+  for (int i = 0; i < count; ++i) {
+    if (found[static_cast<size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
+    plan.algorithm = found[static_cast<size_t>(i)].algo;
+    const double us = time_once(plan, w, x, y, stream, events);
+    if (us < 0 || (best >= 0 && us >= best)) continue;
+    best = us;
+    winner = plan.algorithm;
+  }
+  for (cudaEvent_t event : events) cudaEventDestroy(event);
+  if (best < 0) throw DeviceError(fmt::format("cuda: none of cuBLASLt's algorithms runs {}", what));
+  plan.algorithm = winner;
+}
+
+}  // namespace
+
+void check_cublas(cublasStatus_t status, const char* what) {
+  if (status != CUBLAS_STATUS_SUCCESS)
+    throw DeviceError(fmt::format("cuda: {}: {}", what, cublasLtGetStatusString(status)));
+}
+
+void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
+            cudaStream_t stream) {
+  // Of one device: a process uses one.
+  static std::map<std::tuple<int, int, int, int64_t, int64_t, int64_t>, Plan> plans;
+  const auto key = std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
+                                   static_cast<int>(types.compute), n, m, k);
+  auto found = plans.find(key);
+  if (found == plans.end()) {
+    const std::string what = fmt::format("{} tokens by {}×{}", m, n, k);
+    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
+    check_cuda(cudaStreamIsCapturing(stream, &capturing), "asking for a capture");
+    if (capturing != cudaStreamCaptureStatusNone)
+      throw DeviceError(fmt::format("cuda: a capture met {} for the first time; run it once before", what));
+    Plan plan;
+    cublasLtMatmulDesc_t made = nullptr;
+    check_cublas(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "describing a product");
+    plan.operation.reset(made);
+    plan.scale = types.scale;
+    const cublasOperation_t transposed = CUBLAS_OP_T;
+    check_cublas(
+        cublasLtMatmulDescSetAttribute(made, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
+        "describing a product");
+    plan.w = make_layout(types.in, k, n);
+    plan.x = make_layout(types.in, k, m);
+    plan.y = make_layout(types.out, n, m);
+    choose(plan, what, w, x, y, stream);
+    found = plans.emplace(key, std::move(plan)).first;
+  }
+  check_cublas(found->second.run(w, x, y, stream), "multiplying by cuBLASLt");
+}
+
+}  // namespace lamina

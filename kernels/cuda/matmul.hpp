@@ -1,0 +1,26 @@
+// cuBLASLt's products for layers: Y[M×N] = X[M×K]·W[N×K]ᵀ, all row-major, by the fastest of the algorithms
+// that its heuristic offers.
+#pragma once
+
+#include <cublasLt.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+namespace lamina {
+
+struct MatmulTypes {
+  cudaDataType_t in = CUDA_R_16BF;  // of X and W
+  cudaDataType_t out = CUDA_R_32F;
+  cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
+  cudaDataType_t scale = CUDA_R_32F;
+};
+
+// Puts the product on the stream. The first call for types, shape and device asks the heuristic and times its
+// candidates on these very buffers, which makes memory of the host's and waits; it must not be captured.
+// Later ones only launch. Throws DeviceError: where cuBLASLt has no algorithm for the shape, and where a
+// capture meets a shape for the first time.
+void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
+            cudaStream_t stream);
+
+}  // namespace lamina

@@ -1,0 +1,60 @@
+#include "kernels/cuda/nvml.hpp"
+
+#include <dlfcn.h>
+
+namespace lamina {
+namespace {
+
+// Of nvml.h, whose numbers do not change from version to version.
+constexpr int kSuccess = 0;
+constexpr unsigned kClockSm = 1;
+struct Reason {
+  unsigned long long bit;
+  const char* name;
+};
+// Without "idle" (1) and "application clocks" (2), which are no trouble, and "software power cap" (4), at
+// which matrix products run all the time: the clock beside it says what that costs.
+constexpr Reason kReasons[] = {{0x8, "hardware slowdown"},
+                               {0x20, "software thermal slowdown"},
+                               {0x40, "hardware thermal slowdown"},
+                               {0x80, "power brake"}};
+
+template <class Function>
+Function symbol(void* library, const char* name) {
+  return reinterpret_cast<Function>(dlsym(library, name));
+}
+
+}  // namespace
+
+Nvml::Nvml(const std::string& pci_bus_id) {
+  library_ = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (library_ == nullptr) return;
+  const auto init = symbol<int (*)()>(library_, "nvmlInit_v2");
+  const auto find = symbol<int (*)(const char*, void**)>(library_, "nvmlDeviceGetHandleByPciBusId_v2");
+  if (init == nullptr || find == nullptr || init() != kSuccess ||
+      find(pci_bus_id.c_str(), &device_) != kSuccess)
+    device_ = nullptr;
+}
+
+Nvml::~Nvml() {
+  if (library_ == nullptr) return;
+  if (const auto shutdown = symbol<int (*)()>(library_, "nvmlShutdown")) shutdown();
+  dlclose(library_);
+}
+
+DeviceState Nvml::state() const {
+  DeviceState state;
+  if (device_ == nullptr) return state;
+  unsigned mhz = 0;
+  const auto clock = symbol<int (*)(void*, unsigned, unsigned*)>(library_, "nvmlDeviceGetClockInfo");
+  if (clock != nullptr && clock(device_, kClockSm, &mhz) == kSuccess) state.clock_mhz = mhz;
+  unsigned long long mask = 0;
+  const auto reasons =
+      symbol<int (*)(void*, unsigned long long*)>(library_, "nvmlDeviceGetCurrentClocksThrottleReasons");
+  if (reasons != nullptr && reasons(device_, &mask) == kSuccess)
+    for (const Reason& reason : kReasons)
+      if ((mask & reason.bit) != 0) state.throttled.emplace_back(reason.name);
+  return state;
+}
+
+}  // namespace lamina

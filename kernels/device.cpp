@@ -1,0 +1,41 @@
+#include "kernels/device.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/cuda_devices.hpp"
+
+namespace lamina {
+namespace {
+
+class CpuDevice final : public Device {
+ public:
+  Buffer allocate(int64_t bytes) override { return Buffer::untouched(bytes); }
+  void upload(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
+  void download(void* to, const void* from, int64_t bytes) override { copy(to, from, bytes); }
+  void fill(void* to, uint32_t word, int64_t bytes) override {
+    std::fill_n(static_cast<uint32_t*>(to), bytes / 4, word);
+  }
+  Stream stream(int threads) override { return {.threads = threads}; }
+  void synchronize() override {}
+  std::unique_ptr<Replay> capture(Stream&, const std::function<void()>&) override { return nullptr; }
+  DeviceState state() override { return {}; }
+  std::vector<DeviceProbe> probes() override { return {}; }
+  int64_t free_bytes() const override { return 0; }
+  int64_t cache_bytes() const override { return 0; }
+
+ private:
+  static void copy(void* to, const void* from, int64_t bytes) {
+    if (bytes > 0) std::memcpy(to, from, static_cast<size_t>(bytes));
+  }
+};
+
+}  // namespace
+
+Device* find_device(std::string_view type) {
+  static CpuDevice cpu;
+  if (type == "cpu") return &cpu;
+  return type == "cuda" ? cuda_device() : nullptr;
+}
+
+}  // namespace lamina

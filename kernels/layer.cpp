@@ -1,0 +1,25 @@
+#include "kernels/layer.hpp"
+
+#include <bit>
+#include <vector>
+
+#include "kernels/compress/float8.hpp"
+
+namespace lamina {
+
+Buffer place_activations(Device& device, const float* x, int64_t count, InputType type) {
+  Buffer placed = device.allocate(count * bytes_of(type));
+  if (type == InputType::f32) {
+    device.upload(placed.data(), x, placed.bytes());
+    return placed;
+  }
+  std::vector<uint16_t> rounded(static_cast<size_t>(count));
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < count; ++i)
+    rounded[static_cast<size_t>(i)] =
+        static_cast<uint16_t>(std::bit_cast<uint32_t>(bf16_activation(x[i])) >> 16);
+  device.upload(placed.data(), rounded.data(), placed.bytes());
+  return placed;
+}
+
+}  // namespace lamina

@@ -1,0 +1,206 @@
+// Every registered kernel for GPUs, on every kind of leaf it takes, against the float64 reference of what it
+// reads: a new kernel is covered without a line of its own. Skipped, saying so, where there is no GPU.
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "kernels/compress/float8.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
+#include "tests/kernels/kernel_cases.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int64_t kGuarded = 64;  // floats beside y
+
+// y in the device's memory: NaN before, nothing but y written.
+class DeviceOutput {
+ public:
+  DeviceOutput(Device& device, int64_t size)
+      : device_(device),
+        host_(static_cast<size_t>(size + 2 * kGuarded)),
+        data_(device.allocate(4 * (size + 2 * kGuarded))) {
+    device.fill(data_.data(), std::bit_cast<uint32_t>(kGuard), data_.bytes());
+    device.fill(y(), std::bit_cast<uint32_t>(std::numeric_limits<float>::quiet_NaN()), 4 * size);
+  }
+  float* y() { return data_.as<float>() + kGuarded; }
+  const float* fetch() {
+    device_.synchronize();
+    device_.download(host_.data(), data_.data(), data_.bytes());
+    return host_.data() + kGuarded;
+  }
+  bool intact() const {
+    for (size_t i = 0; i < static_cast<size_t>(kGuarded); ++i)
+      if (host_[i] != kGuard || host_[host_.size() - 1 - i] != kGuard) return false;
+    return true;
+  }
+
+ private:
+  Device& device_;
+  std::vector<float> host_;
+  Buffer data_;
+};
+
+struct DeviceProblem {
+  Matrix<float> x;
+  ReferenceProduct reference;
+};
+
+// As the kernel sees activations: rounded to its input first, then the leaf's own rule.
+DeviceProblem make_problem(const Leaf& leaf, InputType input, uint64_t seed, int64_t tokens) {
+  DeviceProblem problem;
+  problem.x = random_matrix(tokens, leaf.cols, seed);
+  for (int64_t t = 0; t < tokens; ++t) problem.x(t, leaf.cols / 2) *= 30;
+  std::fill(problem.x.row(1), problem.x.row(1) + leaf.cols, 0.0f);
+  Matrix<float> seen = problem.x;
+  if (input == InputType::bf16)
+    for (float& value : seen.data) value = bf16_activation(value);
+  const Matrix<double> x = reference_activations(seen, leaf.activation, {0, leaf.cols});
+  Matrix<double> magnitude = x;
+  for (double& value : magnitude.data) value = std::fabs(value);
+  problem.reference = reference_product(leaf, x, magnitude, 2);
+  return problem;
+}
+
+void check_kernel(Device& device, const Kernel& kernel, const Leaf& leaf, const DeviceProblem& problem) {
+  Workspace workspace;
+  const LayerOptions options{.max_tokens = problem.x.rows, .threads = 1, .workspace = &workspace};
+  const std::unique_ptr<Layer> layer = kernel.make(leaf, options), copy = kernel.make(leaf, options);
+  EXPECT_GT(layer->weight_bytes(), 0);
+  EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
+  Stream stream = device.stream(1);
+  for (int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 64, 65, 130}) {
+    if (tokens > problem.x.rows) continue;
+    const Buffer x = place_activations(device, problem.x.data.data(), tokens * leaf.cols, kernel.input);
+    DeviceOutput first(device, tokens * leaf.rows), second(device, tokens * leaf.rows);
+    layer->forward(x.as<float>(), first.y(), tokens, stream);
+    const float* y = first.fetch();
+    EXPECT_LE(worst_error(y, tokens, problem.reference), kernel.rounding)
+        << kernel.name << ", " << tokens << " tokens";
+    EXPECT_TRUE(first.intact()) << kernel.name << " wrote beside y, " << tokens << " tokens";
+    // Captured, by another copy that shares its scratch, and twice: the same to the bit.
+    const auto replay =
+        device.capture(stream, [&] { copy->forward(x.as<float>(), second.y(), tokens, stream); });
+    EXPECT_GT(replay->run(2), 0);
+    const float* again = second.fetch();
+    EXPECT_TRUE(std::equal(y, y + tokens * leaf.rows, again)) << kernel.name << ", " << tokens << " tokens";
+    EXPECT_TRUE(second.intact());
+  }
+}
+
+class EveryCudaKernel : public testing::TestWithParam<SchemeCase> {};
+
+TEST_P(EveryCudaKernel, MatchesReference) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  int kernels = 0;
+  for (const Shape& shape : GetParam().shapes) {
+    Problems problems;
+    const std::unique_ptr<Scheme> scheme = make_scheme(GetParam().type, GetParam().keys, shape, problems);
+    ASSERT_NE(scheme, nullptr);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 7, 0.05f));
+    for (const Leaf& leaf : weights.leaves) {
+      for (const Kernel* kernel : test_registry().kernels("cuda")) {
+        if (!kernel->absent.empty() || !kernel->refuses(leaf).empty()) continue;
+        SCOPED_TRACE(scheme->name() + " " + std::to_string(shape.out_features) + "×" +
+                     std::to_string(shape.in_features) + " by " + kernel->name);
+        check_kernel(*device, *kernel, leaf, make_problem(leaf, kernel->input, 11, GetParam().max_tokens));
+        ++kernels;
+      }
+    }
+  }
+  if (kernels == 0) GTEST_SKIP() << "no kernel for GPUs takes " << GetParam().name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Schemes, EveryCudaKernel, testing::ValuesIn(scheme_cases()),
+                         [](const auto& one) { return one.param.name; });
+
+// Sizes at which blocks of threads share rows of blocks, and several a block of threads.
+TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  struct Case {
+    std::string type;
+    Keys keys;
+    Shape shape;
+  };
+  for (const Case& one :
+       {Case{"int4", {{"group", int64_t{128}}}, {4096, 4096}},
+        Case{"int4", {{"group", int64_t{32}}}, {192, 16384}},
+        Case{"int8", {{"activations", std::string("f32")}}, {20000, 640}}, Case{"int8", {}, {1024, 2048}},
+        Case{"fp8", {}, {3000, 2112}}, Case{"dense", {{"dtype", std::string("bf16")}}, {512, 28672}}}) {
+    Problems problems;
+    const auto scheme = make_scheme(one.type, one.keys, one.shape, problems);
+    ASSERT_NE(scheme, nullptr);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(one.shape.out_features, one.shape.in_features, 3, 0.05f));
+    for (const Kernel* kernel : test_registry().kernels("cuda")) {
+      if (!kernel->absent.empty() || !kernel->refuses(weights.leaves[0]).empty()) continue;
+      SCOPED_TRACE(scheme->name() + " by " + kernel->name);
+      check_kernel(*device, *kernel, weights.leaves[0],
+                   make_problem(weights.leaves[0], kernel->input, 5, 17));
+    }
+  }
+}
+
+TEST(CudaDevice, SaysWhatDoesNotFit) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  EXPECT_GT(device->free_bytes(), 0);
+  EXPECT_GT(device->cache_bytes(), 0);
+  try {
+    device->allocate(device->free_bytes() * 2);
+    FAIL() << "expected an exception";
+  } catch (const DeviceError& e) {
+    EXPECT_NE(std::string(e.what()).find("GiB"), std::string::npos) << e.what();
+  }
+  EXPECT_EQ(device->allocate(0).bytes(), 0);
+}
+
+TEST(CudaDevice, ProbesRun) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  Stream stream = device->stream(1);
+  const std::vector<DeviceProbe> probes = device->probes();
+  EXPECT_GE(probes.size(), 6u);
+  for (const DeviceProbe& probe : probes) {
+    const auto replay = device->capture(stream, [&] { probe.run(stream); });
+    EXPECT_GT(replay->run(2), 0);
+    EXPECT_GT(probe.work, 0);
+  }
+}
+
+// A capture that fails leaves the device usable.
+TEST(CudaDevice, SurvivesAFailedCapture) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  Stream stream = device->stream(1);
+  EXPECT_THROW(device->capture(stream, [] { throw DeviceError("planted"); }), DeviceError);
+  Buffer buffer = device->allocate(64);
+  device->fill(buffer.data(), 7, 64);
+  uint32_t word = 0;
+  device->download(&word, buffer.data(), 4);
+  EXPECT_EQ(word, 7u);
+}
+
+TEST(CpuDevice, MovesAndFills) {
+  Device* device = find_device("cpu");
+  ASSERT_NE(device, nullptr);
+  Buffer buffer = device->allocate(12);
+  device->fill(buffer.data(), 5, 12);
+  uint32_t words[3] = {};
+  device->download(words, buffer.data(), 12);
+  EXPECT_EQ(words[2], 5u);
+  Stream stream = device->stream(3);
+  EXPECT_EQ(stream.threads, 3);
+  EXPECT_EQ(device->capture(stream, [] {}), nullptr);
+  EXPECT_EQ(find_device("tpu"), nullptr);
+}
+
+}  // namespace
+}  // namespace lamina
