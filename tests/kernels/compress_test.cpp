@@ -36,7 +36,7 @@ struct NamedKeys {
 std::vector<NamedKeys> all_schemes(Problems* problems) {
   const Value block = std::string("block"), int8 = std::string("int8"), text_2_4 = std::string("2:4");
   const Value fp8 = std::string("fp8"), pruned = std::string("pruned"), dense = std::string("dense");
-  const Value bf16 = std::string("bf16");
+  const Value bf16 = std::string("bf16"), mse = std::string("mse"), gptq = std::string("gptq");
   return {
       {"dense", {}, "dense-f32"},
       {"dense", {{"dtype", bf16}}, "dense-bf16"},
@@ -44,6 +44,17 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
       {"int8", {}, "int8"},
       {"int4", {}, "int4-g128"},
       {"int4", {{"group", int64_t{32}}, {"activations", int8}}, "int4-g32-a8"},
+      {"int4", {{"method", mse}}, "int4-g128-mse"},
+      {"int4", {{"method", gptq}, {"calibration_tokens", int64_t{90}}}, "int4-g128-gptq-c90"},
+      {"int4",
+       {{"method", gptq}, {"act_order", true}, {"calibration_tokens", int64_t{90}}, {"damping", 0.05}},
+       "int4-g128-gptq-ordered-c90-d0.05"},
+      {"pruned",
+       {{"importance", std::string("activation")}, {"calibration_tokens", int64_t{90}}},
+       "pruned-50%-activation-c90"},
+      {"pruned",
+       {{"compensate", true}, {"pattern", text_2_4}, {"calibration_tokens", int64_t{90}}},
+       "pruned-2:4-compensated-c90"},
       {"pruned", {}, "pruned-50%"},
       {"pruned", {{"sparsity", 0.625}}, "pruned-62.5%"},
       {"pruned", {{"pattern", std::string("2:4")}}, "pruned-2:4"},
@@ -103,7 +114,8 @@ TEST(EveryScheme, DoesNotDependOnSlabs) {
         Matrix<float> rows(cuts[c + 1] - cuts[c], shape.in_features);
         std::copy(w.row(cuts[c]), w.row(cuts[c]) + rows.rows * rows.cols, rows.data.begin());
         FirstColumns factorizer;
-        CompressContext context{factorizer, 1};
+        FewTokens calibrator(shape.in_features);
+        CompressContext context{factorizer, 1, &calibrator};
         Canonical part = scheme->compress({rows, cuts[c], shape}, context);
         ASSERT_EQ(part.leaves.size(), whole.leaves.size());
         if (part.is_chain()) {
@@ -133,7 +145,8 @@ TEST(EveryScheme, RefusesWeightsThatAreNotFinite) {
       rows(11, 200) = bad;
       rows(12, 1) = bad;
       FirstColumns factorizer;
-      CompressContext context{factorizer, 1};
+      FewTokens calibrator(256);
+      CompressContext context{factorizer, 1, &calibrator};
       try {
         scheme->compress({rows, 128, {389, 256}}, context);
         FAIL() << keys.name;
