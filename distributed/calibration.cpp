@@ -54,7 +54,7 @@ class TokenCalibrator final : public Calibrator {
     together(comm_, [&] {
       if (tokens < 1 || !calibration_)
         throw std::invalid_argument(fmt::format("calibration: expected tokens, found {}", tokens));
-      for (auto* each : {&statistics.mean_square, &statistics.mean_magnitude})
+      for (auto* each : {&statistics.mean_square, &statistics.mean_magnitude, &statistics.largest})
         each->assign(static_cast<size_t>(size_), 0.0);
     });
     for_each_chunk(tokens, size_, calibration_, comm_, [&](const float* x, int64_t rows) {
@@ -63,6 +63,8 @@ class TokenCalibrator final : public Calibrator {
           const double each = x[t * size_ + k];
           statistics.mean_square[static_cast<size_t>(k)] += each * each;
           statistics.mean_magnitude[static_cast<size_t>(k)] += std::fabs(each);
+          double& largest = statistics.largest[static_cast<size_t>(k)];
+          largest = std::max(largest, std::fabs(each));
         }
     });
     for (auto* sums : {&statistics.mean_square, &statistics.mean_magnitude})
@@ -108,6 +110,14 @@ class TokenCalibrator final : public Calibrator {
     std::vector<double> sums(static_cast<size_t>(parts.cols));
     for (size_t i = 0; i < all.size(); ++i) sums[i % sums.size()] += all[i];
     return sums;
+  }
+
+  std::vector<double> largest(std::vector<double> values) override {
+    comm_.require("");
+    std::vector<double> result(values.size());
+    comm_.all_reduce(values.data(), result.data(), static_cast<int64_t>(values.size()), DType::f64,
+                     ReduceOp::max);
+    return result;
   }
 
  private:

@@ -11,7 +11,7 @@ const KeySpec kGramTokens{.name = "calibration_tokens",
                           .max = 1 << 20};
 const KeySpec kGramDamping{.name = "damping",
                            .help = "share of the channels' mean square added to each, before compensation",
-                           .fallback = 0.01,
+                           .fallback = 0.1,
                            .min = 1e-6,
                            .max = 1};
 

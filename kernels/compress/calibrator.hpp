@@ -14,7 +14,7 @@ namespace lamina {
 
 // Of each input channel, over the tokens, [K].
 struct ChannelStatistics {
-  std::vector<double> mean_square, mean_magnitude;
+  std::vector<double> mean_square, mean_magnitude, largest;  // the last of magnitudes
 };
 
 // A square root of the damped mean Gram of the tokens: L lower triangular [K × K] in float64 with
@@ -43,6 +43,8 @@ class Calibrator {
                                          double damping) = 0;
   // The sum over all ranks' rows of `parts`, which has a row for each kBlock of the slab's rows.
   virtual std::vector<double> sum(const Matrix<double>& parts) = 0;
+  // The largest over all ranks of each of `values`, as many on every rank.
+  virtual std::vector<double> largest(std::vector<double> values) = 0;
   // What was found wrong with the tokens, the same on all ranks.
   const std::vector<std::string>& warnings() const { return warnings_; }
 

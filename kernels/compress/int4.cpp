@@ -172,17 +172,12 @@ class Int4 final : public Scheme {
       return compensate(slab, order, tokens, damping, context.calibration(), rounding);
     }
     leaf.input_scales = awq_input_scales(slab, statistics, leaf.group, context.calibration());
-    Matrix<float> scaled(leaf.rows, leaf.cols);
     std::vector<double> cost;
     for (int64_t j = 0; j < leaf.cols; ++j) {
       const float scale = leaf.input_scales[static_cast<size_t>(j)];
       cost.push_back(loud[static_cast<size_t>(j)] / (static_cast<double>(scale) * scale));
     }
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < leaf.rows; ++i)
-      for (int64_t j = 0; j < leaf.cols; ++j)
-        scaled(i, j) = slab.rows(i, j) * leaf.input_scales[static_cast<size_t>(j)];
-    round(leaf, scaled, cost);
+    round(leaf, scale_columns(slab.rows, leaf.input_scales), cost);
   }
 
   // Nearest codes: by extreme scales, or those that a square error's `cost` [K] asks for.

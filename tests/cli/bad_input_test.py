@@ -79,6 +79,7 @@ TABLE = [
      [(f"{E0}/scheme/calibration_tokens", "rtn"), (f"{E0}/scheme/act_order", "gptq")]),
     ("damping of a method without a Gram", scheme(type="int4", method="awq", damping=0.1),
      [(f"{E0}/scheme/damping", "awq")]),
+    ("strength of plain codes", scheme(type="int8", strength=0.7), [(f"{E0}/scheme/strength", "smooth")]),
     ("no damping at all", scheme(type="int4", method="gptq", damping=0), [(f"{E0}/scheme/damping", "1e-06")]),
     ("unknown importance", scheme(type="pruned", importance="wanda"), [(f"{E0}/scheme/importance", "activation")]),
     ("calibration of magnitudes", scheme(type="pruned", calibration_tokens=64),

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 
-ROWS, COLS, TOKENS, GROUP, DAMPING = 6, 160, 200, 32, 0.01
+ROWS, COLS, TOKENS, GROUP, DAMPING = 6, 160, 200, 32, 0.1
 F = np.float32
 
 
@@ -110,6 +110,14 @@ def awq():
     return *nearest(W * scales, lambda w, s: searched_scale(w, cost[s])), [float(s) for s in scales]
 
 
+def smooth():
+    scales = (np.abs(X64).max(0) ** 0.5 / np.abs(W.astype(np.float64)).max(0) ** 0.5).astype(F)
+    scaled = W * scales
+    peak = np.abs(scaled).max(1)
+    codes = np.rint(np.clip(scaled * (F(127) / peak)[:, None], F(-127), F(127)))
+    return codes, [float(s) for s in peak / F(127)], [float(s) for s in scales]
+
+
 def largest(scores, kept):
     mask = np.zeros(scores.shape, int)
     for row, score in zip(mask, scores):
@@ -150,6 +158,7 @@ expected = {
     "gptq": quantized(*gptq()),
     "gptq_ordered": quantized(*gptq(np.argsort(-MEAN_SQUARE, kind="stable"))),
     "awq": quantized(*awq()),
+    "smooth": quantized(*smooth()),
     "wanda": pruned(largest(wanda, COLS // 2), W),
     "wanda_2_4": pruned(two_of_four(wanda), W),
     "sparsegpt": pruned(largest(wanda, COLS // 2), compensated(largest(wanda, COLS // 2))),

@@ -95,11 +95,13 @@ class FewTokens final : public Calibrator {
     const Matrix<double> x = tokens(count);
     ChannelStatistics statistics;
     for (int64_t k = 0; k < channels_; ++k) {
-      double square = 0, magnitude = 0;
+      double square = 0, magnitude = 0, largest = 0;
       for (int64_t t = 0; t < count; ++t) {
         square += x(t, k) * x(t, k);
         magnitude += std::fabs(x(t, k));
+        largest = std::max(largest, std::fabs(x(t, k)));
       }
+      statistics.largest.push_back(largest);
       statistics.mean_square.push_back(square / static_cast<double>(count));
       statistics.mean_magnitude.push_back(magnitude / static_cast<double>(count));
     }
@@ -123,6 +125,7 @@ class FewTokens final : public Calibrator {
     for (size_t i = 0; i < parts.data.size(); ++i) sums[i % sums.size()] += parts.data[i];
     return sums;
   }
+  std::vector<double> largest(std::vector<double> values) override { return values; }
 
  private:
   class Root final : public GramRoot {
@@ -191,6 +194,10 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, any},
       {"fp8", "fp8", {}, any},
       {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
+      {"int8_smooth",
+       "int8",
+       {{"method", std::string("smooth")}, {"calibration_tokens", int64_t{40}}},
+       {{131, 256}, {37, 77}, {1, 1}, {5, 31}}},
       // More columns than a block of many tokens has.
       {"int8_blocks", "int8", {}, {{9, 4611}}},
       {"int4_blocks_a8", "int4", {{"group", int64_t{32}}, {"activations", int8}}, {{9, 4640}}},
