@@ -213,6 +213,9 @@ void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, 
   std::vector<std::string> warnings = context.machine.warnings;
   for (const std::string& one : context.machine.warnings_for(spec.ranks, spec.threads))
     warnings.push_back(one);
+  // Those of its compression.
+  if (const auto* own = std::get_if<std::vector<std::string>>(&record.get("warnings")))
+    warnings.insert(warnings.end(), own->begin(), own->end());
   if (spec.forward) finish_forward(entry, dense, ceilings, comm, warnings);
   entry.prepared->summarize(record);
   for (const std::string& one : entry.prepared->warnings()) warnings.push_back(one);

@@ -100,22 +100,6 @@ std::vector<std::vector<Range>> gather_ranges(Range own, Communicator& comm) {
   return ranges;
 }
 
-// The activations as the stage's kernels see them. `cuts`: where K is quantized apart.
-Matrix<double> activations(const Matrix<float>& x, const Leaf& truth, const std::vector<int64_t>& cuts) {
-  if (truth.input_scales.empty()) return reference_activations(x, truth.activation, cuts);
-  // Kernels divide by the input scales before they quantize; the weights' formula divides again, so undo it
-  // here.
-  Matrix<float> divided = x;
-  for (int64_t t = 0; t < x.rows; ++t) {
-    for (int64_t k = 0; k < x.cols; ++k) divided(t, k) /= truth.input_scales[static_cast<size_t>(k)];
-  }
-  Matrix<double> seen = reference_activations(divided, truth.activation, cuts);
-  for (int64_t t = 0; t < x.rows; ++t) {
-    for (int64_t k = 0; k < x.cols; ++k) seen(t, k) *= truth.input_scales[static_cast<size_t>(k)];
-  }
-  return seen;
-}
-
 ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, const Probe& probe) {
   const Leaf& truth = *stage.truth;
   const bool rounds = stage.kernel->input == InputType::bf16;
@@ -137,7 +121,7 @@ ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, con
       if (!std::isfinite(value)) return 0.0f;
       return rounds ? bf16_activation(value) : value;
     });
-    const Matrix<double> seen = activations(chunk, truth, cuts);
+    const Matrix<double> seen = reference_activations(chunk, truth, cuts);
     for (int64_t i = 0; i < chunk.rows; ++i) {
       const double* row = seen.row(i);
       for (size_t p = 0; p < probe.tokens.size(); ++p) {

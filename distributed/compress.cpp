@@ -201,6 +201,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   const auto begin = std::chrono::steady_clock::now();
   const auto factorizer = make_factorizer(comm, {.threads = threads}, calibration);
   RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory);
+  const auto calibrator = make_calibrator(weights.shape.in_features, calibration, comm, threads);
   together(comm, [&] {
     const int64_t unit = scheme.units().rows;
     if (comm.size() > 1 && (unit < 1 || kRowBlock % unit != 0)) {
@@ -208,7 +209,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
           "{}: expected blocks of rows that divide {}, so that ranks can compress whole ones, found {}",
           scheme.name(), kRowBlock, unit));
     }
-    CompressContext context{remembering, seed};
+    CompressContext context{remembering, seed, calibrator.get()};
     const RowSlab slab{weights.slab, weights.rows.begin, weights.shape};
     result.canonical = scheme.compress(slab, context);
     if (result.canonical.leaves.empty() || result.canonical.leaves.size() > 2) {
@@ -227,6 +228,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   own_bytes = std::max({own_bytes, canonical_bytes, peak.bytes()});
   comm.all_reduce(&own_bytes, &result.peak_bytes, 1, DType::i64, ReduceOp::max);
   result.seconds = comm.max(elapsed);
+  result.warnings = calibrator->warnings();
   measure_error(result, weights.slab, comm, threads);
   return result;
 }

@@ -1,10 +1,10 @@
 // Compression over ranks: each compresses whole rows, given what needs all of them.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <vector>
 
+#include "distributed/calibration.hpp"
 #include "distributed/communicator.hpp"
 #include "kernels/compress/scheme.hpp"
 #include "kernels/weights/source.hpp"
@@ -40,11 +40,8 @@ struct CompressedWeights {
   double norm_squared = 0;  // ‖W‖² (Frobenius) of the whole matrix
   double error_squared =
       0;  // ‖W − Ŵ‖²; NaN for a chain whose factors are not dense: U·V is not multiplied out
+  std::vector<std::string> warnings;  // of the calibration tokens
 };
-// Activations that compression may look at: fills `out` with tokens [first, first + out.rows) of a stream,
-// the same on every rank, K = out.cols. None that quality is measured on.
-using Calibration = std::function<void(int64_t first, Matrix<float>& out)>;
-
 // Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
 // price.
 struct FactorMemory {

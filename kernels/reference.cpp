@@ -102,6 +102,18 @@ Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule
   return out;
 }
 
+Matrix<double> reference_activations(const Matrix<float>& x, const Leaf& leaf,
+                                     const std::vector<int64_t>& cuts) {
+  if (leaf.input_scales.empty()) return reference_activations(x, leaf.activation, cuts);
+  Matrix<float> divided = x;
+  for (int64_t t = 0; t < x.rows; ++t)
+    for (int64_t k = 0; k < x.cols; ++k) divided(t, k) /= leaf.input_scales[static_cast<size_t>(k)];
+  Matrix<double> seen = reference_activations(divided, leaf.activation, cuts);
+  for (int64_t t = 0; t < x.rows; ++t)
+    for (int64_t k = 0; k < x.cols; ++k) seen(t, k) *= leaf.input_scales[static_cast<size_t>(k)];
+  return seen;
+}
+
 bool ProductInput::operator==(const ProductInput& other) const {
   return values.data == other.values.data && magnitudes.data == other.magnitudes.data &&
          squares.data == other.squares.data;

@@ -17,6 +17,11 @@ namespace lamina {
 Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule,
                                      const std::vector<int64_t>& cuts);
 
+// The same for a leaf, whole or the part of K that x is: kernels divide by its input scales, in float32,
+// before they quantize; the weights' formula divides again, so these are multiplied by them.
+Matrix<double> reference_activations(const Matrix<float>& x, const Leaf& leaf,
+                                     const std::vector<int64_t>& cuts);
+
 // What a product is taken of, each [S × K]: x, |x| and x². A row need not be one token: see
 // check_tolerance().
 struct ProductInput {

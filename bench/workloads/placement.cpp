@@ -51,6 +51,15 @@ double factorise_s(Shape shape, int64_t rank, const std::string& method, double 
          8.0 / 3 * small * small * small / kNominalFlops;
 }
 
+// About what a scheme takes to look at calibration tokens: their statistics, or their Gram, its Cholesky
+// factor and the compensation by it.
+double calibrate_s(Shape shape, const Scheme& scheme, double ranks) {
+  const auto n = static_cast<double>(shape.out_features), k = static_cast<double>(shape.in_features);
+  const auto tokens = static_cast<double>(scheme.calibration_tokens());
+  const double gram = scheme.takes_gram() ? (tokens + n) * k * k + k * k * k / 3 : 0;
+  return tokens * k * 50e-9 + 2 * gram / ranks / kNominalFlops + (tokens > 0 ? n * k * 100e-9 / ranks : 0);
+}
+
 }  // namespace
 
 const std::vector<KeySpec>& placement_keys() {
@@ -201,6 +210,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     macs += parts.schemes[i]->estimated_macs(shape) / static_cast<double>(ranks);
     const int64_t rank = parts.schemes[i]->largest_rank();
     compress += elements / static_cast<double>(ranks) * 30e-9;
+    compress += calibrate_s(shape, *parts.schemes[i], static_cast<double>(ranks));
     if (rank > 0)
       compress +=
           factorise_s(shape, rank, parts.schemes[i]->factor_request().method, static_cast<double>(ranks));

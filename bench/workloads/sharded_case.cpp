@@ -28,6 +28,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   double seconds = 0;
   int64_t peak = 0;
   double error_squared = 0, norm_squared = 0;
+  std::vector<std::string> warnings;
   std::vector<std::string> kernels, isas, weight_dtypes, activation_dtypes, ranks;
   for (const PackedLayer* one : layers) {
     const CompressedWeights& weights = *one->weights;
@@ -38,6 +39,8 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
                      static_cast<double>(weights.shape.out_features);
     seconds += weights.seconds;
     peak = std::max(peak, weights.peak_bytes);
+    for (const std::string& warning : weights.warnings)
+      if (std::find(warnings.begin(), warnings.end(), warning) == warnings.end()) warnings.push_back(warning);
     error_squared += weights.error_squared;
     norm_squared += weights.norm_squared;
     kernels.push_back(one->layer.kernel_name());
@@ -58,6 +61,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   record.set("compression_ratio", dense16_bytes / weight_bytes);
   record.set("gflops_executed", executed);  // operations for now; the runner divides by the time
   record.set("comm_bytes", comm_bytes);
+  record.set("warnings", warnings);
   record.set("compress_s", seconds);
   record.set("compress_peak_bytes", peak);
   record.set("compress_error", std::sqrt(error_squared / norm_squared));

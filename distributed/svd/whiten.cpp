@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "distributed/agree.hpp"
+#include "distributed/calibration.hpp"
 #include "distributed/compress.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd/tall.hpp"
@@ -126,50 +127,25 @@ Whitening::Whitening(Whiten kind, double damping, int64_t in_features, int64_t t
         "whitening: expected every input channel to vary or a damping over 0, found a channel of zeros");
 }
 
-// Tokens in chunks of kRowBlock, chunk c read by rank c mod P and added in order of c.
 void Whitening::add_tokens(int64_t tokens, const Calibration& calibration) {
-  const int64_t chunks = count_blocks(tokens), ranks = comm_.size();
-  const auto rows_of = [&](int64_t chunk) {
-    return std::clamp<int64_t>(tokens - chunk * kRowBlock, 0, kRowBlock);
-  };
+  const int64_t ranks = comm_.size();
   const double scale = 1 / static_cast<double>(tokens);
-  for (int64_t first = 0; first < chunks; first += ranks) {
-    Matrix<float> own, all;
-    std::vector<int64_t> bytes;
-    int64_t gathered = 0;
-    together(comm_, [&] {
-      const int64_t mine = first + comm_.rank();
-      own = Matrix<float>(rows_of(mine), size_);
-      if (own.rows > 0) calibration(mine * kRowBlock, own);
-      for (const float x : own.data)
-        if (!std::isfinite(x))
-          throw std::runtime_error(
-              fmt::format("whitening: expected finite calibration tokens, found {} in tokens {} to {}", x,
-                          mine * kRowBlock, mine * kRowBlock + own.rows - 1));
-      for (int64_t r = 0; r < ranks; ++r) {
-        bytes.push_back(rows_of(first + r) * size_ * static_cast<int64_t>(sizeof(float)));
-        gathered += rows_of(first + r);
-      }
-      all = Matrix<float>(gathered, size_);
-    });
-    comm_.all_gather(own.data.data(), all.data.data(), bytes);
-    for (int64_t begin = 0; begin < gathered; begin += kRowBlock) {
-      Matrix<double> chunk(std::min(kRowBlock, gathered - begin), size_);
-      std::copy_n(all.row(begin), chunk.data.size(), chunk.data.begin());
-      for (int64_t t = 0; t < chunk.rows; ++t)
-        for (int64_t k = 0; k < size_; ++k)
-          diagonal_[static_cast<size_t>(k)] += scale * chunk(t, k) * chunk(t, k);
-      if (kind_ != Whiten::cholesky) continue;
-      const BlasThreads single(1);
+  for_each_chunk(tokens, size_, calibration, comm_, [&](const float* x, int64_t rows) {
+    Matrix<double> chunk(rows, size_);
+    std::copy_n(x, chunk.data.size(), chunk.data.begin());
+    for (int64_t t = 0; t < chunk.rows; ++t)
+      for (int64_t k = 0; k < size_; ++k)
+        diagonal_[static_cast<size_t>(k)] += scale * chunk(t, k) * chunk(t, k);
+    if (kind_ != Whiten::cholesky) return;
+    const BlasThreads single(1);
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
-      for (int64_t block = count_blocks(size_) - 1; block >= 0; --block) {
-        if (block % ranks != comm_.rank()) continue;
-        Matrix<double>& g = rows_[static_cast<size_t>(block)];
-        multiply(true, false, g.rows, g.cols, chunk.rows, chunk.data.data() + block * kRowBlock, size_,
-                 chunk.data.data(), size_, g.data.data(), g.cols, true);
-      }
+    for (int64_t block = count_blocks(size_) - 1; block >= 0; --block) {
+      if (block % ranks != comm_.rank()) continue;
+      Matrix<double>& g = rows_[static_cast<size_t>(block)];
+      multiply(true, false, g.rows, g.cols, chunk.rows, chunk.data.data() + block * kRowBlock, size_,
+               chunk.data.data(), size_, g.data.data(), g.cols, true);
     }
-  }
+  });
   for (Matrix<double>& g : rows_)
     for (double& each : g.data) each *= scale;
 }

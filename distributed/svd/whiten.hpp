@@ -30,12 +30,13 @@ class Whitening {
   Matrix<float> apply(const Matrix<float>& slab);
   // L⁻ᵀ·V for V [K × r] of which `v` holds this rank's rows, partition(K, ranks, kRowBlock). Collective.
   void undo(Matrix<float>& v);
+  // Of Whiten::cholesky: block row `block` of L on every rank, its columns up to the diagonal's end, until
+  // the next call. Collective.
+  const Matrix<double>& share(int64_t block);
 
  private:
   void add_tokens(int64_t tokens, const Calibration& calibration);
   void factorize(double damping);
-  // Block row `block` of L on every rank, its columns up to the diagonal's end.
-  const Matrix<double>& share(int64_t block);
 
   int64_t size_;
   Whiten kind_;

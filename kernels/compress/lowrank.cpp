@@ -213,7 +213,12 @@ std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Re
   std::unique_ptr<Scheme> v = factors.make({rank, shape.in_features});
   std::unique_ptr<Scheme> u;
   if (v != nullptr && ruled) {
-    if ((rule.error > 0 || rule.energy > 0) && v->units().cols > 1) {
+    if (v->calibration_tokens() > 0) {
+      params.problem(kFactors.name,
+                     fmt::format("expected a scheme without calibration tokens, which are the inputs of the "
+                                 "layer and not of a factor; found {}",
+                                 v->name()));
+    } else if ((rule.error > 0 || rule.energy > 0) && v->units().cols > 1) {
       params.problem(
           kFactors.name,
           fmt::format("expected a scheme without groups along K, because the rank that meets an error "

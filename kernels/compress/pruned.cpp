@@ -1,18 +1,15 @@
-// pruned: the weights of largest magnitude stay, the others are 0; unstructured, N of every M, or in blocks.
-// What stays is stored by a scheme of its own kind.
-//
-// Rows (block rows) are pruned one by one, each to the same count, so that the result does not depend on
-// which slab they came in. Ties go to the lower column.
+// pruned: the most important weights stay, the others are 0; unstructured, N of every M, or in blocks. What
+// stays may take over what was lost, and is stored by a scheme of its own kind.
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <charconv>
 #include <cmath>
-#include <functional>
 #include <numeric>
-#include <stdexcept>
 
+#include "kernels/compress/calibration_keys.hpp"
+#include "kernels/compress/compensate.hpp"
+#include "kernels/compress/masks.hpp"
 #include "kernels/compress/nested.hpp"
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
@@ -34,9 +31,14 @@ const KeySpec kBlock{
     .help = "block of W as \"ROWSxCOLS\", or an integer edge; ROWS divides 128, COLS in_features",
     .fallback = std::string("16x16")};
 const KeySpec kImportance{.name = "importance",
-                          .help = "what ranks weights",
+                          .help =
+                              "what ranks weights: magnitude, or times the norm of their inputs "
+                              "(activation: Wanda)",
                           .fallback = std::string("magnitude"),
-                          .choices = {"magnitude"}};
+                          .choices = {"magnitude", "activation"}};
+const KeySpec kCompensate{.name = "compensate",
+                          .help = "the weights that stay take over what was lost (SparseGPT's update)",
+                          .fallback = false};
 const KeySpec kValues{.name = "values",
                       .help = "how the weights that stay are stored: a scheme of one matrix (default: dense)",
                       .optional = true};
@@ -48,40 +50,42 @@ struct PrunedOptions {
   Pattern pattern;
   double sparsity = 0;
   std::string importance;
+  bool compensate = false;
+  CalibrationKeys calibration;
 };
 
-int64_t kept_of(int64_t count, double sparsity) {
-  return count - std::llround(sparsity * static_cast<double>(count));
-}
-
-// Marks the `kept` largest keys, the lower index first among equals. `scratch` holds `count` keys.
-template <class Key, class Mark>
-void mark_largest(const std::vector<Key>& keys, int64_t kept, std::vector<Key>& scratch, Mark mark) {
-  if (kept <= 0) return;
-  scratch = keys;
-  auto nth = scratch.begin() + (kept - 1);
-  std::nth_element(scratch.begin(), nth, scratch.end(), std::greater<Key>());
-  const Key threshold = *nth;
-  int64_t above = 0;
-  for (const Key& key : keys) above += key > threshold ? 1 : 0;
-  int64_t equal = kept - above;
-  for (size_t j = 0; j < keys.size(); ++j) {
-    if (keys[j] > threshold || (keys[j] == threshold && equal-- > 0)) mark(static_cast<int64_t>(j));
+// Drops what the mask does; the others stay as compensated.
+class DropWeights final : public Replacement {
+ public:
+  DropWeights(Matrix<float>& kept, const std::vector<uint8_t>& mask) : kept_(kept), mask_(mask) {}
+  double replace(int64_t row, int64_t channel, double w) override {
+    const auto at = static_cast<size_t>(row * kept_.cols + channel);
+    return kept_.data[at] = mask_[at] != 0 ? static_cast<float>(w) : 0.0f;
   }
-}
+
+ private:
+  Matrix<float>& kept_;
+  const std::vector<uint8_t>& mask_;
+};
 
 class Pruned final : public Scheme {
  public:
   Pruned(PrunedOptions options, std::unique_ptr<Scheme> values)
       : options_(std::move(options)), values_(std::move(values)) {}
 
-  std::string name() const override { return "pruned-" + kept_text() + nested_name(*values_); }
+  std::string name() const override {
+    return "pruned-" + kept_text() + (options_.importance == "activation" ? "-activation" : "") +
+           (options_.compensate ? "-compensated" : "") + options_.calibration.suffix() +
+           nested_name(*values_);
+  }
 
   std::vector<std::pair<std::string, Value>> describe() const override {
     std::vector<std::pair<std::string, Value>> keys = {{"pattern", pattern_text()},
                                                        {"sparsity", options_.sparsity}};
     if (options_.pattern.kind == PatternKind::block) keys.emplace_back("block", block_text());
     keys.emplace_back("importance", options_.importance);
+    keys.emplace_back("compensate", options_.compensate);
+    options_.calibration.describe(keys);
     describe_nested(kValues.name, *values_, keys);
     return keys;
   }
@@ -118,8 +122,15 @@ class Pruned final : public Scheme {
   int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
     // The rows with zeros in them, from which the values are made.
     return 4 * (shape.out_features / ranks) * shape.in_features +
-           values_->estimated_compress_bytes(shape, ranks);
+           std::max(options_.compensate               ? compensate_bytes(shape, ranks)
+                    : options_.calibration.tokens > 0 ? chunk_bytes(shape.in_features, ranks)
+                                                      : 0,
+                    values_->estimated_compress_bytes(shape, ranks));
   }
+  int64_t calibration_tokens() const override {
+    return std::max(options_.calibration.tokens, values_->calibration_tokens());
+  }
+  bool takes_gram() const override { return options_.compensate || values_->takes_gram(); }
   double estimated_macs(Shape shape) const override {
     const double share = packed() == Packed::canonical ? 1 : 1 - options_.sparsity;
     return share * values_->estimated_macs(shape);
@@ -127,12 +138,20 @@ class Pruned final : public Scheme {
 
   Canonical compress(const RowSlab& slab, CompressContext& context) const override {
     check_rows(slab);
-    std::vector<uint8_t> mask = mask_of(slab);
+    const auto& [tokens, damping] = options_.calibration;
+    std::vector<double> loud;
+    if (options_.importance == "activation") loud = context.calibration().channels(tokens).mean_square;
+    std::vector<uint8_t> mask = mask_of(slab, options_.pattern, options_.sparsity, loud);
     Matrix<float> kept(slab.rows.rows, slab.rows.cols);
-    const auto size = static_cast<int64_t>(mask.size());
+    if (options_.compensate) {
+      DropWeights dropping(kept, mask);
+      compensate(slab, natural_order(slab.rows.cols), tokens, damping, context.calibration(), dropping);
+    } else {
+      const auto size = static_cast<int64_t>(mask.size());
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < size; ++i) kept.data[i] = mask[i] != 0 ? slab.rows.data[i] : 0.0f;
-    Canonical weights = values_->compress({kept, slab.row_begin, slab.shape}, context);
+      for (int64_t i = 0; i < size; ++i) kept.data[i] = mask[i] != 0 ? slab.rows.data[i] : 0.0f;
+    }
+    Canonical weights = values_->compress({kept, slab.row_begin, slab.shape, &mask}, context);
     Leaf& leaf = weights.leaves.front();
     // Whatever code a scheme gives to 0.
     const auto codes = static_cast<int64_t>(leaf.codes.size());
@@ -151,7 +170,7 @@ class Pruned final : public Scheme {
     const std::string values = values_->name();
     const Pattern& p = options_.pattern;
     const bool two_of_four = p.kind == PatternKind::n_of_m && p.n == 2 && p.m == 4;
-    if (two_of_four && (values == kPlainScheme || values == "dense-bf16" || values == "int8"))
+    if (two_of_four && (values == kPlainScheme || values == "dense-bf16" || values.starts_with("int8")))
       return Packed::slots;
     return values == kPlainScheme ? Packed::bitmap_or_blocks : Packed::canonical;
   }
@@ -171,94 +190,6 @@ class Pruned final : public Scheme {
     const Pattern& p = options_.pattern;
     if (p.kind == PatternKind::n_of_m) return fmt::format("{}:{}", p.n, p.m);
     return p.kind == PatternKind::block ? "block" : "unstructured";
-  }
-
-  // [rows × cols], 1 where a weight stays.
-  std::vector<uint8_t> mask_of(const RowSlab& slab) const {
-    std::vector<uint8_t> mask(static_cast<size_t>(slab.rows.rows * slab.rows.cols));
-    switch (options_.pattern.kind) {
-      case PatternKind::n_of_m:
-        mark_groups(slab, mask);
-        break;
-      case PatternKind::block:
-        mark_blocks(slab, mask);
-        break;
-      default:
-        mark_rows(slab, mask);
-        break;
-    }
-    return mask;
-  }
-
-  void mark_rows(const RowSlab& slab, std::vector<uint8_t>& all) const {
-    const int64_t kept = kept_of(slab.rows.cols, options_.sparsity);
-#pragma omp parallel
-    {
-      // Magnitudes as bits: ordered alike, and integers compare faster.
-      std::vector<uint32_t> keys(static_cast<size_t>(slab.rows.cols)), scratch;
-#pragma omp for schedule(static)
-      for (int64_t i = 0; i < slab.rows.rows; ++i) {
-        for (int64_t j = 0; j < slab.rows.cols; ++j)
-          keys[static_cast<size_t>(j)] = std::bit_cast<uint32_t>(slab.rows(i, j)) & 0x7fffffffu;
-        uint8_t* mask = all.data() + i * slab.rows.cols;
-        mark_largest(keys, kept, scratch, [mask](int64_t j) { mask[j] = 1; });
-      }
-    }
-  }
-
-  void mark_groups(const RowSlab& slab, std::vector<uint8_t>& all) const {
-    const int64_t n = options_.pattern.n, m = options_.pattern.m;
-    if (slab.rows.cols % m != 0)
-      throw std::invalid_argument(
-          fmt::format("pruned: expected columns in multiples of {}, found {}", m, slab.rows.cols));
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < slab.rows.rows; ++i) {
-      for (int64_t g = 0; g < slab.rows.cols; g += m) {
-        const float* w = slab.rows.row(i) + g;
-        uint8_t* mask = all.data() + i * slab.rows.cols + g;
-        // Kept when fewer than n come before it; m is at most 16.
-        for (int64_t j = 0; j < m; ++j) {
-          int64_t before = 0;
-          for (int64_t o = 0; o < m; ++o) {
-            const float mine = std::fabs(w[j]), other = std::fabs(w[o]);
-            before += other > mine || (other == mine && o < j) ? 1 : 0;
-          }
-          mask[j] = before < n ? 1 : 0;
-        }
-      }
-    }
-  }
-
-  void mark_blocks(const RowSlab& slab, std::vector<uint8_t>& all) const {
-    const int64_t br = options_.pattern.block_rows, bc = options_.pattern.block_cols;
-    if (slab.rows.cols % bc != 0)
-      throw std::invalid_argument(
-          fmt::format("pruned: expected columns in multiples of {}, found {}", bc, slab.rows.cols));
-    if (slab.row_begin % br != 0)
-      throw std::invalid_argument(
-          fmt::format("pruned: expected slabs at multiples of {} rows, found one at {}", br, slab.row_begin));
-    const int64_t blocks = slab.rows.cols / bc, kept = kept_of(blocks, options_.sparsity);
-#pragma omp parallel
-    {
-      std::vector<double> norms(static_cast<size_t>(blocks)), scratch;
-#pragma omp for schedule(static)
-      for (int64_t top = 0; top < slab.rows.rows; top += br) {
-        const int64_t bottom = std::min(top + br, slab.rows.rows);  // the last block row may be short
-        std::fill(norms.begin(), norms.end(), 0.0);
-        for (int64_t i = top; i < bottom; ++i) {
-          for (int64_t j = 0; j < slab.rows.cols; ++j) {
-            const double w = slab.rows(i, j);
-            norms[static_cast<size_t>(j / bc)] += w * w;
-          }
-        }
-        mark_largest(norms, kept, scratch, [&](int64_t block) {
-          for (int64_t i = top; i < bottom; ++i) {
-            uint8_t* mask = all.data() + i * slab.rows.cols + block * bc;
-            std::fill(mask, mask + bc, uint8_t{1});
-          }
-        });
-      }
-    }
   }
 
   PrunedOptions options_;
@@ -350,6 +281,10 @@ bool read_pattern(const Params& params, Shape shape, PrunedOptions* options) {
 std::unique_ptr<Scheme> make_pruned(const Params& params, Shape shape, const Registry& registry) {
   PrunedOptions options;
   options.importance = params.string(kImportance);
+  options.compensate = params.boolean(kCompensate);
+  options.calibration = CalibrationKeys::read(
+      params, options.importance == "activation" || options.compensate, options.compensate,
+      "expected \"compensate\" or an importance that uses it beside it");
   const bool read = read_pattern(params, shape, &options);
   const NestedScheme nested(params, kValues, registry, {"pruned", "lowrank"});
   if (!nested.ok()) return nullptr;
@@ -365,8 +300,8 @@ SchemeType pruned_scheme() {
   SchemeType type;
   type.type = "pruned";
   type.help =
-      "zeros where weights are small: unstructured, N of every M, or blocks; the rest dense or quantized";
-  type.keys = {kPattern, kSparsity, kBlock, kImportance, kValues};
+      "zeros where weights matter least: unstructured, N of every M, or blocks; the rest dense or quantized";
+  type.keys = {kPattern, kSparsity, kBlock, kImportance, kCompensate, kGramTokens, kGramDamping, kValues};
   type.make = make_pruned;
   return type;
 }

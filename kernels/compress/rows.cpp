@@ -6,6 +6,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 
 namespace lamina {
@@ -43,6 +44,16 @@ void check_rows(const RowSlab& slab) {
       throw std::invalid_argument(fmt::format("expected finite weights, found {} at row {}, column {}",
                                               rows(bad, j), slab.row_begin + bad, j));
   }
+}
+
+Matrix<float> scale_columns(const Matrix<float>& rows, const std::vector<float>& scales) {
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  Matrix<float> scaled(rows.rows, rows.cols);
+#pragma omp parallel for schedule(static)
+  for (int64_t i = 0; i < rows.rows; ++i)
+    for (int64_t j = 0; j < rows.cols; ++j)
+      scaled(i, j) = std::clamp(rows(i, j) * scales[static_cast<size_t>(j)], -kLargest, kLargest);
+  return scaled;
 }
 
 float largest_magnitude(const float* w, int64_t count) {

@@ -13,6 +13,9 @@ void check_rows(const RowSlab& slab);
 // A leaf that covers the slab, with nothing in it yet.
 Leaf leaf_of(const RowSlab& slab);
 
+// Column j times scales[j], within float32's range.
+Matrix<float> scale_columns(const Matrix<float>& rows, const std::vector<float>& scales);
+
 // The largest |w| of `count` finite weights.
 float largest_magnitude(const float* w, int64_t count);
 

@@ -5,10 +5,12 @@
 
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "kernels/compress/calibrator.hpp"
 #include "kernels/compress/canonical.hpp"
 #include "kernels/params.hpp"
 
@@ -25,6 +27,8 @@ struct RowSlab {
   const Matrix<float>& rows;
   int64_t row_begin = 0;
   Shape shape;
+  // [rows × cols] or null: weights that are 0 here, and stay so whatever a scheme makes of the others.
+  const std::vector<uint8_t>* mask = nullptr;
 };
 
 // How much of the spectrum to keep: exactly one is set.
@@ -69,6 +73,12 @@ class Factorizer {
 struct CompressContext {
   Factorizer& factorizer;
   uint64_t seed = 1;
+  Calibrator* calibrator = nullptr;
+  // Throws std::logic_error where there is none.
+  Calibrator& calibration() const {
+    if (calibrator == nullptr) throw std::logic_error("expected calibration tokens, found none");
+    return *calibrator;
+  }
 };
 
 class Scheme {
@@ -102,6 +112,10 @@ class Scheme {
   static constexpr int64_t kBlockBytes = 256 << 10;
   // Bytes that compress() takes for a while on each of `ranks`, beyond weights and canonical weights.
   virtual int64_t estimated_compress_bytes(Shape, int64_t /*ranks*/) const { return 0; }
+  // Tokens of the layer's inputs that it looks at; 0: none.
+  virtual int64_t calibration_tokens() const { return 0; }
+  // Whether it takes the root of their Gram.
+  virtual bool takes_gram() const { return false; }
   // Of factors U and V: how many columns U has, at most. 0 where W is not factorised.
   virtual int64_t largest_rank() const { return 0; }
   // The factorizer's, where W is factorised.

@@ -18,9 +18,11 @@ CpuLayer::CpuLayer(const Leaf& leaf, const LayerOptions& options, int64_t column
       cols_(leaf.cols),
       padded_(round_up(leaf.cols, column_unit)),
       max_tokens_(std::max<int64_t>(options.max_tokens, 1)),
-      threads_(std::max(options.threads, 1)) {
+      threads_(std::max(options.threads, 1)),
+      input_scales_(leaf.input_scales) {
   check_leaf(leaf);
   if (options.workspace != nullptr) options.workspace->rewind();
+  if (!input_scales_.empty()) divided_ = make_scratch(options, max_tokens_ * cols_ * 4);
 }
 
 std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes, int threads) {
@@ -33,6 +35,7 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
   // Workspaces are one a thread: no more threads than the layer was made for.
   const int threads = std::clamp(stream.threads, 1, threads_);
   if (threads == 1) {
+    x = divide(x, tokens, 0, 1);
     prepare(x, tokens, 0, 1);
     compute(x, y, tokens, {0, rows_}, 0);
     if (ops_.end_panels != nullptr) ops_.end_panels();
@@ -58,16 +61,31 @@ void CpuLayer::forward_then(Layer& next, const float* x, float* middle, float* y
 
 void CpuLayer::share(const float* x, float* y, int64_t tokens) {
   const int part = omp_get_thread_num(), parts = omp_get_num_threads();
+  x = divide(x, tokens, part, parts);
+  if (!input_scales_.empty()) {
+#pragma omp barrier
+  }
   prepare(x, tokens, part, parts);
 #pragma omp barrier
   compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
   if (ops_.end_panels != nullptr) ops_.end_panels();
 }
 
+const float* CpuLayer::divide(const float* x, int64_t tokens, int part, int parts) {
+  if (input_scales_.empty()) return x;
+  const int64_t begin = cols_ * part / parts, end = cols_ * (part + 1) / parts;
+  float* out = divided_->as<float>();
+  // The quotient as the activation rules state it: codes of it must agree with the reference's.
+  for (int64_t t = 0; t < tokens; ++t)
+    for (int64_t k = begin; k < end; ++k)
+      out[t * cols_ + k] = x[t * cols_ + k] / input_scales_[static_cast<size_t>(k)];
+  return out;
+}
+
 Cost CpuLayer::cost(int64_t tokens) const {
   const auto m = static_cast<double>(tokens);
   return {.operations = {arithmetic(), 2 * m * macs()},
-          .read_bytes = static_cast<double>(weight_bytes_) + 4 * m * static_cast<double>(cols_),
+          .read_bytes = static_cast<double>(weight_bytes()) + 4 * m * static_cast<double>(cols_),
           .write_bytes = 4 * m * static_cast<double>(rows_)};
 }
 
@@ -269,7 +287,6 @@ void TiledCodes::prepare_token(const CpuOps& ops, const float* x, int64_t tokens
 
 std::string native_refusal(const Leaf& leaf) {
   if (!leaf.zero_points.empty()) return "takes no zero points";
-  if (!leaf.input_scales.empty()) return "takes no input scales";
   if (leaf.rows > INT_MAX || leaf.cols > INT_MAX) return fmt::format("takes fewer than 2³¹ rows and columns");
   return {};
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/buffer.hpp"
 #include "kernels/cpu/ops.hpp"
@@ -51,7 +52,8 @@ void pack_rows(int64_t rows, int64_t unit, int threads, const Pack& pack) {
 std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes, int threads = 1);
 
 // A layer whose output features are computed in parallel. forward() runs one OpenMP region: every thread
-// prepares its share of the activations, then computes its rows.
+// prepares its share of the activations, divided by the leaf's input scales where it has some, then computes
+// its rows.
 class CpuLayer : public Layer {
  public:
   // `column_unit`: columns are padded with zeros to a multiple of this.
@@ -62,7 +64,9 @@ class CpuLayer : public Layer {
   void forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
                     Stream& stream) final;
   Cost cost(int64_t tokens) const override;
-  int64_t weight_bytes() const final { return weight_bytes_; }
+  int64_t weight_bytes() const final {
+    return weight_bytes_ + static_cast<int64_t>(input_scales_.size()) * 4;
+  }
 
  protected:
   // Fills what compute() reads of the activations: thread `part` of `parts` does its share.
@@ -89,6 +93,11 @@ class CpuLayer : public Layer {
  private:
   // A thread's share of forward(), within a region.
   void share(const float* x, float* y, int64_t tokens);
+  // The activations over the input scales, where there are any: a thread's share of them.
+  const float* divide(const float* x, int64_t tokens, int part, int parts);
+
+  std::vector<float> input_scales_;
+  std::shared_ptr<Buffer> divided_;  // [tokens × cols]
 };
 
 // Activations in tiles of tokens, as the panel functions read them: what a tile of tokens has of
@@ -217,8 +226,7 @@ void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_
 }
 inline constexpr auto kOpenNothing = [](int64_t, int64_t, int64_t, int64_t) {};
 
-// Why no native kernel takes this leaf, or empty: zero points, input scales, and more columns or rows than
-// 2³¹.
+// Why no native kernel takes this leaf, or empty: zero points, and more columns or rows than 2³¹.
 std::string native_refusal(const Leaf& leaf);
 // "multiplies …, not …" where the leaf is not float32 (8, 4) bits or its activations are not `rule`.
 std::string kind_refusal(const Leaf& leaf, int bits, ActivationRule rule);

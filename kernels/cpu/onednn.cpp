@@ -300,6 +300,7 @@ std::string bf16_refusal() {
 // or not: of codes that are all 127, and of random ones from 77 columns on, hardly a sum comes out right,
 // signed or unsigned.
 std::string int8_refusal(const Leaf& leaf) {
+  if (!leaf.input_scales.empty()) return "takes no input scales";
   if (std::string why = kind_refusal(leaf, 8, ActivationRule::int8_per_token); !why.empty()) return why;
   if (leaf.pattern.kind != PatternKind::dense) return "multiplies dense weights, not pruned ones";
   if (!leaf.per_channel) return "multiplies one scale per output channel, not groups";
@@ -316,6 +317,7 @@ Form form_of(const Leaf& leaf) {
 
 std::string refusal(const Leaf& leaf) {
   if (leaf.bits == 8 && !leaf.fp8) return int8_refusal(leaf);
+  if (!leaf.input_scales.empty()) return "takes no input scales";
   if (leaf.bits == 16) {
     if (leaf.activation != ActivationRule::bf16)
       return fmt::format("multiplies bfloat16 weights by bf16 activations, not {}", name_of(leaf.activation));

@@ -18,6 +18,7 @@ class ReferenceLayer final : public Layer {
   ReferenceLayer(const Leaf& leaf, const LayerOptions& options)
       : leaf_(leaf), threads_(std::max(options.threads, 1)), x_(static_cast<size_t>(leaf.cols)) {
     check_leaf(leaf_);
+    divided_.resize(leaf.input_scales.size());
     rows_.resize(static_cast<size_t>(threads_) * static_cast<size_t>(leaf.cols));
   }
 
@@ -54,6 +55,12 @@ class ReferenceLayer final : public Layer {
  private:
   // The activation rule, written out once more: this kernel is held to the reference, not built on it.
   void load_token(const float* x) {
+    if (leaf_.input_scales.empty()) return round_token(x);
+    for (size_t k = 0; k < divided_.size(); ++k) divided_[k] = x[k] / leaf_.input_scales[k];
+    round_token(divided_.data());
+    for (size_t k = 0; k < divided_.size(); ++k) x_[k] *= leaf_.input_scales[k];
+  }
+  void round_token(const float* x) {
     if (leaf_.activation == ActivationRule::f32) {
       std::copy(x, x + leaf_.cols, x_.begin());
       return;
@@ -76,8 +83,9 @@ class ReferenceLayer final : public Layer {
 
   Leaf leaf_;
   int threads_;
-  std::vector<double> x_;     // [cols]
-  std::vector<double> rows_;  // [threads × cols]
+  std::vector<double> x_;       // [cols]
+  std::vector<double> rows_;    // [threads × cols]
+  std::vector<float> divided_;  // by the input scales
 };
 
 }  // namespace

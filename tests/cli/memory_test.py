@@ -29,7 +29,8 @@ def layer(shard, tokens, cache, size=2048, kernel=None, **scheme):
             "kernel": kernel, "scheme": scheme}
 
 
-# What each is for: copies and their weights, what copies keep for every token, factors that are not cut, activations.
+# What each is for: copies and their weights, what copies keep for every token, factors that are not cut, activations,
+# compensation.
 CASES = [
     layer("column", 512, "hot", type="dense"),
     layer("row", 512, "hot", type="int8"),
@@ -40,6 +41,8 @@ CASES = [
     layer("column", 512, "cold", type="int8"),
     layer("column", 1, "cold", kernel="csr", type="pruned", sparsity=0.1),
     layer("row", 8192, "hot", size=512, type="dense"),
+    layer("column", 1, "hot", type="int4", method="gptq", calibration_tokens=256),
+    layer("row", 1, "hot", type="int8", method="smooth", calibration_tokens=256),
     {"workload": "mlp", "shard": "column-row", "tokens": 2048, "cache": "hot", "hidden": 512, "intermediate": 2048,
      "in_features": None, "out_features": None, "scheme": {"type": "int8"}},
 ]

@@ -36,7 +36,7 @@ struct NamedKeys {
 std::vector<NamedKeys> all_schemes(Problems* problems) {
   const Value block = std::string("block"), int8 = std::string("int8"), text_2_4 = std::string("2:4");
   const Value fp8 = std::string("fp8"), pruned = std::string("pruned"), dense = std::string("dense");
-  const Value bf16 = std::string("bf16");
+  const Value bf16 = std::string("bf16"), mse = std::string("mse"), gptq = std::string("gptq");
   return {
       {"dense", {}, "dense-f32"},
       {"dense", {{"dtype", bf16}}, "dense-bf16"},
@@ -44,6 +44,17 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
       {"int8", {}, "int8"},
       {"int4", {}, "int4-g128"},
       {"int4", {{"group", int64_t{32}}, {"activations", int8}}, "int4-g32-a8"},
+      {"int4", {{"method", mse}}, "int4-g128-mse"},
+      {"int4", {{"method", gptq}, {"calibration_tokens", int64_t{90}}}, "int4-g128-gptq-c90"},
+      {"int4",
+       {{"method", gptq}, {"act_order", true}, {"calibration_tokens", int64_t{90}}, {"damping", 0.05}},
+       "int4-g128-gptq-ordered-c90-d0.05"},
+      {"pruned",
+       {{"importance", std::string("activation")}, {"calibration_tokens", int64_t{90}}},
+       "pruned-50%-activation-c90"},
+      {"pruned",
+       {{"compensate", true}, {"pattern", text_2_4}, {"calibration_tokens", int64_t{90}}},
+       "pruned-2:4-compensated-c90"},
       {"pruned", {}, "pruned-50%"},
       {"pruned", {{"sparsity", 0.625}}, "pruned-62.5%"},
       {"pruned", {{"pattern", std::string("2:4")}}, "pruned-2:4"},
@@ -103,7 +114,8 @@ TEST(EveryScheme, DoesNotDependOnSlabs) {
         Matrix<float> rows(cuts[c + 1] - cuts[c], shape.in_features);
         std::copy(w.row(cuts[c]), w.row(cuts[c]) + rows.rows * rows.cols, rows.data.begin());
         FirstColumns factorizer;
-        CompressContext context{factorizer, 1};
+        FewTokens calibrator(shape.in_features);
+        CompressContext context{factorizer, 1, &calibrator};
         Canonical part = scheme->compress({rows, cuts[c], shape}, context);
         ASSERT_EQ(part.leaves.size(), whole.leaves.size());
         if (part.is_chain()) {
@@ -133,7 +145,8 @@ TEST(EveryScheme, RefusesWeightsThatAreNotFinite) {
       rows(11, 200) = bad;
       rows(12, 1) = bad;
       FirstColumns factorizer;
-      CompressContext context{factorizer, 1};
+      FewTokens calibrator(256);
+      CompressContext context{factorizer, 1, &calibrator};
       try {
         scheme->compress({rows, 128, {389, 256}}, context);
         FAIL() << keys.name;
@@ -199,107 +212,6 @@ TEST(Int4, PutsTheExtremeOnMinusEight) {
   dequantize_row(leaf, 0, row.data());
   for (int64_t j = 0; j < 64; ++j)
     EXPECT_LE(std::fabs(row[static_cast<size_t>(j)] - w(0, j)), 21.0 / 16 + 1e-6) << "half a step";
-}
-
-TEST(Pruned, KeepsTheLargestOfEachRow) {
-  const Matrix<float> w = random_matrix(9, 100, 4);
-  Problems problems;
-  const Leaf leaf =
-      compress_whole(*make_scheme("pruned", {{"sparsity", 0.7}}, {9, 100}, problems), w).leaves[0];
-  for (int64_t i = 0; i < 9; ++i) {
-    int64_t kept = 0;
-    float smallest_kept = 1e9f, largest_dropped = 0;
-    for (int64_t j = 0; j < 100; ++j) {
-      const auto at = static_cast<size_t>(i * 100 + j);
-      if (leaf.mask[at] != 0) {
-        ++kept;
-        smallest_kept = std::min(smallest_kept, std::fabs(w(i, j)));
-        EXPECT_EQ(leaf.values[at], w(i, j));
-      } else {
-        largest_dropped = std::max(largest_dropped, std::fabs(w(i, j)));
-        EXPECT_EQ(leaf.values[at], 0.0f);
-      }
-    }
-    EXPECT_EQ(kept, 30);
-    EXPECT_GE(smallest_kept, largest_dropped);
-  }
-}
-
-TEST(Pruned, BreaksTiesByTheLowerColumn) {
-  Matrix<float> w(1, 8);
-  w.data = {1, -1, 1, 1, 1, -1, 1, 1};
-  Problems problems;
-  const auto mask = [&](const Keys& keys) {
-    return compress_whole(*make_scheme("pruned", keys, {1, 8}, problems), w).leaves[0].mask;
-  };
-  EXPECT_EQ(mask({{"sparsity", 0.5}}), (std::vector<uint8_t>{1, 1, 1, 1, 0, 0, 0, 0}));
-  EXPECT_EQ(mask({{"pattern", std::string("2:4")}}), (std::vector<uint8_t>{1, 1, 0, 0, 1, 1, 0, 0}));
-  EXPECT_EQ(mask({{"pattern", std::string("block")}, {"block", int64_t{2}}}),
-            (std::vector<uint8_t>{1, 1, 1, 1, 0, 0, 0, 0}));
-}
-
-TEST(Pruned, KeepsNOfEveryM) {
-  Matrix<float> w(1, 8);
-  w.data = {0.1f, -3, 2, 0.5f, 0, 0, -7, 0};
-  Problems problems;
-  const Leaf leaf =
-      compress_whole(*make_scheme("pruned", {{"pattern", std::string("2:4")}}, {1, 8}, problems), w)
-          .leaves[0];
-  EXPECT_EQ(leaf.mask, (std::vector<uint8_t>{0, 1, 1, 0, 1, 0, 1, 0}));
-  EXPECT_EQ(leaf.pattern, (Pattern{PatternKind::n_of_m, 2, 4, 0, 0}));
-}
-
-TEST(Pruned, KeepsBlocksByTheirNorm) {
-  Matrix<float> w(3, 8);             // the second block row is short
-  w.data = {1, 1, 0, 2, 9, 0, 1, 1,  //
-            1, 1, 0, 0, 0, 0, 1, 1,  //
-            5, 5, 6, 0, 1, 0, 0, 8};
-  Problems problems;
-  const Leaf leaf =
-      compress_whole(*make_scheme("pruned", {{"pattern", std::string("block")}, {"block", int64_t{2}}},
-                                  {3, 8}, problems),
-                     w)
-          .leaves[0];
-  EXPECT_EQ(leaf.mask, (std::vector<uint8_t>{1, 1, 0, 0, 1, 1, 0, 0,  //
-                                             1, 1, 0, 0, 1, 1, 0, 0,  //
-                                             1, 1, 0, 0, 0, 0, 1, 1}));
-}
-
-// Values are compressed after pruning: what is dropped takes no part in scales, and is stored as 0.
-TEST(Pruned, StoresValuesByTheirOwnScheme) {
-  Matrix<float> w(1, 8);
-  w.data = {127, -1, 3, 2, 0.5f, -50, 64, 1};
-  Problems problems;
-  const Value int8 = std::string("int8");
-  const auto scheme = make_scheme(
-      "pruned", {{"pattern", std::string("2:4")}, {"values", values({{"type", int8}}, &problems)}}, {1, 8},
-      problems);
-  ASSERT_NE(scheme, nullptr);
-  const Leaf leaf = compress_whole(*scheme, w).leaves[0];
-  EXPECT_EQ(leaf.codes, (std::vector<int8_t>{127, 0, 3, 0, 0, -50, 64, 0}));
-  EXPECT_EQ(leaf.mask, (std::vector<uint8_t>{1, 0, 1, 0, 0, 1, 1, 0}));
-  EXPECT_EQ(leaf.activation, ActivationRule::int8_per_token);
-  EXPECT_EQ(leaf.pattern.kind, PatternKind::n_of_m);
-  const auto keys = scheme->describe();
-  const auto has = [&](const std::string& key, const std::string& value) {
-    return std::count(keys.begin(), keys.end(), std::pair<std::string, Value>{key, value}) == 1;
-  };
-  EXPECT_TRUE(has("pattern", "2:4"));
-  EXPECT_TRUE(has("values", "int8"));
-  EXPECT_TRUE(has("activations", "int8"));
-
-  // Groups of the values and of the pattern are cut together.
-  const auto grouped =
-      make_scheme("pruned",
-                  {{"pattern", std::string("3:12")},
-                   {"values", values({{"type", std::string("int4")}, {"group", int64_t{32}}}, &problems)}},
-                  {4, 192}, problems);
-  ASSERT_NE(grouped, nullptr);
-  EXPECT_EQ(grouped->units().cols, 96);
-  const Leaf many = compress_whole(*grouped, random_matrix(4, 192, 5)).leaves[0];
-  EXPECT_EQ(slice(many, {1, 3}, {96, 192}).groups(), 3);
-  EXPECT_THROW(slice(many, {0, 4}, {0, 32}), std::invalid_argument);
-  EXPECT_THROW(slice(many, {0, 4}, {0, 12}), std::invalid_argument);
 }
 
 TEST(LowRank, ChainsTwoLeaves) {

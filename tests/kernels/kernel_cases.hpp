@@ -78,9 +78,84 @@ inline std::unique_ptr<Scheme> make_scheme(const std::string& type, const Keys& 
   return problems.empty() ? std::move(made) : nullptr;
 }
 
+// Of seeded tokens whose channels are correlated, some of them loud; in plain loops.
+class FewTokens final : public Calibrator {
+ public:
+  explicit FewTokens(int64_t channels) : channels_(channels) {}
+
+  Matrix<double> tokens(int64_t count) const {
+    const Matrix<float> noise = random_matrix(count, channels_, 71), factors = random_matrix(count, 3, 72);
+    Matrix<double> x(count, channels_);
+    for (int64_t t = 0; t < count; ++t)
+      for (int64_t k = 0; k < channels_; ++k)
+        x(t, k) = (k % 37 == 5 ? 8.0 : 1.0) * (static_cast<double>(noise(t, k)) + factors(t, k % 3));
+    return x;
+  }
+  ChannelStatistics channels(int64_t count) override {
+    const Matrix<double> x = tokens(count);
+    ChannelStatistics statistics;
+    for (int64_t k = 0; k < channels_; ++k) {
+      double square = 0, magnitude = 0, largest = 0;
+      for (int64_t t = 0; t < count; ++t) {
+        square += x(t, k) * x(t, k);
+        magnitude += std::fabs(x(t, k));
+        largest = std::max(largest, std::fabs(x(t, k)));
+      }
+      statistics.largest.push_back(largest);
+      statistics.mean_square.push_back(square / static_cast<double>(count));
+      statistics.mean_magnitude.push_back(magnitude / static_cast<double>(count));
+    }
+    return statistics;
+  }
+  std::unique_ptr<GramRoot> root(const std::vector<int64_t>& order, int64_t count, double damping) override {
+    const Matrix<double> x = tokens(count);
+    Matrix<double> gram(channels_, channels_);
+    double trace = 0;
+    for (int64_t t = 0; t < count; ++t)
+      for (int64_t i = 0; i < channels_; ++i)
+        for (int64_t j = 0; j <= i; ++j)
+          gram(i, j) += x(t, order[static_cast<size_t>(i)]) * x(t, order[static_cast<size_t>(j)]) /
+                        static_cast<double>(count);
+    for (int64_t i = 0; i < channels_; ++i) trace += gram(i, i);
+    for (int64_t i = 0; i < channels_; ++i) gram(i, i) += damping * trace / static_cast<double>(channels_);
+    return std::make_unique<Root>(std::move(gram));
+  }
+  std::vector<double> sum(const Matrix<double>& parts) override {
+    std::vector<double> sums(static_cast<size_t>(parts.cols));
+    for (size_t i = 0; i < parts.data.size(); ++i) sums[i % sums.size()] += parts.data[i];
+    return sums;
+  }
+  std::vector<double> largest(std::vector<double> values) override { return values; }
+
+ private:
+  class Root final : public GramRoot {
+   public:
+    explicit Root(Matrix<double> gram) : lower_(std::move(gram)) {
+      for (int64_t j = 0; j < lower_.rows; ++j) {
+        for (int64_t k = 0; k < j; ++k)
+          for (int64_t i = j; i < lower_.rows; ++i) lower_(i, j) -= lower_(i, k) * lower_(j, k);
+        const double pivot = std::sqrt(lower_(j, j));
+        for (int64_t i = j; i < lower_.rows; ++i) lower_(i, j) /= pivot;
+      }
+    }
+    const Matrix<double>& rows(int64_t block) override {
+      const int64_t begin = block * kBlock, end = std::min(lower_.rows, begin + kBlock);
+      rows_ = Matrix<double>(end - begin, end);
+      for (int64_t i = 0; i < rows_.rows; ++i)
+        std::copy_n(lower_.row(begin + i), begin + i + 1, rows_.row(i));
+      return rows_;
+    }
+
+   private:
+    Matrix<double> lower_, rows_;
+  };
+  int64_t channels_;
+};
+
 inline Canonical compress_whole(const Scheme& scheme, const Matrix<float>& w) {
   FirstColumns factorizer;
-  CompressContext context{factorizer, 1};
+  FewTokens calibrator(w.cols);
+  CompressContext context{factorizer, 1, &calibrator};
   return scheme.compress({w, 0, {w.rows, w.cols}}, context);
 }
 
@@ -101,6 +176,7 @@ struct SchemeCase {
 inline std::vector<SchemeCase> scheme_cases() {
   const Value text_2_4 = std::string("2:4"), block = std::string("block"), int8 = std::string("int8");
   const Value bf16 = std::string("bf16"), dense = std::string("dense"), int4 = std::string("int4");
+  const Value awq = std::string("awq");
   // Problems of theirs, as with a shape that does not fit, leave no scheme.
   static Problems ignored;
   const auto nested = [](const Keys& keys) -> Value {
@@ -120,6 +196,10 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
       // On the CPU the reference alone takes it.
       {"int8_a32", "int8", {{"activations", std::string("f32")}}, any, kMaxTokens, false},
+      {"int8_smooth",
+       "int8",
+       {{"method", std::string("smooth")}, {"calibration_tokens", int64_t{40}}},
+       {{131, 256}, {37, 77}, {1, 1}, {5, 31}}},
       // More columns than a block of many tokens has.
       {"int8_blocks", "int8", {}, {{9, 4611}}},
       {"int4_blocks_a8", "int4", {{"group", int64_t{32}}, {"activations", int8}}, {{9, 4640}}},
@@ -138,6 +218,15 @@ inline std::vector<SchemeCase> scheme_cases() {
        {{"group", int64_t{64}}, {"activations", int8}},
        {{67, 192}, {5, 64}, {9, 1088}}},
       {"int4_g128_a8", "int4", {{"group", int64_t{128}}, {"activations", int8}}, groups},
+      // With input scales.
+      {"int4_g32_awq",
+       "int4",
+       {{"group", int64_t{32}}, {"method", awq}, {"calibration_tokens", int64_t{40}}},
+       {{131, 96}, {9, 608}, {7, 32}}},
+      {"int4_g64_awq_a8",
+       "int4",
+       {{"group", int64_t{64}}, {"method", awq}, {"calibration_tokens", int64_t{40}}, {"activations", int8}},
+       {{67, 192}, {5, 64}, {9, 1088}}},
       {"unstructured", "pruned", {{"sparsity", 0.5}}, any},
       {"unstructured_0", "pruned", {{"sparsity", 0.0}}, {{37, 77}}},
       {"unstructured_95", "pruned", {{"sparsity", 0.95}}, any},
@@ -209,8 +298,7 @@ class GuardedOutput {
 
 // What a kernel should make of these activations, quantized as the leaf says, and its tolerance.
 inline ReferenceProduct reference_of(const Leaf& leaf, const Matrix<float>& activations) {
-  return reference_product(
-      leaf, product_input(reference_activations(activations, leaf.activation, {0, leaf.cols})), 1);
+  return reference_product(leaf, product_input(reference_activations(activations, leaf, {0, leaf.cols})), 1);
 }
 
 // The worst |y − reference| over its tolerance; infinite for what is not finite.

@@ -1,0 +1,173 @@
+#include "distributed/calibration.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <stdexcept>
+#include <utility>
+
+#include "distributed/agree.hpp"
+#include "distributed/compress.hpp"
+#include "distributed/partition.hpp"
+#include "distributed/svd/whiten.hpp"
+
+namespace lamina {
+namespace {
+
+static_assert(kRowBlock == GramRoot::kBlock);
+
+class IdentityRoot final : public GramRoot {
+ public:
+  explicit IdentityRoot(int64_t size) : size_(size) {}
+  const Matrix<double>& rows(int64_t block) override {
+    const int64_t begin = block * kBlock, end = std::min(size_, begin + kBlock);
+    rows_ = Matrix<double>(end - begin, end);
+    for (int64_t i = 0; i < rows_.rows; ++i) rows_(i, begin + i) = 1;
+    return rows_;
+  }
+
+ private:
+  int64_t size_;
+  Matrix<double> rows_;
+};
+
+class CholeskyRoot final : public GramRoot {
+ public:
+  CholeskyRoot(double damping, int64_t size, int64_t tokens, const Calibration& calibration,
+               Communicator& comm, int threads)
+      : whitening_(Whiten::cholesky, damping, size, tokens, calibration, comm, threads) {}
+  const Matrix<double>& rows(int64_t block) override { return whitening_.share(block); }
+
+ private:
+  Whitening whitening_;
+};
+
+class TokenCalibrator final : public Calibrator {
+ public:
+  TokenCalibrator(int64_t in_features, Calibration calibration, Communicator& comm, int threads)
+      : size_(in_features), calibration_(std::move(calibration)), comm_(comm), threads_(threads) {}
+
+  ChannelStatistics channels(int64_t tokens) override {
+    ChannelStatistics statistics;
+    together(comm_, [&] {
+      if (tokens < 1 || !calibration_)
+        throw std::invalid_argument(fmt::format("calibration: expected tokens, found {}", tokens));
+      for (auto* each : {&statistics.mean_square, &statistics.mean_magnitude, &statistics.largest})
+        each->assign(static_cast<size_t>(size_), 0.0);
+    });
+    for_each_chunk(tokens, size_, calibration_, comm_, [&](const float* x, int64_t rows) {
+      for (int64_t t = 0; t < rows; ++t)
+        for (int64_t k = 0; k < size_; ++k) {
+          const double each = x[t * size_ + k];
+          statistics.mean_square[static_cast<size_t>(k)] += each * each;
+          statistics.mean_magnitude[static_cast<size_t>(k)] += std::fabs(each);
+          double& largest = statistics.largest[static_cast<size_t>(k)];
+          largest = std::max(largest, std::fabs(each));
+        }
+    });
+    for (auto* sums : {&statistics.mean_square, &statistics.mean_magnitude})
+      for (double& each : *sums) each /= static_cast<double>(tokens);
+    const int64_t silent = std::count(statistics.mean_square.begin(), statistics.mean_square.end(), 0.0);
+    if (silent > 0)
+      warn(fmt::format("{} of {} input channels are 0 in all calibration tokens", silent, size_));
+    return statistics;
+  }
+
+  std::unique_ptr<GramRoot> root(const std::vector<int64_t>& order, int64_t tokens, double damping) override {
+    together(comm_, [&] {
+      if (static_cast<int64_t>(order.size()) != size_ || !(damping > 0))
+        throw std::invalid_argument(fmt::format(
+            "calibration: expected {} channels and damping, found {} and {}", size_, order.size(), damping));
+    });
+    const std::vector<double> squares = channels(tokens).mean_square;
+    if (std::all_of(squares.begin(), squares.end(), [](double each) { return each == 0; })) {
+      warn("all calibration tokens are 0: nothing is compensated");
+      return std::make_unique<IdentityRoot>(size_);
+    }
+    if (tokens < size_)
+      warn(fmt::format(
+          "{} calibration tokens for {} input channels: their Gram is singular without its damping", tokens,
+          size_));
+    const Calibration ordered = [&](int64_t first, Matrix<float>& out) {
+      Matrix<float> x(out.rows, out.cols);
+      calibration_(first, x);
+      for (int64_t t = 0; t < out.rows; ++t)
+        for (int64_t k = 0; k < out.cols; ++k) out(t, k) = x(t, order[static_cast<size_t>(k)]);
+    };
+    return std::make_unique<CholeskyRoot>(damping, size_, tokens, ordered, comm_, threads_);
+  }
+
+  std::vector<double> sum(const Matrix<double>& parts) override {
+    comm_.require("");
+    int64_t own = static_cast<int64_t>(parts.data.size());
+    std::vector<int64_t> bytes(static_cast<size_t>(comm_.size()), sizeof own), counts(bytes.size());
+    comm_.all_gather(&own, counts.data(), bytes);
+    for (size_t r = 0; r < counts.size(); ++r) bytes[r] = counts[r] * static_cast<int64_t>(sizeof(double));
+    std::vector<double> all(static_cast<size_t>(std::accumulate(counts.begin(), counts.end(), int64_t{0})));
+    comm_.all_gather(parts.data.data(), all.data(), bytes);
+    std::vector<double> sums(static_cast<size_t>(parts.cols));
+    for (size_t i = 0; i < all.size(); ++i) sums[i % sums.size()] += all[i];
+    return sums;
+  }
+
+  std::vector<double> largest(std::vector<double> values) override {
+    comm_.require("");
+    std::vector<double> result(values.size());
+    comm_.all_reduce(values.data(), result.data(), static_cast<int64_t>(values.size()), DType::f64,
+                     ReduceOp::max);
+    return result;
+  }
+
+ private:
+  void warn(std::string text) {
+    if (std::find(warnings_.begin(), warnings_.end(), text) == warnings_.end())
+      warnings_.push_back(std::move(text));
+  }
+
+  int64_t size_;
+  Calibration calibration_;
+  Communicator& comm_;
+  int threads_;
+};
+
+}  // namespace
+
+void for_each_chunk(int64_t tokens, int64_t channels, const Calibration& calibration, Communicator& comm,
+                    const std::function<void(const float* x, int64_t rows)>& visit) {
+  const int64_t chunks = (tokens + kRowBlock - 1) / kRowBlock, ranks = comm.size();
+  const auto rows_of = [&](int64_t chunk) {
+    return std::clamp<int64_t>(tokens - chunk * kRowBlock, 0, kRowBlock);
+  };
+  for (int64_t first = 0; first < chunks; first += ranks) {
+    Matrix<float> own, all;
+    std::vector<int64_t> bytes;
+    int64_t gathered = 0;
+    together(comm, [&] {
+      const int64_t mine = first + comm.rank();
+      own = Matrix<float>(rows_of(mine), channels);
+      if (own.rows > 0) calibration(mine * kRowBlock, own);
+      for (const float x : own.data)
+        if (!std::isfinite(x))
+          throw std::runtime_error(
+              fmt::format("calibration: expected finite tokens, found {} in tokens {} to {}", x,
+                          mine * kRowBlock, mine * kRowBlock + own.rows - 1));
+      for (int64_t r = 0; r < ranks; ++r) {
+        bytes.push_back(rows_of(first + r) * channels * static_cast<int64_t>(sizeof(float)));
+        gathered += rows_of(first + r);
+      }
+      all = Matrix<float>(gathered, channels);
+    });
+    comm.all_gather(own.data.data(), all.data.data(), bytes);
+    for (int64_t begin = 0; begin < gathered; begin += kRowBlock)
+      visit(all.row(begin), std::min(kRowBlock, gathered - begin));
+  }
+}
+
+std::unique_ptr<Calibrator> make_calibrator(int64_t in_features, Calibration calibration, Communicator& comm,
+                                            int threads) {
+  return std::make_unique<TokenCalibrator>(in_features, std::move(calibration), comm, std::max(1, threads));
+}
+
+}  // namespace lamina

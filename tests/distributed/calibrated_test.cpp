@@ -1,0 +1,231 @@
+// Compression by calibration tokens: against NumPy in float64 (tests/data/calibrated.py), on any number of
+// ranks, and with tokens that say little or nothing.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "distributed/compress.hpp"
+#include "distributed/partition.hpp"
+#include "tests/distributed/support.hpp"
+
+namespace lamina {
+namespace {
+
+using test::world;
+using Json = nlohmann::json;
+using Keys = std::vector<std::pair<std::string, Value>>;
+
+constexpr int64_t kRows = 6, kCols = 160, kTokens = 200;
+
+void tokens(int64_t first, Matrix<float>& out) {
+  for (int64_t t = 0; t < out.rows; ++t)
+    for (int64_t k = 0; k < out.cols; ++k)
+      out(t, k) = (k % 50 == 3 ? 20.0f : 1.0f) *
+                  (test::number(21, first + t, k) + test::number(22, first + t, k % 5));
+}
+
+const Registry& registry() {
+  static const Registry filled = [] {
+    Registry one;
+    register_kernels(one);
+    return one;
+  }();
+  return filled;
+}
+
+struct Case {
+  std::string name, type;
+  Keys keys;
+};
+std::vector<Case> cases() {
+  const Value yes = true, two_of_four = std::string("2:4"), activation = std::string("activation");
+  const Value int4 = std::string("int4"), gptq = std::string("gptq");
+  const auto values = std::make_shared<Params>("/values", nullptr);
+  for (const auto& [key, value] :
+       Keys{{"type", int4}, {"group", int64_t{32}}, {"method", gptq}, {"calibration_tokens", kTokens}})
+    values->set(key, value);
+  const auto method = [](const char* name) { return std::pair{"method", Value(std::string(name))}; };
+  std::vector<Case> all = {
+      {"rtn", "int4", {method("rtn")}},
+      {"mse", "int4", {method("mse")}},
+      {"gptq", "int4", {method("gptq")}},
+      {"gptq_ordered", "int4", {method("gptq"), {"act_order", yes}}},
+      {"awq", "int4", {method("awq")}},
+      {"smooth", "int8", {method("smooth")}},
+      {"wanda", "pruned", {{"importance", activation}}},
+      {"wanda_2_4", "pruned", {{"importance", activation}, {"pattern", two_of_four}}},
+      {"sparsegpt", "pruned", {{"importance", activation}, {"compensate", yes}}},
+      {"sparsegpt_2_4", "pruned", {{"compensate", yes}, {"pattern", two_of_four}}},
+      {"2_4_gptq", "pruned", {{"compensate", yes}, {"pattern", two_of_four}, {"values", Value(values)}}}};
+  for (Case& one : all) {
+    if (one.type == "int4") one.keys.emplace_back("group", int64_t{32});
+    if (one.name != "rtn") one.keys.emplace_back("calibration_tokens", kTokens);
+  }
+  return all;
+}
+
+CompressedWeights compressed(const Case& one, const Matrix<float>& whole, Communicator& comm, int threads,
+                             const Calibration& calibration = tokens) {
+  const auto scheme = test::make_scheme({one.type, one.keys}, {whole.rows, whole.cols}, registry());
+  return compress(*scheme, load_weights(test::MatrixSource(whole), comm, 1), comm, 1, threads, nullptr,
+                  calibration);
+}
+
+TEST(Calibrated, AgreesWithNumPy) {
+  std::ifstream file(LAMINA_TEST_DATA "/calibrated.json");
+  const Json all = Json::parse(file);
+  const Matrix<float> w = test::random_matrix(kRows, kCols, 3);
+  const auto self = make_self_communicator();
+  for (const Case& one : cases()) {
+    if (!all.contains(one.name)) continue;
+    SCOPED_TRACE(one.name);
+    const Json& expected = all[one.name];
+    const Leaf leaf = compressed(one, w, *self, 2).canonical.leaves.front();
+    const auto near = [](const std::vector<float>& found, const Json& values) {
+      ASSERT_EQ(found.size(), values.size());
+      for (size_t i = 0; i < found.size(); ++i) {
+        const double value = values[i].get<double>();
+        EXPECT_NEAR(found[i], value, 2e-6 * std::abs(value) + 2e-7) << i;
+      }
+    };
+    if (one.type != "pruned") {
+      EXPECT_EQ(leaf.codes, expected["codes"].get<std::vector<int8_t>>());
+      near(leaf.scales, expected["scales"]);
+      near(leaf.input_scales, expected["input_scales"]);
+    } else {
+      EXPECT_EQ(leaf.mask, expected["mask"].get<std::vector<uint8_t>>());
+      near(leaf.values, expected["values"]);
+    }
+  }
+}
+
+TEST(Calibrated, IsTheSameOnAnyNumberOfRanks) {
+  const Matrix<float> w = test::random_matrix(2 * kRowBlock + 70, 288, 4);
+  const Range rows = slab_rows(w.rows, world());
+  const auto self = make_self_communicator();
+  for (const Case& one : cases()) {
+    const CompressedWeights alone = compressed(one, w, *self, 2), spread = compressed(one, w, world(), 1);
+    EXPECT_EQ(serialize(spread.canonical.leaves.front()),
+              serialize(slice(alone.canonical.leaves.front(), rows, {0, w.cols})))
+        << one.name;
+    EXPECT_EQ(spread.warnings, alone.warnings);
+  }
+}
+
+// Σ_t Σ_i (y − ŷ)² on tokens from `first` on.
+double output_loss(const Leaf& leaf, const Matrix<float>& w, int64_t first,
+                   const Calibration& read = tokens) {
+  Matrix<float> x(300, w.cols);
+  read(first, x);
+  std::vector<double> kept(static_cast<size_t>(w.cols));
+  double loss = 0;
+  for (int64_t i = 0; i < w.rows; ++i) {
+    dequantize_row(leaf, i, kept.data());
+    for (int64_t t = 0; t < x.rows; ++t) {
+      double error = 0;
+      for (int64_t k = 0; k < w.cols; ++k) error += (w(i, k) - kept[static_cast<size_t>(k)]) * x(t, k);
+      loss += error * error;
+    }
+  }
+  return loss;
+}
+
+// On tokens that were not used: 9 of 10 channels share half their variance, four are loud.
+TEST(Calibrated, LosesLessOfTheOutputs) {
+  const Matrix<float> w = test::random_matrix(40, 192, 4);
+  const auto self = make_self_communicator();
+  std::map<std::string, double> loss;
+  std::vector<Case> all = cases();
+  all.push_back({"magnitude", "pruned", {}});
+  all.push_back({"magnitude_2_4", "pruned", {{"pattern", std::string("2:4")}}});
+  for (Case one : all) {
+    if (one.keys.size() > 0 && one.keys.back().first == "calibration_tokens")
+      one.keys.back().second = int64_t{2000};
+    loss[one.name] = output_loss(compressed(one, w, *self, 2).canonical.leaves.front(), w, 5000);
+  }
+  EXPECT_LT(loss["mse"], loss["rtn"]);
+  EXPECT_LT(loss["gptq"], 0.6 * loss["rtn"]);
+  EXPECT_LT(loss["gptq_ordered"], 0.6 * loss["rtn"]);
+  EXPECT_LT(loss["awq"], 0.6 * loss["rtn"]);
+  EXPECT_LT(loss["wanda"], 0.6 * loss["magnitude"]);
+  EXPECT_LT(loss["wanda_2_4"], 0.6 * loss["magnitude_2_4"]);
+  EXPECT_LT(loss["sparsegpt"], 0.8 * loss["wanda"]);
+  EXPECT_LT(loss["sparsegpt_2_4"], 0.8 * loss["magnitude_2_4"]);
+}
+
+// Dropped weights stay 0 and the others take over their part, through two schemes.
+TEST(Calibrated, CodesOfDroppedWeightsAreZero) {
+  const Matrix<float> w = test::random_matrix(kRows, kCols, 3);
+  const auto self = make_self_communicator();
+  for (const Case& one : cases()) {
+    if (one.name != "2_4_gptq") continue;
+    const Leaf leaf = compressed(one, w, *self, 1).canonical.leaves.front();
+    check_leaf(leaf);
+    ASSERT_EQ(leaf.mask.size(), leaf.codes.size());
+    for (size_t i = 0; i < leaf.codes.size(); ++i) {
+      EXPECT_TRUE(leaf.mask[i] != 0 || leaf.codes[i] == 0) << i;
+    }
+  }
+}
+
+TEST(Calibrated, TokensThatSayLittleAreWarnedOf) {
+  const Matrix<float> w = test::random_matrix(kRows, kCols, 3);
+  const auto finite = [](const Leaf& leaf) {
+    std::vector<double> row(static_cast<size_t>(leaf.cols));
+    for (int64_t i = 0; i < leaf.rows; ++i) {
+      dequantize_row(leaf, i, row.data());
+      for (const double each : row)
+        if (!std::isfinite(each)) return false;
+    }
+    return true;
+  };
+  const Calibration zeros = [](int64_t, Matrix<float>& out) {
+    std::fill(out.data.begin(), out.data.end(), 0.0f);
+  };
+  const Calibration silent = [](int64_t first, Matrix<float>& out) {
+    tokens(first, out);
+    for (int64_t t = 0; t < out.rows; ++t)
+      for (int64_t k = 20; k < 90; ++k) out(t, k) = 0;
+  };
+  const Calibration tiny = [](int64_t first, Matrix<float>& out) {
+    tokens(first, out);
+    for (float& each : out.data) each *= 1e-36f;
+  };
+  for (Case one : cases()) {
+    if (one.name == "rtn") continue;
+    SCOPED_TRACE(one.name);
+    one.keys.back().second = int64_t{5};
+    const bool gram = one.name.find("gpt") != std::string::npos;
+    const CompressedWeights few = compressed(one, w, world(), 1);
+    EXPECT_TRUE(finite(few.canonical.leaves.front()));
+    if (gram) {
+      EXPECT_THAT(few.warnings, testing::Contains(testing::HasSubstr("5 calibration tokens for 160")));
+    }
+    const CompressedWeights none = compressed(one, w, world(), 1, zeros);
+    EXPECT_TRUE(finite(none.canonical.leaves.front()));
+    EXPECT_THAT(none.warnings, testing::Contains(testing::HasSubstr("160 of 160 input channels are 0")));
+    const CompressedWeights some = compressed(one, w, world(), 1, silent);
+    EXPECT_TRUE(finite(some.canonical.leaves.front()));
+    EXPECT_THAT(some.warnings, testing::Contains(testing::HasSubstr("70 of 160 input channels are 0")));
+    EXPECT_TRUE(finite(compressed(one, w, world(), 1, tiny).canonical.leaves.front()));
+  }
+}
+
+TEST(Calibrated, TokensThatAreNotFiniteFailOnEveryRank) {
+  const Matrix<float> w = test::random_matrix(kRows, kCols, 3);
+  const Calibration bad = [](int64_t first, Matrix<float>& out) {
+    tokens(first, out);
+    if (first > 100) out(1, 7) = std::numeric_limits<float>::quiet_NaN();
+  };
+  for (const Case& one : cases()) {
+    if (one.name == "rtn") continue;
+    EXPECT_THROW(compressed(one, w, world(), 1, bad), AgreedError) << one.name;
+    EXPECT_THROW(compressed(one, w, world(), 1, {}), AgreedError) << one.name;
+  }
+}
+
+}  // namespace
+}  // namespace lamina
