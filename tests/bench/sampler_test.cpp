@@ -199,7 +199,7 @@ TEST(Sample, TakesADevicesTimes) {
   failing.timed = [](int64_t) { return std::numeric_limits<double>::infinity(); };
   for (Series* one : {&series, &failing}) one->rule = {0.05, 30, 0.2, 10};
   std::vector<Series*> all = {&series, &failing};
-  sample(all, *comm, 1, [](int) {});
+  sample(all, *comm, 1, [](int, const std::string&) {});
   EXPECT_EQ(series.stop_reason, "precision");
   EXPECT_DOUBLE_EQ(series.p50_us(), 250);
   EXPECT_EQ(series.steps_per_sample(), 4 * series.iterations_per_sample);
