@@ -210,7 +210,7 @@ TEST(Sample, ManyShortStepsShareASample) {
   auto comm = make_self_communicator();
   Series series;
   series.step = [] { spin_us(2); };
-  series.rule = {0, 30, 0.2, 10};  // 0.2 s of 40 µs samples would be 5000
+  series.rule = {-1, 30, 0.2, 10};  // a precision out of reach; 0.2 s of 40 µs samples would be 5000
   std::vector<Series*> all = {&series};
   sample(all, *comm, 1, [](int, const std::string&) {});
   EXPECT_EQ(series.stop_reason, "max_seconds");
