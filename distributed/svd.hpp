@@ -46,7 +46,7 @@ struct SvdOptions {
   int power_iterations = 2;          // randomized
   int grid_rows = 0, grid_cols = 0;  // scalapack: 0 chooses the squarest grid of all ranks
   int64_t block = 64;                // scalapack: side of its blocks
-  uint64_t seed = 1;                 // randomized: of the test matrix
+  uint64_t seed = 1;                 // of test matrices
   int threads = 1;
   // Factors bitwise the same for any number of ranks and threads: no distributed eigensolver (auto takes
   // lapack), no method whose sums depend on the ranks.
@@ -92,6 +92,11 @@ const SvdMethod* find_svd_method(std::string_view name);
 // gives zero factors and error 0.
 SvdResult factorize(const SpreadMatrix& a, const RankRule& rule, const SvdOptions& options,
                     Communicator& comm);
+
+namespace svd {
+// Whether gram looks for a few eigenvectors alone, and so does not know the least error.
+bool gram_by_filters(int64_t rank, Shape shape, const SvdOptions& options);
+}  // namespace svd
 
 // ‖A − U·diag(σ)·Vᵀ‖/‖A‖ in float64, element by element, whatever the method promised. Collective.
 double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& comm, int threads);

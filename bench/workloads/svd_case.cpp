@@ -37,7 +37,11 @@ double orthogonality(const Matrix<float>& part, const std::vector<double>& sigma
   }
   comm.all_reduce(sums.data(), sums.data(), static_cast<int64_t>(sums.size()), DType::f64, ReduceOp::sum);
   double worst = 0;
-  for (size_t i = 0; i < sums.size(); ++i) worst = std::max(worst, std::abs(sums[i] - signs[i]));
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const double off = std::abs(sums[i] - signs[i]);
+    if (!(off <= worst)) worst = off;  // NaN stays
+    if (std::isnan(worst)) break;
+  }
   return worst;
 }
 
@@ -75,8 +79,9 @@ CheckResult SvdCase::check() {
   rank_ = static_cast<int64_t>(result.singular_values.size());
   bound_ = result.error_bound;
   error_ = residual(*matrix_, result, comm_, task_.options.threads);
-  orthogonality_ = std::max(orthogonality(result.u, result.singular_values, comm_),
-                            orthogonality(result.v, result.singular_values, comm_));
+  orthogonality_ = orthogonality(result.u, result.singular_values, comm_);
+  const double of_v = orthogonality(result.v, result.singular_values, comm_);
+  if (!(of_v <= orthogonality_)) orthogonality_ = of_v;
   optimal_ = optimal_error(result);
   computed_by_ = result.computed_by;
   return {error_ <= bound_ && orthogonality_ <= orthogonality_limit(matrix_->shape), error_, bound_, ""};

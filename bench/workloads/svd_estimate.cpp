@@ -21,6 +21,10 @@ double seconds_of(const std::string& method, Shape shape, double rank, const Svd
   if (method == "gram") {
     parallel = m * n * n + 2 * m * n * rank;
     serial = 4 * n * n * n / options.threads;
+    if (options.eigensolver == "auto" && svd::gram_by_filters(static_cast<int64_t>(rank), shape, options)) {
+      parallel += 30 * n * n * rank + 60 * n * rank * rank;
+      serial = 20 * rank * rank * rank;
+    }
   } else if (method == "randomized") {
     const double sketch = std::min(rank + static_cast<double>(options.oversampling), n);
     parallel = 2 * m * n * sketch * (2 + 2 * options.power_iterations) + 12 * (m + n) * sketch * sketch;
@@ -51,7 +55,9 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   const int64_t part = fits ? part_bytes(lies) : 0, rows = part_bytes({});
   const int64_t method_bytes = method.memory_bytes(shape, rank, spec.ranks, task.options);
   const double step_s = seconds_of(method.name, shape, static_cast<double>(rank), task.options, spec.ranks);
-  const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), task.options, spec.ranks);
+  SvdOptions whole = task.options;
+  whole.eigensolver = "lapack";
+  const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), whole, spec.ranks);
   task.seek_optimum = gram_s <= kMostForOptimumS;
 
   spec.shared_bytes = part;
@@ -62,9 +68,14 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   // The recomputed error: U and V with what they are multiplied from, and V whole.
   const int64_t sides = shape.out_features + shape.in_features;
   spec.passing_bytes = std::max(spec.passing_bytes, 4 * rank * (2 * sides / spec.ranks + sides));
-  if (task.seek_optimum && method.name == "randomized") {
+  // A check that must find the least error by a factorisation of its own.
+  const bool few = method.name == "gram" && svd::gram_by_filters(rank, shape, task.options);
+  const bool seeks = task.seek_optimum && (method.name == "randomized" || few);
+  // Filters that give up leave it to an eigensolver of the whole, as that factorisation does.
+  if (seeks || few) {
     SvdOptions options;
     options.threads = task.options.threads;
+    options.eigensolver = "lapack";
     spec.passing_bytes =
         std::max(spec.passing_bytes, find_svd_method("gram")->memory_bytes(shape, rank, spec.ranks, options) +
                                          4 * rank * sides / spec.ranks);
@@ -72,7 +83,7 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   spec.estimated_step_s = step_s;
   // The check is a factorisation of its own.
   spec.estimated_compress_s = step_s + 1e-9 * static_cast<double>(part) * static_cast<double>(rank) / 8;
-  if (task.seek_optimum && method.name == "randomized") spec.estimated_compress_s += gram_s;
+  if (seeks) spec.estimated_compress_s += gram_s;
 }
 
 }  // namespace lamina

@@ -20,7 +20,8 @@ constexpr int64_t kLeastSize = 512;  // LAPACK has a smaller one in a moment
 constexpr int64_t kLeastShare = 8;   // size over rank
 constexpr int64_t kLeastExtra = 32;  // vectors beside those that are wanted
 constexpr int kRounds = 12;
-constexpr int kFirstRounds = 2;  // of power iterations or so, which tell the far values from the others
+constexpr int kRoundsToCome = 4;  // where more are to be expected, LAPACK is sooner there
+constexpr int kFirstRounds = 2;   // which tell the far values from the others
 constexpr int kHighestDegree = 6;
 // A value this far above the others' is found by then to some 10⁻³, and goes its own way.
 constexpr double kFar = 6;
@@ -29,6 +30,10 @@ constexpr double kFar = 6;
 constexpr double kWidest = 1e6;
 constexpr double kSteepest = 1e5;   // first value over last, for float32
 constexpr double kLeftOver = 5e-5;  // of the rest of the trace
+
+constexpr double kNoise = 1e-6;  // of a sum: float32 products tell no less apart
+
+enum Outcome : int64_t { kGoOn, kDone, kGiveUp };
 
 int64_t columns_for(int64_t rank) {
   return rank + std::max(rank / 2, kLeastExtra);
@@ -58,9 +63,12 @@ class Filtered {
       }
       scale_ = largest > 0 ? std::exp2(-std::ilogb(largest)) : 1;
       rows_ = Matrix<float>(own_.size(), size);
-      each_block([&](int64_t begin, int64_t rows, const double* block) {
-        for (int64_t i = 0; i < rows * size; ++i) rows_.row(begin)[i] = static_cast<float>(block[i] * scale_);
-      });
+      std::vector<double> row(static_cast<size_t>(size));
+      for (int64_t i = 0; i < own_.size(); ++i) {
+        matrix.copy({own_.begin + i, own_.begin + i + 1}, {0, size}, row.data(), size);
+        std::transform(row.begin(), row.end(), rows_.row(i),
+                       [&](double each) { return static_cast<float>(each * scale_); });
+      }
     });
   }
 
@@ -70,9 +78,9 @@ class Filtered {
     double before = 0, rest = trace_ * scale_;
     int degree = 1;
     for (int round = 0; round < kRounds; ++round) {
-      orthonormalize(q, comm_, threads_, 1);
-      Matrix<double> product = multiply_fast(q);
       const bool take_out = round == kFirstRounds;
+      orthonormalize(q, comm_, threads_, take_out ? 2 : 1);
+      Matrix<double> product = multiply_fast(q);
       Eigenpairs pairs = ritz(q, product, take_out ? q.cols : 0);
       std::vector<double> values = std::move(pairs.values);
       const double least = values.back();
@@ -83,23 +91,37 @@ class Filtered {
       const double last = (1 + place(values[static_cast<size_t>(wanted - 1)], least)) / 2;
       const auto shrinks = [&](int by) { return std::min(std::pow(chebyshev(by, last), -2), 1 - 1e-9); };
       // What the last filter has left, if what it found was the slowest to come.
-      const double left = (captured - before) * shrinks(degree) / (1 - shrinks(degree));
+      const double gain = captured - before > kNoise * captured ? captured - before : 0;
+      const double left = gain * shrinks(degree) / (1 - shrinks(degree));
+      // By rank 0 for all: the last bits of cosh may differ between machines.
+      struct {
+        int64_t taken = 0, degree = 1, outcome = kGoOn;
+      } plan;
+      if (take_out)
+        plan.taken = std::find_if(values.begin(), values.begin() + wanted - 1,
+                                  [&](double value) { return value <= kFar * least; }) -
+                     values.begin();
+      const double taken = std::accumulate(values.begin(), values.begin() + plan.taken, 0.0);
+      const double enough = kLeftOver * (rest - captured);
+      const int highest = highest_degree({values.begin() + plan.taken, values.end()}, wanted - plan.taken);
+      while (plan.degree < highest && left * shrinks(static_cast<int>(plan.degree)) > enough) ++plan.degree;
+      if (round >= kFirstRounds) {
+        if (left * shrinks(static_cast<int>(plan.degree)) <= enough) plan.outcome = kDone;
+        if (left * std::pow(shrinks(highest), kRoundsToCome) > enough) plan.outcome = kGiveUp;
+      }
+      comm_.broadcast(&plan, sizeof plan, 0);
+      if (plan.outcome == kGiveUp) return {};
       before = captured;
       if (take_out) {
-        const auto far = std::find_if(values.begin(), values.begin() + wanted - 1,
-                                      [&](double value) { return value <= kFar * least; });
-        const double taken = deflate(q, product, values, pairs.vectors, far - values.begin());
-        wanted -= far - values.begin();
-        values.erase(values.begin(), far);
+        deflate(q, product, values, pairs.vectors, plan.taken);
+        wanted -= plan.taken;
+        values.erase(values.begin(), values.begin() + plan.taken);
         before -= taken;
         rest -= taken;
       }
-      const int highest = highest_degree(values, wanted);
-      degree = 1;
-      while (degree < highest && left * shrinks(degree) > kLeftOver * (rest - before)) ++degree;
+      degree = static_cast<int>(plan.degree);
       filter(q, std::move(product), least, degree);
-      if (round >= kFirstRounds && left * shrinks(degree) <= kLeftOver * (rest - before))
-        return finish(std::move(q), rank);
+      if (plan.outcome == kDone) return finish(std::move(q), rank);
     }
     return {};
   }
@@ -109,7 +131,8 @@ class Filtered {
   template <class Work>
   void each_block(const Work& work) {
     const int64_t size = matrix_.size();
-    std::vector<Matrix<double>> scratch(static_cast<size_t>(threads_), Matrix<double>(kRowBlock, size));
+    std::vector<Matrix<double>> scratch(static_cast<size_t>(threads_));
+    for (Matrix<double>& each : scratch) each = Matrix<double>(kRowBlock, size);
     for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int thread) {
       double* block = scratch[static_cast<size_t>(thread)].data.data();
       matrix_.copy({own_.begin + begin, own_.begin + begin + rows}, {0, size}, block, size);
@@ -218,9 +241,9 @@ class Filtered {
   }
 
   // Takes the first `count` Ritz pairs out of the matrix, for finish() to add again, and turns Q and its
-  // product to the others. Returns their sum.
-  double deflate(Matrix<double>& q, Matrix<double>& product, const std::vector<double>& values,
-                 const Matrix<double>& vectors, int64_t count) {
+  // product to the others.
+  void deflate(Matrix<double>& q, Matrix<double>& product, const std::vector<double>& values,
+               const Matrix<double>& vectors, int64_t count) {
     const int64_t columns = q.cols;
     Matrix<double> turn;
     together(comm_, [&] {
@@ -240,7 +263,7 @@ class Filtered {
       Matrix<double> none;
       split(times_small(product, turn, threads_), none, product);
     });
-    if (count == 0) return 0;
+    if (count == 0) return;
     const Matrix<float> all = gather<float>(taken_);
     together(comm_, [&] {
       Matrix<float> minus(own_.size(), count);
@@ -253,7 +276,6 @@ class Filtered {
                  rows_.row(begin), matrix_.size(), true);
       });
     });
-    return std::accumulate(values.begin(), values.begin() + count, 0.0);
   }
 
   // Q becomes p(G)·Q, p Chebyshev's polynomial that stays within ±1 on [0, end]. `product` is scale·G·Q.
@@ -327,8 +349,8 @@ Eigenpairs filtered_eigen(const SymmetricTiles& matrix, int64_t rank, uint64_t s
 int64_t filtered_eigen_bytes(int64_t size, int64_t rank, int ranks, int threads) {
   const int64_t l = columns_for(rank), own = partition(size, ranks, kRowBlock)[0].size();
   const int64_t tall = 8 * own * l;
-  const int64_t iterating = 4 * own * size + 3 * tall + 4 * size * l + (ranks > 1 ? 4 * own * l : 0);
-  const int64_t finishing = 8 * kRowBlock * size * threads + 2 * tall + 8 * size * l + (ranks > 1 ? tall : 0);
+  const int64_t iterating = 4 * own * size + 4 * tall + 4 * size * l + (ranks > 1 ? 4 * own * l : 0);
+  const int64_t finishing = 8 * kRowBlock * size * threads + 3 * tall + 8 * size * l + (ranks > 1 ? tall : 0);
   return std::max(iterating, finishing) + 8 * 4 * l * l;
 }
 

@@ -20,7 +20,7 @@ namespace {
 // Error of the float32 factors, of V with r columns and T = A·V, given the share ρ = 1 − ‖T‖²/‖A‖².
 // Were V's columns orthonormal and T exact, ‖A − T·Vᵀ‖² = ρ·‖A‖². In float64, with ε = 2^-52 and s the
 // smaller side: the product's rounding is at most s·ε/2·‖|A|·|V|‖ ≤ s·√r·ε/2·‖A‖, so ‖T‖² is off by at most
-// s·√r·ε·‖A‖²; and LAPACK's eigenvectors are orthonormal to about s·ε, which moves ‖T·Vᵀ‖² by at most
+// s·√r·ε·‖A‖²; and eigenvectors are orthonormal to about s·ε, which moves ‖T·Vᵀ‖² by at most
 // s·ε·‖A‖². Rounding to float32 adds kFactorRounding.
 double bound(double rho, int64_t small, int64_t r) {
   const double slack = static_cast<double>(small) * (std::sqrt(static_cast<double>(r)) + 1) * 0x1p-52;
@@ -42,7 +42,10 @@ Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const Svd
                       int64_t rank, int64_t side, Communicator& comm) {
   if (options.eigensolver == "auto" && is_few(rank, side)) {
     Eigenpairs found = filtered_eigen(gram, rank, options.seed, comm, options.threads);
-    if (found.vectors.rows == rank) return found;
+    if (found.vectors.rows == rank) {
+      gram = SymmetricTiles();
+      return found;
+    }
   }
   const std::string by = eigensolver(options, side, comm.size());
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
@@ -190,7 +193,8 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   return result;
 }
 
-// Rank 0 has the tiles while it makes the whole matrix of them, then that and the eigenvectors.
+// Filters have the tiles beside what they work on; LAPACK has them, on rank 0, while it makes the whole
+// matrix of them, then that and the eigenvectors.
 int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
   const int64_t small = std::min(shape.out_features, shape.in_features);
   const int64_t longer = std::max(shape.out_features, shape.in_features);
@@ -215,6 +219,10 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
 }
 
 }  // namespace
+
+bool gram_by_filters(int64_t rank, Shape shape, const SvdOptions& options) {
+  return options.eigensolver == "auto" && is_few(rank, std::min(shape.out_features, shape.in_features));
+}
 
 Method gram_method() {
   return {{"gram", "eigenvectors of the smaller side's Gram matrix, summed exactly in float64", "", false,

@@ -107,6 +107,11 @@ std::vector<int64_t> natural_order(int64_t count) {
   return order;
 }
 
+int64_t slab_rows_at_most(int64_t out_features, int64_t ranks) {
+  const int64_t blocks = (out_features + kRows - 1) / kRows;
+  return std::min(out_features, (blocks + ranks - 1) / ranks * kRows);
+}
+
 int64_t chunk_bytes(int64_t in_features, int64_t ranks) {
   // One of its own, every rank's, and one in float64.
   return (4 * (ranks + 2) + 8) * kBlock * in_features;
@@ -114,7 +119,7 @@ int64_t chunk_bytes(int64_t in_features, int64_t ranks) {
 
 int64_t compensate_bytes(Shape shape, int64_t ranks) {
   const auto [n, k] = shape;
-  const int64_t rows = ((n + kRows - 1) / kRows + ranks - 1) / ranks * kRows;
+  const int64_t rows = slab_rows_at_most(n, ranks);
   const int64_t triangle = 8 * k * (k + kBlock) / 2 / ranks;
   // Beside the triangle: chunks of tokens, or what rows carry and a block of another rank's L.
   return triangle + std::max(chunk_bytes(k, ranks), 8 * rows * (k + kBlock) + 16 * kBlock * k);

@@ -40,6 +40,8 @@ void compensate(const RowSlab& slab, const std::vector<int64_t>& order, int64_t 
 // 0, 1, …, count − 1.
 std::vector<int64_t> natural_order(int64_t count);
 
+// Rows of W that a rank compresses at the most: they are dealt out in blocks.
+int64_t slab_rows_at_most(int64_t out_features, int64_t ranks);
 // Bytes of calibration tokens that a rank holds at once.
 int64_t chunk_bytes(int64_t in_features, int64_t ranks);
 // Bytes that compensate() takes on a rank, its share of L included.

@@ -123,7 +123,7 @@ class Int4 final : public Scheme {
     if (options_.method == "rtn") return 0;
     if (options_.method == "gptq") return compensate_bytes(shape, ranks);
     const int64_t scaled =
-        options_.method == "awq" ? 4 * (shape.out_features / ranks) * shape.in_features : 0;
+        options_.method == "awq" ? 4 * slab_rows_at_most(shape.out_features, ranks) * shape.in_features : 0;
     return std::max(scaled, chunk_bytes(shape.in_features, ranks));
   }
   int64_t calibration_tokens() const override { return options_.calibration.tokens; }

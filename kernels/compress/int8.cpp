@@ -75,7 +75,7 @@ class Int8 final : public Scheme {
   }
   int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
     if (!options_.smooth) return 0;
-    return std::max(4 * (shape.out_features / ranks) * shape.in_features,
+    return std::max(4 * slab_rows_at_most(shape.out_features, ranks) * shape.in_features,
                     chunk_bytes(shape.in_features, ranks));
   }
   int64_t calibration_tokens() const override { return options_.calibration.tokens; }

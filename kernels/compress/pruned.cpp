@@ -121,7 +121,7 @@ class Pruned final : public Scheme {
   }
   int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
     // The rows with zeros in them, from which the values are made.
-    return 4 * (shape.out_features / ranks) * shape.in_features +
+    return 4 * slab_rows_at_most(shape.out_features, ranks) * shape.in_features +
            std::max(options_.compensate               ? compensate_bytes(shape, ranks)
                     : options_.calibration.tokens > 0 ? chunk_bytes(shape.in_features, ranks)
                                                       : 0,

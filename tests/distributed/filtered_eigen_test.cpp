@@ -104,6 +104,10 @@ TEST_P(FilteredEigen, KeepsWhatTheBestPairsKeep) {
 INSTANTIATE_TEST_SUITE_P(
     Spectra, FilteredEigen,
     testing::Values(Spectrum{"slow", 600, 70, [](int64_t i) { return 1 / (i + 1.0); }},
+                    Spectrum{"ranks without rows", 300, 10, [](int64_t i) { return 1 / (i + 1.0); }},
+                    Spectrum{"equal", 530, 40, [](int64_t) { return 2.0; }},
+                    Spectrum{"far outliers", 600, 40,
+                             [](int64_t i) { return i < 5 ? 5e3 / (i + 1) : std::pow(i, -0.5); }},
                     Spectrum{"odd", 517, 1, [](int64_t i) { return std::pow(i + 1.0, -0.7); }},
                     Spectrum{"bulk", 600, 64, [](int64_t i) { return 1.5 - std::sqrt((i + 1) / 601.0); }},
                     Spectrum{"outliers", 640, 40,
@@ -115,6 +119,41 @@ TEST(FilteredEigen, LeavesSteepSpectraToOthers) {
   EXPECT_EQ(filtered_eigen(steep, 60, 3, world(), 1).vectors.rows, 0);
   const SymmetricTiles of_rank = with_eigenvalues(520, [](int64_t i) { return i < 30 ? 1.0 : 0.0; });
   EXPECT_EQ(filtered_eigen(of_rank, 60, 3, world(), 1).vectors.rows, 0);
+}
+
+// The whole factorisation by filters: any layout, any ranks, the same bits; and where filters give up.
+TEST(FilteredEigen, MakesFactorsOfOneErrorOnAnyLayout) {
+  for (const double decay : {0.5, 3.0}) {
+    const Matrix<float> a = test::decaying(520, 700, decay, 400);
+    const double optimum = test::optimal_error(test::exact_singular_values(a), 40);
+    SvdOptions options;
+    options.seed = 5;
+    options.same_for_any_ranks = true;
+    const auto factors = [&](Layout layout, Communicator& comm, int threads) {
+      SpreadMatrix part{{a.rows, a.cols}, {.layout = layout}, {}};
+      const bool by_rows = layout == Layout::rows;
+      const Range own =
+          partition(by_rows ? a.rows : a.cols, comm.size(), kRowBlock)[static_cast<size_t>(comm.rank())];
+      part.local = by_rows ? Matrix<float>(own.size(), a.cols) : Matrix<float>(a.rows, own.size());
+      for (int64_t i = 0; i < part.local.rows; ++i)
+        std::copy_n(by_rows ? a.row(own.begin + i) : a.row(i) + own.begin, part.local.cols,
+                    part.local.row(i));
+      options.threads = threads;
+      const SvdResult result = factorize(part, {.rank = 40}, options, comm);
+      const double error = residual(part, result, comm, threads);
+      EXPECT_LE(error, 1.0001 * optimum + 1.2e-7) << decay;
+      EXPECT_GE(error, optimum * (1 - 1e-6) - 1.2e-7) << decay;
+      EXPECT_LE(error, result.error_bound);
+      // Filters do not know the optimum; of the steep spectrum LAPACK does.
+      EXPECT_EQ(std::isnan(result.optimal_error), decay < 1);
+      return result;
+    };
+    const SvdResult rows = factors(Layout::rows, world(), 1), columns = factors(Layout::columns, world(), 1);
+    EXPECT_EQ(rows.singular_values, columns.singular_values);
+    EXPECT_EQ(rows.u.data, columns.u.data);
+    const auto self = make_self_communicator();
+    EXPECT_EQ(factors(Layout::rows, *self, 2).singular_values, rows.singular_values);
+  }
 }
 
 }  // namespace
