@@ -152,12 +152,7 @@ class Filtered {
       for (const Range& share : shares_)
         bytes.push_back(share.size() * tall.cols * static_cast<int64_t>(sizeof(To)));
     });
-    if (comm_.size() > 1) {
-      std::vector<To> part;
-      together(comm_,
-               [&] { part.assign(all.row(own_.begin), all.row(own_.begin) + own_.size() * tall.cols); });
-      comm_.all_gather(part.data(), all.data.data(), bytes);
-    }
+    if (comm_.size() > 1) comm_.all_gather(all.row(own_.begin), all.data.data(), bytes);
     return all;
   }
 
@@ -349,9 +344,11 @@ Eigenpairs filtered_eigen(const SymmetricTiles& matrix, int64_t rank, uint64_t s
 int64_t filtered_eigen_bytes(int64_t size, int64_t rank, int ranks, int threads) {
   const int64_t l = columns_for(rank), own = partition(size, ranks, kRowBlock)[0].size();
   const int64_t tall = 8 * own * l;
-  const int64_t iterating = 4 * own * size + 4 * tall + 4 * size * l + (ranks > 1 ? 4 * own * l : 0);
-  const int64_t finishing = 8 * kRowBlock * size * threads + 3 * tall + 8 * size * l + (ranks > 1 ? tall : 0);
-  return std::max(iterating, finishing) + 8 * 4 * l * l;
+  // Pairs taken out; a filter's three vectors beside all of one; Ritz pairs of a product.
+  const int64_t iterating =
+      4 * own * size + std::max({4 * tall, 3 * tall + 4 * size * l, 2 * tall + 40 * l * l});
+  const int64_t finishing = 8 * kRowBlock * size * threads + 3 * tall + 8 * size * l;
+  return std::max(iterating, finishing);
 }
 
 }  // namespace lamina::svd
