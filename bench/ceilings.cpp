@@ -21,6 +21,11 @@ int64_t read_bytes(int64_t cache_bytes, int local_ranks) {
 }
 
 // The best sustained rate: the fastest block, since whatever slows a block is not the machine's limit.
+double drift_of(const Series& series) {
+  const std::vector<double>& blocks = series.block_medians;
+  return blocks.empty() ? 0 : (quantile(blocks, 1.0) - quantile(blocks, 0.0)) / median(blocks);
+}
+
 double best_us(const Series& series) {
   return series.block_medians.empty()
              ? 0
@@ -94,10 +99,7 @@ CeilingValues Ceilings::device_values() const {
         break;
     }
   }
-  const Series& read = device_.front();
-  if (!read.block_medians.empty())
-    values.drift =
-        (quantile(read.block_medians, 1.0) - quantile(read.block_medians, 0.0)) / median(read.block_medians);
+  values.drift = drift_of(device_.front());
   return values;
 }
 
@@ -188,8 +190,7 @@ CeilingValues Ceilings::values() const {
     values.all_reduce_latency_us = best_us(latency_);
     values.all_reduce_gb_per_s = rate(static_cast<double>(kMessageElements) * sizeof(float), 1, bandwidth_);
   }
-  const std::vector<double>& blocks = compute_.at(Arithmetic::f32).block_medians;
-  if (!blocks.empty()) values.drift = (quantile(blocks, 1.0) - quantile(blocks, 0.0)) / median(blocks);
+  values.drift = drift_of(compute_.at(Arithmetic::f32));
   return values;
 }
 

@@ -23,7 +23,8 @@ struct CeilingValues {
   double copy_gb_per_s = 0;             // of a device: read and written bytes together; 0 on the CPU
   double launch_us = 0;                 // of a device: an empty kernel after another; 0 on the CPU
   std::string device = "cpu";
-  double drift = 0;  // spread of the fp32 rate's blocks over their median: the machine's steadiness
+  double drift =
+      0;  // spread over median of the float32 rate's blocks, of a device the read rate's: steadiness
 };
 
 // Time that no kernel of this cost can beat: the larger of bytes over bandwidth and operations over rate

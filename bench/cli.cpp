@@ -16,7 +16,8 @@ namespace {
 
 constexpr const char* kAbout =
     "Lamina measures compressed linear layers of language models (dense, int8, int4, pruned,\n"
-    "low-rank), on one core or cut over MPI ranks. One JSON file in, one table of rows out: each\n"
+    "low-rank), on CPU cores, cut over MPI ranks, or on one GPU. One JSON file in, one table of rows out: "
+    "each\n"
     "with its latency, its share of the machine's limit and its error, after its result was checked.\n";
 
 constexpr const char* kFirstSteps = R"(First steps:
@@ -283,8 +284,20 @@ std::string check_rules(const compare::Options& options) {
   return "";
 }
 
+std::string check_filter(const std::string& filter) {
+  try {
+    (void)std::regex(filter);
+    return "";
+  } catch (const std::regex_error& error) {
+    return fmt::format("--filter: expected a regular expression, found `{}` ({})", printable(filter),
+                       error.what());
+  }
+}
+
 // Values that CLI11 takes and the command cannot.
 std::string check_values(const CommandLine& line) {
+  for (const std::string& filter : {line.run.filter, line.ab.start.filter})
+    if (const std::string problem = check_filter(filter); !problem.empty()) return problem;
   if (line.command == CommandLine::Command::compare) return check_rules(line.compare);
   if (line.command == CommandLine::Command::ab || line.command == CommandLine::Command::selftest) {
     if (line.ab.resume && line.ab.out_dir.empty())
@@ -301,12 +314,6 @@ std::string check_values(const CommandLine& line) {
     if (line.run.resume && line.run.out_dir.empty())
       return "--resume: expected -o DIR, the folder of the run to go on with";
     if (line.run.resume && line.run.dry_run) return "expected --resume or --dry-run, found both";
-    try {
-      (void)std::regex(line.run.filter);
-    } catch (const std::regex_error& error) {
-      return fmt::format("--filter: expected a regular expression, found `{}` ({})",
-                         printable(line.run.filter), error.what());
-    }
   }
   if (line.command == CommandLine::Command::history) {
     for (const auto& [option, value] :

@@ -83,6 +83,15 @@ std::string utc_now() {
   return text;
 }
 
+std::string fresh_run_folder(const std::string& name) {
+  std::string stamp = utc_now();
+  std::erase_if(stamp, [](char c) { return c == '-' || c == ':'; });
+  const std::string first = "runs/" + name + "-" + stamp;
+  std::string folder = first;
+  for (int i = 2; std::filesystem::exists(folder); ++i) folder = fmt::format("{}-{}", first, i);
+  return folder;
+}
+
 std::string commit() {
   return
 #include "commit.inc"

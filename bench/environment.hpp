@@ -14,6 +14,8 @@ namespace lamina {
 
 // "2026-11-23T10:15:00Z"
 std::string utc_now();
+// "runs/NAME-20261123T101500Z", where nothing is yet.
+std::string fresh_run_folder(const std::string& name);
 std::string commit();  // of the build
 
 // What factorisations may call: the file it is loaded from as `version`, or why it is absent.

@@ -52,7 +52,17 @@ int execute(CommandLine& line, Communicator& world) {
     if (speaks) exit_code = history(line.history);
   } else {
     Registry registry;
-    register_kernels(registry);
+    std::string refused;  // an instruction set that is asked for and is not there
+    try {
+      register_kernels(registry);
+    } catch (const std::exception& error) {
+      refused = error.what();
+    }
+    const Agreement registered = world.agree(refused);
+    if (!registered.ok) {
+      if (speaks) fmt::print(stderr, "lamina: {}\n", printable(registered.message));
+      return kExitUsage;
+    }
     if (line.command == CommandLine::Command::run) {
       return read_config_file(line.run, world) ? run(line.run, registry, world) : kExitUsage;
     }

@@ -106,6 +106,8 @@ const std::vector<RecordKey>& record_keys() {
       {"svd_layout", Unit::text, "how A lay over ranks before: rows, columns, block-cyclic", "svd"},
       {"svd_scaling", Unit::text, "strong; weak: out_features grew with the ranks", "svd"},
       {"svd_eigensolver", Unit::text, "as asked for; gram only", "svd"},
+      {"svd_solved_by", Unit::text, "who found the eigenvectors: filters, lapack, scalapack, elpa; gram only",
+       "svd"},
       {"svd_oversampling", Unit::count, "columns of the sketch beyond the rank; randomized only", "svd"},
       {"svd_power_iterations", Unit::count, "randomized only", "svd"},
       {"svd_grid", Unit::text, "of ranks; scalapack only", "svd"},

@@ -99,11 +99,7 @@ Folder open_folder(const RunOptions& options, const Config& config) {
   Folder folder;
   folder.run_id = new_id();
   if (options.out_dir.empty()) {
-    std::string stamp = utc_now();
-    std::erase_if(stamp, [](char c) { return c == '-' || c == ':'; });
-    folder.path = fs::path("runs") / (config.name + "-" + stamp);
-    for (int i = 2; fs::exists(folder.path); ++i)
-      folder.path = fs::path("runs") / fmt::format("{}-{}-{}", config.name, stamp, i);
+    folder.path = fresh_run_folder(config.name);
   } else {
     folder.path = options.out_dir;
   }

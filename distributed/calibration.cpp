@@ -4,13 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
 
 #include "distributed/agree.hpp"
 #include "distributed/compress.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/svd/tall.hpp"
 #include "distributed/svd/whiten.hpp"
 
 namespace lamina {
@@ -50,6 +50,8 @@ class TokenCalibrator final : public Calibrator {
       : size_(in_features), calibration_(std::move(calibration)), comm_(comm), threads_(threads) {}
 
   ChannelStatistics channels(int64_t tokens) override {
+    comm_.require("");
+    if (tokens > 0 && tokens == counted_) return statistics_;
     ChannelStatistics statistics;
     together(comm_, [&] {
       if (tokens < 1 || !calibration_)
@@ -72,6 +74,8 @@ class TokenCalibrator final : public Calibrator {
     const int64_t silent = std::count(statistics.mean_square.begin(), statistics.mean_square.end(), 0.0);
     if (silent > 0)
       warn(fmt::format("{} of {} input channels are 0 in all calibration tokens", silent, size_));
+    statistics_ = statistics;
+    counted_ = tokens;
     return statistics;
   }
 
@@ -101,14 +105,11 @@ class TokenCalibrator final : public Calibrator {
 
   std::vector<double> sum(const Matrix<double>& parts) override {
     comm_.require("");
-    int64_t own = static_cast<int64_t>(parts.data.size());
-    std::vector<int64_t> bytes(static_cast<size_t>(comm_.size()), sizeof own), counts(bytes.size());
-    comm_.all_gather(&own, counts.data(), bytes);
-    for (size_t r = 0; r < counts.size(); ++r) bytes[r] = counts[r] * static_cast<int64_t>(sizeof(double));
-    std::vector<double> all(static_cast<size_t>(std::accumulate(counts.begin(), counts.end(), int64_t{0})));
-    comm_.all_gather(parts.data.data(), all.data(), bytes);
-    std::vector<double> sums(static_cast<size_t>(parts.cols));
-    for (size_t i = 0; i < all.size(); ++i) sums[i % sums.size()] += all[i];
+    std::vector<double> sums, column(static_cast<size_t>(parts.rows));
+    for (int64_t j = 0; j < parts.cols; ++j) {
+      for (int64_t i = 0; i < parts.rows; ++i) column[static_cast<size_t>(i)] = parts(i, j);
+      sums.push_back(ordered_sum(column, comm_));
+    }
     return sums;
   }
 
@@ -130,6 +131,8 @@ class TokenCalibrator final : public Calibrator {
   Calibration calibration_;
   Communicator& comm_;
   int threads_;
+  int64_t counted_ = 0;           // tokens that statistics_ are of
+  ChannelStatistics statistics_;  // the last asked for; a root asks for its scheme's once more
 };
 
 }  // namespace

@@ -277,13 +277,14 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
   const Probe probe = make_probe(tokens, seed);
   Device& device = layer.device();
   const int64_t y_count = tokens * layer.local_out();
-  std::vector<float> guarded_y(static_cast<size_t>(y_count + 2 * kGuard));
+  std::vector<float> guarded_y;
   Buffer x_in, y_out;  // the device's
   together(comm, [&] {
     if (tokens < 1 || x.cols != stages.front().truth->cols) {
       throw std::invalid_argument(fmt::format("check: expected tokens of {} features, found {} tokens of {}",
                                               stages.front().truth->cols, tokens, x.cols));
     }
+    guarded_y.resize(static_cast<size_t>(y_count + 2 * kGuard));
     std::vector<float> local_x;
     for (int64_t t = 0; t < tokens; ++t)
       local_x.insert(local_x.end(), x.row(t) + cols.begin, x.row(t) + cols.end);
@@ -296,7 +297,7 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
   std::vector<Expectation> known(stages.size());
   for (int copy = 0; copy < layer.copies(); ++copy) {
     const auto poison = std::bit_cast<uint32_t>(std::numeric_limits<float>::quiet_NaN());
-    std::vector<std::vector<float>> outputs;  // of all stages but the last
+    std::vector<std::vector<float>> outputs;  // of all stages; the last's is empty
     together(comm, [&] {
       device.fill(y_out.data(), std::bit_cast<uint32_t>(kGuardValue), y_out.bytes());
       device.fill(y_out.as<float>() + kGuard, poison, 4 * y_count);

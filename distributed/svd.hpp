@@ -73,13 +73,16 @@ struct SvdResult {
   SvdPhases phases;
   // The method that made it: randomized leaves to gram what a sketch would be nearly the whole of.
   std::string computed_by;
+  // Of gram: who found the eigenvectors, "filters" or an eigensolver.
+  std::string solved_by;
 };
 
 struct SvdMethod {
   std::string name, help;
   std::string absent;     // why it cannot run in this build; empty when it can
   bool one_rank = false;  // a peer that knows no ranks
-  // Bytes beyond this rank's part of A at the most, results included.
+  // Bytes beyond this rank's part of A at the most, results included; of gram by filters, where these do not
+  // give up.
   int64_t (*memory_bytes)(Shape shape, int64_t rank, int ranks, const SvdOptions& options) = nullptr;
 };
 // gram, randomized, scalapack, scalapack-f64, lapack.

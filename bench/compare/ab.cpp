@@ -3,12 +3,10 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <stdexcept>
 
 #include "bench/atomic_file.hpp"
 #include "bench/compare/report.hpp"
 #include "bench/runner.hpp"
-#include "bench/text.hpp"
 
 namespace lamina::compare {
 namespace {
@@ -59,32 +57,14 @@ std::vector<Look> looks_of(int64_t launches) {
 }
 
 int run_ab(const AbOptions& options) {
-  const std::string hindrance = launch_hindrance();
-  if (!hindrance.empty()) {
-    fmt::print(stderr, "lamina: ab: {}\n", hindrance);
-    return kExitUsage;
-  }
-  Pairs pairs;
-  try {
-    pairs = open_pairs(options);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "lamina: {}\n", printable(error.what()));
-    return kExitUsage;
-  }
-  fmt::print(stderr, "lamina: launches go to {}\n", printable(pairs.path));
-  try {
+  return with_pairs("ab", options, [&](Pairs& pairs) {
     const Comparison comparison = measure(pairs, options.report.settings);
     if (comparison.refusals.empty())
       write_file_atomically((fs::path(pairs.path) / "report.md").string(), markdown_report(comparison));
     Options how = options.report;
     how.out_file = (fs::path(pairs.path) / "verdict.json").string();
     return report(comparison, how);
-  } catch (const std::exception& error) {
-    // Its lines are made printable where they come from a log.
-    fmt::print(stderr, "lamina: {}\nlamina: go on with --resume -o {}\n", error.what(),
-               printable(pairs.path));
-    return kExitFailed;
-  }
+  });
 }
 
 }  // namespace lamina::compare

@@ -74,6 +74,10 @@ std::vector<std::string> words_of(const std::string& text) {
   return words;
 }
 
+std::string this_program() {
+  return fs::read_symlink("/proc/self/exe").string();
+}
+
 std::string launch_hindrance() {
   const LauncherClaim claim = launcher_claim();
   // A single task of Slurm's is also what an interactive shell is.
@@ -124,7 +128,7 @@ int run_launches(const Start& start, const std::string& folder, int64_t launches
   int exit_code = kExitOk;
   try {
     Start self = start;
-    self.binary = fs::read_symlink("/proc/self/exe").string();
+    self.binary = this_program();
     fs::create_directories(folder);
     const auto begin = std::chrono::steady_clock::now();
     int64_t made = 0;

@@ -23,6 +23,9 @@ std::vector<std::string> words_of(const std::string& text);
 // start ranks of its own.
 std::string launch_hindrance();
 
+// The file of this very program.
+std::string this_program();
+
 // DIR/launch-K
 std::string launch_folder(const std::string& folder, int64_t number);
 // Whether a run ended in `folder`: table.md is written last.

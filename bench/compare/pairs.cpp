@@ -12,6 +12,8 @@
 #include "bench/atomic_file.hpp"
 #include "bench/config.hpp"
 #include "bench/environment.hpp"
+#include "bench/runner.hpp"
+#include "bench/text.hpp"
 #include "kernels/json.hpp"
 
 namespace lamina::compare {
@@ -86,12 +88,7 @@ bool Pairs::has(int64_t number) const {
 
 Pairs open_pairs(const AbOptions& options) {
   Pairs pairs;
-  pairs.path = options.out_dir;
-  if (pairs.path.empty()) {
-    std::string stamp = utc_now();
-    std::erase_if(stamp, [](char c) { return c == '-' || c == ':'; });
-    pairs.path = "runs/ab-" + stamp;
-  }
+  pairs.path = options.out_dir.empty() ? fresh_run_folder("ab") : options.out_dir;
   pairs.count = options.launches;
   pairs.random.seed(open_plan(options, pairs.path));
   for (const int side : {0, 1}) {
@@ -125,6 +122,31 @@ Side read_launches(const Pairs& pairs, int side, int64_t count, std::vector<std:
   Side result = read_side(pairs.folder[side], warnings);
   result.launches.resize(std::min(result.launches.size(), static_cast<size_t>(count)));
   return result;
+}
+
+int with_pairs(const std::string& command, const AbOptions& options,
+               const std::function<int(Pairs& pairs)>& work) {
+  const std::string hindrance = launch_hindrance();
+  if (!hindrance.empty()) {
+    fmt::print(stderr, "lamina: {}: {}\n", command, hindrance);
+    return kExitUsage;
+  }
+  Pairs pairs;
+  try {
+    pairs = open_pairs(options);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "lamina: {}\n", printable(error.what()));
+    return kExitUsage;
+  }
+  fmt::print(stderr, "lamina: launches go to {}\n", printable(pairs.path));
+  try {
+    return work(pairs);
+  } catch (const std::exception& error) {
+    // Its lines are made printable where they come from a log.
+    fmt::print(stderr, "lamina: {}\nlamina: go on with --resume -o {}\n", error.what(),
+               printable(pairs.path));
+    return kExitFailed;
+  }
 }
 
 }  // namespace lamina::compare

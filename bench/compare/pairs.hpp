@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -45,6 +46,11 @@ bool make_pair(Pairs& pairs, int64_t number);
 
 // For the pairs after `number`, going by those that were made.
 double seconds_left(const Pairs& pairs, int64_t number);
+
+// Opens the pairs for `command` and runs `work`, whose exit code it returns. What cannot begin is said, and
+// is bad usage; what breaks off is said with how to go on, and has failed.
+int with_pairs(const std::string& command, const AbOptions& options,
+               const std::function<int(Pairs& pairs)>& work);
 
 // The first launches of a side (0: BASE).
 Side read_launches(const Pairs& pairs, int side, int64_t count, std::vector<std::string>& warnings);

@@ -95,7 +95,7 @@ std::string side_line(const char* label, const std::string& path, int64_t launch
 }  // namespace
 
 double level_percent(const Comparison& comparison) {
-  return 100 - 5 * comparison.settings.share;
+  return 100 * comparison.settings.level();
 }
 
 std::string change(double ratio) {
@@ -185,8 +185,12 @@ std::string terminal_report(const Comparison& comparison, bool all) {
           padded(padded(low, kHalf) + "1", plot_width - high.size()) + high +
           fmt::format("  new / base, {:.4g} % interval\n", level_percent(comparison));
   const bool fold = !all && static_cast<size_t>(comparison.count(Verdict::ok)) > kManyRows;
+  int64_t folded = 0;
   for (const Row* row : by_urgency(comparison)) {
-    if (fold && row->verdict == Verdict::ok && row->quality != Quality::worse) continue;
+    if (fold && row->verdict == Verdict::ok && row->quality != Quality::worse) {
+      ++folded;
+      continue;
+    }
     std::string figures = std::isnan(row->ratio) ? "" : change(row->ratio);
     if (!std::isnan(row->ratio_low))
       figures += fmt::format(" [{}, {}]", change(row->ratio_low), change(row->ratio_high));
@@ -200,7 +204,7 @@ std::string terminal_report(const Comparison& comparison, bool all) {
     if (whole != name_of(row->verdict)) lines.insert(lines.begin(), whole);
     for (const std::string& line : lines) text += std::string(verdict_width, ' ') + printable(line) + "\n";
   }
-  if (fold) text += fmt::format("and {} rows ok (--all lists them)\n", comparison.count(Verdict::ok));
+  if (fold) text += fmt::format("and {} rows ok (--all lists them)\n", folded);
   if (comparison.base_launches < 2 || comparison.new_launches < 2)
     text +=
         "\nOne launch a side cannot decide: launches differ by more than the samples of one can tell.\n"

@@ -169,21 +169,8 @@ std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, cons
 }
 
 int run_selftest(AbOptions options) {
-  const std::string hindrance = launch_hindrance();
-  if (!hindrance.empty()) {
-    fmt::print(stderr, "lamina: selftest: {}\n", hindrance);
-    return kExitUsage;
-  }
-  Pairs pairs;
-  try {
-    options.base_binary = options.new_binary = std::filesystem::read_symlink("/proc/self/exe").string();
-    pairs = open_pairs(options);
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "lamina: {}\n", printable(error.what()));
-    return kExitUsage;
-  }
-  fmt::print(stderr, "lamina: launches go to {}\n", printable(pairs.path));
-  try {
+  options.base_binary = options.new_binary = this_program();
+  return with_pairs("selftest", options, [&](Pairs& pairs) {
     for (int64_t number = 1; number <= pairs.count; ++number)
       if (make_pair(pairs, number))
         fmt::print(stderr, "lamina: pair {} of {} is done; about {:.0f} s left\n", number, pairs.count,
@@ -196,11 +183,7 @@ int run_selftest(AbOptions options) {
     const std::vector<Rate> rates = rates_of(base, next, options.report.settings);
     if (!print_out(selftest_text(rates, pairs.count, options.report.settings))) return kExitFailed;
     return enough_pairs(rates) > 0 ? kExitOk : kExitInconclusive;
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "lamina: {}\nlamina: go on with --resume -o {}\n", error.what(),
-               printable(pairs.path));
-    return kExitFailed;
-  }
+  });
 }
 
 }  // namespace lamina::compare

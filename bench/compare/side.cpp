@@ -50,6 +50,8 @@ LaunchRow read_row(const Record& record) {
       row.quality = nmse;
     else if (error >= 0)
       row.quality = error * error;
+    row.kernel = record.text("kernel");
+    if (const std::string isa = record.text("isa"); !isa.empty()) row.kernel += " " + isa;
     row.check_share = ratio_or(record.number("check_error"), record.number("check_tolerance"), -1);
   }
   for (const char* key :
@@ -102,6 +104,16 @@ std::string of_launches(const Json& root, const char* key) {
   return fmt::format("{}", fmt::join(values, " and "));
 }
 
+// Their names, or "none": a run says why CUDA sees none. Empty where it says nothing.
+std::string gpus(const Json& root) {
+  if (!root.contains("machine") || !root["machine"].is_object() || !root["machine"].contains("cuda"))
+    return "";
+  if (!root["machine"]["cuda"].is_array()) return "none";
+  std::vector<std::string> names;
+  for (const Json& gpu : root["machine"]["cuda"]) names.push_back(scalar(gpu));
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
 // A config without what changes no row: equal texts are equal measurements.
 std::string essence(const Json& root) {
   if (!root.contains("config") || !root["config"].is_object()) return at(root, {"config_digest"});
@@ -118,6 +130,7 @@ std::vector<Fact> read_facts(const Json& root) {
       {"nodes", of_launches(root, "nodes"), Weight::refused},
       {"CPU", at(root, {"machine", "cpu"}), Weight::machine},
       {"cores", at(root, {"machine", "cores"}), Weight::machine},
+      {"GPU", gpus(root), Weight::machine},
       {"host", at(root, {"machine", "host"})},
       {"memory_bytes", at(root, {"machine", "memory_bytes"})},
       {"threads", of_launches(root, "threads")},
@@ -132,6 +145,8 @@ std::vector<Fact> read_facts(const Json& root) {
       {"compiler", at(root, {"lamina", "compiler"})},
       {"MPI", at(root, {"libraries", "mpi"})},
       {"BLAS", at(root, {"libraries", "blas"})},
+      {"ScaLAPACK", at(root, {"libraries", "scalapack"})},
+      {"ELPA", at(root, {"libraries", "elpa"})},
   };
   return facts;
 }

@@ -14,10 +14,6 @@ using boost::math::students_t;
 // Times of two launches never agree better than this (relative): less is a copy, and no certainty.
 constexpr double kLeastError = 1e-4;
 
-double mean(const std::vector<double>& values) {
-  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-}
-
 // Of the mean: s²/n.
 double squared_error(const std::vector<double>& values) {
   const double center = mean(values), count = static_cast<double>(values.size());
@@ -43,6 +39,10 @@ double t_beyond(double degrees, double tail) {
 }
 
 }  // namespace
+
+double mean(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
+}
 
 Estimate paired(const std::vector<double>& base, const std::vector<double>& next) {
   need_two(base);

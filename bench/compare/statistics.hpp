@@ -6,6 +6,8 @@
 
 namespace lamina::compare {
 
+double mean(const std::vector<double>& values);
+
 // The logarithm of a ratio of times, and how far it can be trusted.
 struct Estimate {
   double log_ratio = 0;

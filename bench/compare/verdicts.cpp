@@ -16,7 +16,7 @@
 namespace lamina::compare {
 namespace {
 
-constexpr double kLevel = 0.95, kPower = 0.95;
+constexpr double kPower = 0.95;
 // Of Σ(y−y₀)²/Σy₀²: below, it is the rounding of float32, which any order of summation changes.
 constexpr double kRoundingError = 1e-10;
 constexpr size_t kMostWarnings = 5;
@@ -101,16 +101,13 @@ std::optional<Estimate> estimate(const Rows& base, const Rows& next, bool by_pai
     if (!by_pairs || (base[i] && is_ok(*base[i]))) new_times.push_back(std::log(next[i]->time_us));
   row.base_launches = static_cast<int64_t>(old_times.size());
   row.new_launches = static_cast<int64_t>(new_times.size());
-  const auto mean = [](const std::vector<double>& values) {
-    return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
-  };
   row.base_us = std::exp(mean(old_times));
   row.new_us = std::exp(mean(new_times));
   row.ratio = std::exp(mean(new_times) - mean(old_times));
   if (row.base_launches < 2 || row.new_launches < 2) return std::nullopt;
   const Estimate result = by_pairs ? paired(old_times, new_times) : unpaired(old_times, new_times);
   // Very few launches that differ wildly have an interval beyond what a double holds.
-  const Interval within = interval(result, 1 - (1 - kLevel) * settings.share);
+  const Interval within = interval(result, settings.level());
   row.ratio_low = std::exp(std::max(within.low, -700.0));
   row.ratio_high = std::exp(std::min(within.high, 700.0));
   row.p_value = result.p_value;

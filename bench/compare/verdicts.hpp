@@ -18,6 +18,8 @@ struct Settings {
   bool across_machines = false;
   // Of alpha, and of the interval's 5 %, for one of several looks at growing data: they add up to 1.
   double share = 1;
+  // Of the rows' intervals: 95 %, or more at one of several looks.
+  double level() const { return 1 - 0.05 * share; }
 };
 
 enum class Verdict { ok, slower, faster, inconclusive, missing, invalid, added, skipped };
@@ -34,7 +36,7 @@ struct Row {
   std::string reason;  // of a verdict that no ratio explains
   std::vector<std::string> notes;
   int64_t base_launches = 0, new_launches = 0;  // that the ratio is of
-  // NaN where there is none. Ratios are new / base; the interval is of this row alone, at 95 %.
+  // NaN where there is none. Ratios are new / base; the interval is of this row alone, at Settings::level().
   double base_us = kUnknown, new_us = kUnknown;  // geometric means over launches
   double ratio = kUnknown, ratio_low = kUnknown, ratio_high = kUnknown;
   double p_value = kUnknown, p_adjusted = kUnknown;

@@ -20,8 +20,6 @@
 namespace lamina {
 namespace {
 
-constexpr int64_t kMostFileBytes = int64_t{1} << 30;
-
 [[noreturn]] void fail(const char* what, const std::string& path) {
   throw std::system_error(errno, std::generic_category(), fmt::format("cannot {} {}", what, path));
 }
@@ -96,7 +94,7 @@ int history_add(const HistoryOptions& options) {
   }
 
   LockedFile file(options.file);
-  const HistoryFile held = parse_history(options.file, read_text_file(options.file, kMostFileBytes));
+  const HistoryFile held = read_history(options.file);
   std::set<Identity> known;
   for (const HistoryPoint& point : held.points) known.insert(identity(point));
   std::string text = held.lacks_newline ? "\n" : "";

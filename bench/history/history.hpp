@@ -58,6 +58,8 @@ struct HistoryFile {
 };
 // Throws std::runtime_error naming `path` and the line for anything else that is no point.
 HistoryFile parse_history(const std::string& path, std::string_view text);
+// The same of the file's text, of at most 1 GiB; throws where it cannot be read.
+HistoryFile read_history(const std::string& path);
 
 // In order of first appearance.
 std::vector<HistorySeries> series_of(const std::vector<HistoryPoint>& points);

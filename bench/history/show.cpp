@@ -18,8 +18,6 @@
 namespace lamina {
 namespace {
 
-constexpr int64_t kMostFileBytes = int64_t{1} << 30;
-
 // A Markdown table whose columns line up; the first column is text, the others numbers.
 class Table {
  public:
@@ -139,7 +137,7 @@ void require(bool found, const char* option, const std::string& name, const std:
 }  // namespace
 
 int history_show(const HistoryOptions& options) {
-  const HistoryFile file = parse_history(options.file, read_text_file(options.file, kMostFileBytes));
+  const HistoryFile file = read_history(options.file);
   if (file.torn_bytes > 0)
     fmt::print(stderr, "lamina: warning: {}: skipped\n", printable(torn_text(options.file, file.torn_bytes)));
   std::vector<HistorySeries> list = series_of(file.points);

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "bench/history/history.hpp"
+#include "bench/sinks/trackers.hpp"
 #include "bench/text.hpp"
 #include "kernels/json.hpp"
 
@@ -108,6 +109,11 @@ HistoryPoint parse_point(std::string_view line) {
   return point;
 }
 
+HistoryFile read_history(const std::string& path) {
+  constexpr int64_t kMostBytes = int64_t{1} << 30;
+  return parse_history(path, read_text_file(path, kMostBytes));
+}
+
 HistoryFile parse_history(const std::string& path, std::string_view text) {
   HistoryFile file;
   int64_t line_number = 0;
@@ -155,7 +161,7 @@ std::vector<HistoryPoint> points_of(const RunRows& run, const std::string& machi
     throw std::runtime_error(run.name + ": its environment.json names no commit: say --commit NAME");
   std::vector<HistoryPoint> points;
   for (const Record& record : run.records) {
-    if (record.text("status") != "ok" || !std::isfinite(record.number("latency_us_p50"))) continue;
+    if (!has_time(record)) continue;
     HistoryPoint point{of_machine,
                        record.text("case"),
                        of_commit,

@@ -34,6 +34,12 @@ void read_environment(const fs::path& path, RunRows& run) {
   if (machine == environment.end() || !machine->is_object()) return;
   run.machine = text_at(*machine, "host");
   run.cpu = text_at(*machine, "cpu");
+  // Of a GPU's row the processor says little. Its name ends at the first comma.
+  const auto gpus = machine->find("cuda");
+  if (gpus != machine->end() && gpus->is_array() && !gpus->empty() && gpus->front().is_string()) {
+    const std::string gpu = gpus->front().get<std::string>();
+    run.cpu += (run.cpu.empty() ? "" : ", ") + gpu.substr(0, gpu.find(','));
+  }
   const auto cores = machine->find("cores");
   if (cores != machine->end() && cores->is_number_integer()) run.cores = cores->get<int64_t>();
 }

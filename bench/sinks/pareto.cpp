@@ -9,6 +9,7 @@
 
 #include "bench/sinks/sink.hpp"
 #include "bench/sinks/tables.hpp"
+#include "bench/sinks/trackers.hpp"
 #include "bench/text.hpp"
 
 namespace lamina {
@@ -33,8 +34,8 @@ bool beats(const Record& a, const Record& b, const char* cost) {
 }
 
 bool compares(const Record& record) {
-  return record.text("status") == "ok" && std::isfinite(record.number("quality_nmse")) &&
-         std::isfinite(record.number("weight_bytes")) && std::isfinite(record.number("latency_us_p50"));
+  return has_time(record) && std::isfinite(record.number("quality_nmse")) &&
+         std::isfinite(record.number("weight_bytes"));
 }
 
 // What rows must share to be an alternative to each other.
@@ -47,23 +48,25 @@ std::string place(const Row& row) {
 
 // The rows on a front, smallest weights first; `notes` says on which.
 std::vector<Row> fronts(const std::vector<Row>& rows) {
+  std::map<std::string, std::vector<Row>> places;
+  for (const Row& row : rows) places[place(row)].push_back(row);
   std::vector<Row> kept;
-  for (Row row : rows) {
-    row.notes.clear();
-    for (const auto& [cost, name] :
-         {std::pair("weight_bytes", "size"), std::pair("latency_us_p50", "time")}) {
-      if (std::any_of(rows.begin(), rows.end(), [&, key = cost](const Row& other) {
-            return place(other) == place(row) && beats(*other.record, *row.record, key);
-          }))
-        continue;
-      row.notes += (row.notes.empty() ? "" : ", ") + std::string(name);
+  for (auto& [name, alike] : places) {
+    std::stable_sort(alike.begin(), alike.end(), [](const Row& a, const Row& b) {
+      return a.record->number("weight_bytes") < b.record->number("weight_bytes");
+    });
+    for (Row row : alike) {
+      row.notes.clear();
+      for (const auto& [cost, front] :
+           {std::pair("weight_bytes", "size"), std::pair("latency_us_p50", "time")}) {
+        const bool beaten = std::any_of(alike.begin(), alike.end(), [&, key = cost](const Row& other) {
+          return beats(*other.record, *row.record, key);
+        });
+        if (!beaten) row.notes += (row.notes.empty() ? "" : ", ") + std::string(front);
+      }
+      if (!row.notes.empty()) kept.push_back(row);
     }
-    if (!row.notes.empty()) kept.push_back(row);
   }
-  std::stable_sort(kept.begin(), kept.end(), [](const Row& a, const Row& b) {
-    return std::pair(place(a), a.record->number("weight_bytes")) <
-           std::pair(place(b), b.record->number("weight_bytes"));
-  });
   return kept;
 }
 

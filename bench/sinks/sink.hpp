@@ -18,7 +18,7 @@ struct RunRows {
   std::string date;     // ISO 8601, UTC, when the run began; empty when unknown
   int64_t cores = 0;    // of the machine; 0 when unknown
   std::vector<Record> records;
-  std::string cpu = {};     // of the machine; empty when unknown
+  std::string cpu = {};     // of the machine, with its GPU; empty when unknown
   std::string commit = {};  // that the program was built from; empty when unknown
 };
 

@@ -14,7 +14,10 @@ struct TrackedRow {
   const Record* record;
 };
 
-// The `ok` rows that have a time, in order. A tracker cannot tell a failed row from a fast one. They point
+// Whether it is `ok` and has a time.
+bool has_time(const Record& record);
+
+// The rows that have a time, in order. A tracker cannot tell a failed row from a fast one. They point
 // into `runs`.
 std::vector<TrackedRow> tracked_rows(const std::vector<RunRows>& runs);
 

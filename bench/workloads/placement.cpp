@@ -248,10 +248,15 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     const FactorRequest request = parts.schemes[i]->factor_request();
     if (const SvdMethod* svd = find_svd_method(request.method)) {
       const SvdOptions options{.threads = placement.threads, .same_for_any_ranks = true};
+      // What gram's filters leave it to, where they give up.
+      const SvdOptions whole{
+          .eigensolver = "lapack", .threads = placement.threads, .same_for_any_ranks = true};
       // V is gathered once more before it is compressed.
       spec.passing_bytes = std::max(
           spec.passing_bytes,
-          svd->memory_bytes(shape, rank, static_cast<int>(ranks), options) + 4 * rank * k +
+          std::max(svd->memory_bytes(shape, rank, static_cast<int>(ranks), options),
+                   svd->memory_bytes(shape, rank, static_cast<int>(ranks), whole)) +
+              4 * rank * k +
               whitening_bytes(shape, rank, static_cast<int>(ranks), request.whiten, options.threads));
     }
   }
@@ -265,7 +270,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       spec.skip_reason = "cuda: one layer on one rank; take \"workload\": \"layer\" and \"shard\": \"none\"";
     // Beside the packed copies: canonical weights while they are packed, activations, outputs and sums.
     const int64_t needed = copies * packed + part + (16 * parts.in_features + 12 * parts.out_features) * held;
-    const Device* device = find_device("cuda");
+    const Device* device = find_device(placement.device);
     const int64_t free = device != nullptr ? device->free_bytes() : needed;
     if (needed > free)
       spec.skip_reason =

@@ -84,6 +84,7 @@ CheckResult SvdCase::check() {
   if (!(of_v <= orthogonality_)) orthogonality_ = of_v;
   optimal_ = optimal_error(result);
   computed_by_ = result.computed_by;
+  solved_by_ = result.solved_by;
   return {error_ <= bound_ && orthogonality_ <= orthogonality_limit(matrix_->shape), error_, bound_, ""};
 }
 
@@ -98,6 +99,7 @@ std::string SvdCase::failure(const CheckResult& check) const {
 
 void SvdCase::describe(Record& record) {
   record.set("svd_rank", rank_);
+  if (!solved_by_.empty()) record.set("svd_solved_by", solved_by_);
   record.set("svd_error", error_);
   record.set("svd_error_bound", bound_);
   record.set("svd_optimal_error", optimal_);

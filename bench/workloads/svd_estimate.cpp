@@ -21,7 +21,7 @@ double seconds_of(const std::string& method, Shape shape, double rank, const Svd
   if (method == "gram") {
     parallel = m * n * n + 2 * m * n * rank;
     serial = 4 * n * n * n / options.threads;
-    if (options.eigensolver == "auto" && svd::gram_by_filters(static_cast<int64_t>(rank), shape, options)) {
+    if (svd::gram_by_filters(static_cast<int64_t>(rank), shape, options)) {
       parallel += 30 * n * n * rank + 60 * n * rank * rank;
       serial = 20 * rank * rank * rank;
     }
@@ -73,11 +73,8 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   const bool seeks = task.seek_optimum && (method.name == "randomized" || few);
   // Filters that give up leave it to an eigensolver of the whole, as that factorisation does.
   if (seeks || few) {
-    SvdOptions options;
-    options.threads = task.options.threads;
-    options.eigensolver = "lapack";
     spec.passing_bytes =
-        std::max(spec.passing_bytes, find_svd_method("gram")->memory_bytes(shape, rank, spec.ranks, options) +
+        std::max(spec.passing_bytes, find_svd_method("gram")->memory_bytes(shape, rank, spec.ranks, whole) +
                                          4 * rank * sides / spec.ranks);
   }
   spec.estimated_step_s = step_s;

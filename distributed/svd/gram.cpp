@@ -39,15 +39,16 @@ std::string eigensolver(const SvdOptions& options, int64_t side, int ranks) {
 }
 
 Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const SvdOptions& options,
-                      int64_t rank, int64_t side, Communicator& comm) {
-  if (options.eigensolver == "auto" && is_few(rank, side)) {
+                      int64_t rank, int64_t side, Communicator& comm, std::string& by) {
+  by = "filters";
+  if (gram_by_filters(rank, {side, side}, options)) {
     Eigenpairs found = filtered_eigen(gram, rank, options.seed, comm, options.threads);
     if (found.vectors.rows == rank) {
       gram = SymmetricTiles();
       return found;
     }
   }
-  const std::string by = eigensolver(options, side, comm.size());
+  by = eigensolver(options, side, comm.size());
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
   if (by == "elpa") return elpa_eigen(std::move(gram), choose, comm, options.threads);
   return lapack_eigen(std::move(gram), choose, comm, options.same_for_any_ranks ? 1 : options.threads);
@@ -159,7 +160,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input, [&](double rho, int64_t r) { return bound(rho, sides.small, r); });
     };
-    pairs = eigenpairs(std::move(gram), choose, options, input.rank, sides.small, comm);
+    pairs = eigenpairs(std::move(gram), choose, options, input.rank, sides.small, comm, result.solved_by);
   }
   const int64_t r = pairs.vectors.rows;
   if (static_cast<int64_t>(pairs.values.size()) == sides.small) {
@@ -206,7 +207,7 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t share = std::min(longer, (blocks + ranks - 1) / ranks * kRowBlock);
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
   const std::string by = eigensolver(options, small, ranks);
-  const bool few = options.eigensolver == "auto" && is_few(rank, small);
+  const bool few = gram_by_filters(rank, shape, options);
   const int64_t solving = few            ? tiles + filtered_eigen_bytes(small, rank, ranks, options.threads)
                           : by == "elpa" ? tiles + elpa_eigen_bytes(small, rank, ranks)
                           : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)

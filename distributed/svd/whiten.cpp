@@ -130,10 +130,11 @@ Whitening::Whitening(Whiten kind, double damping, int64_t in_features, int64_t t
 void Whitening::add_tokens(int64_t tokens, const Calibration& calibration) {
   const int64_t ranks = comm_.size();
   const double scale = 1 / static_cast<double>(tokens);
+  Matrix<double> chunk;
+  together(comm_, [&] { chunk = Matrix<double>(std::min(tokens, kRowBlock), size_); });
   for_each_chunk(tokens, size_, calibration, comm_, [&](const float* x, int64_t rows) {
-    Matrix<double> chunk(rows, size_);
-    std::copy_n(x, chunk.data.size(), chunk.data.begin());
-    for (int64_t t = 0; t < chunk.rows; ++t)
+    std::copy_n(x, rows * size_, chunk.data.begin());
+    for (int64_t t = 0; t < rows; ++t)
       for (int64_t k = 0; k < size_; ++k)
         diagonal_[static_cast<size_t>(k)] += scale * chunk(t, k) * chunk(t, k);
     if (kind_ != Whiten::cholesky) return;
@@ -142,7 +143,7 @@ void Whitening::add_tokens(int64_t tokens, const Calibration& calibration) {
     for (int64_t block = count_blocks(size_) - 1; block >= 0; --block) {
       if (block % ranks != comm_.rank()) continue;
       Matrix<double>& g = rows_[static_cast<size_t>(block)];
-      multiply(true, false, g.rows, g.cols, chunk.rows, chunk.data.data() + block * kRowBlock, size_,
+      multiply(true, false, g.rows, g.cols, rows, chunk.data.data() + block * kRowBlock, size_,
                chunk.data.data(), size_, g.data.data(), g.cols, true);
     }
   });

@@ -3,14 +3,14 @@
 //   code_ij = clamp(rint(w_ij / scale_ig), −8, 7),  w_ij ≈ scale_ig · code_ij
 //
 // `method` says how scales and codes are found:
-//   rtn   scale_ig = e / −8, where e is the group's weight of largest magnitude, sign included: it falls on
-//   −8
-//         exactly and all 16 codes are in use. The step is amax/8 instead of amax/7, at the price of clipping
-//         what lies on the other side beyond 7/8 of the extreme (the choice of ggml's Q4_0).
+//   rtn   scale_ig = e / −8, where e is the group's weight of largest magnitude, sign included:
+//         it falls on −8 exactly and all 16 codes are in use. The step is amax/8 instead of amax/7,
+//         at the price of clipping what lies on the other side beyond 7/8 of the extreme (the choice
+//         of ggml's Q4_0).
 //   mse   the scale of least Σ_j E[x_j²]·(w_ij − ŵ_ij)²: group_scale.hpp
-//   gptq  so, and rounded with compensation: compensate.hpp. In channel order a group's scale is of its
-//   weights
-//         as compensated when it begins; by `act_order`, loudest channels first, of the original weights.
+//   gptq  so, and rounded with compensation: compensate.hpp. In channel order a group's scale is of
+//         its weights as compensated when it begins; by `act_order`, loudest channels first, of the
+//         original weights.
 //   awq   mse's, of weights whose columns are scaled up by how loud their activations are: awq.hpp
 #include <fmt/format.h>
 

@@ -170,8 +170,8 @@ class Pruned final : public Scheme {
     const std::string values = values_->name();
     const Pattern& p = options_.pattern;
     const bool two_of_four = p.kind == PatternKind::n_of_m && p.n == 2 && p.m == 4;
-    if (two_of_four && (values == kPlainScheme || values == "dense-bf16" || values.starts_with("int8")))
-      return Packed::slots;
+    const bool w8a8 = values.starts_with("int8") && !values.starts_with("int8-a32");
+    if (two_of_four && (values == kPlainScheme || values == "dense-bf16" || w8a8)) return Packed::slots;
     return values == kPlainScheme ? Packed::bitmap_or_blocks : Packed::canonical;
   }
 

@@ -10,8 +10,8 @@ namespace lamina {
 // to[i] = bfloat16 of from[i] by the activation rule (activations.hpp).
 void round_bf16(const float* from, int64_t count, void* to, cudaStream_t stream);
 
-// The upper halves of float32 that are bfloat16 already, or int8 codes: [rows × cols] into [rows × stride],
-// zeros beyond cols.
+// The upper halves of float32 that are bfloat16 already, or numbers of 1 or 2 bytes: [rows × cols] into
+// [rows × stride], zeros beyond cols.
 void narrow_bf16(const float* from, int64_t rows, int64_t cols, int64_t stride, void* to,
                  cudaStream_t stream);
 void pad_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, int64_t element_bytes, void* to,

@@ -49,23 +49,19 @@ class DenseLayer final : public CudaLayer {
 };
 
 Kernel dense_kernel(int bits) {
-  Kernel kernel;
-  kernel.name = "cublaslt";
-  kernel.device = "cuda";
-  kernel.isa = "cublaslt";
+  Kernel kernel = cuda_kernel("cublaslt", "cublaslt", bits == 16 ? InputType::bf16 : InputType::f32,
+                              [bits](const Leaf& leaf) -> std::string {
+                                if (leaf.bits != bits)
+                                  return bits == 16 ? "takes dense bfloat16" : "takes dense float32";
+                                return "";
+                              });
   kernel.preference = 10;
-  kernel.absent = cuda_absence();
-  kernel.input = bits == 16 ? InputType::bf16 : InputType::f32;
   // Hopper's tensor cores cut sums off instead of rounding them, and cuBLASLt leaves all of K to them: by
   // 28672 columns the worst of a million sums is 2.2 times float32's tolerance off.
   if (bits == 16) kernel.rounding = 4;
   kernel.help =
       bits == 16 ? "dense bfloat16 by bfloat16 activations, by cuBLASLt: its fastest algorithm for the shape"
                  : "dense float32 by cuBLASLt, without TF32: its fastest algorithm for the shape";
-  kernel.refuses = [bits](const Leaf& leaf) -> std::string {
-    if (leaf.bits != bits) return bits == 16 ? "takes dense bfloat16" : "takes dense float32";
-    return refuse_common(leaf);
-  };
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     return std::make_unique<DenseLayer>(leaf, options);
   };

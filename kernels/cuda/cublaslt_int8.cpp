@@ -36,7 +36,6 @@ class Int8Layer final : public CudaLayer {
     token_scales_ = scratch(most * 4);
     sums_ = scratch(most * n_ * 4);
     device.fill(codes_->data(), 0, codes_->bytes());  // rows past the last token stay zeros, or old codes
-    device.synchronize();
   }
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
@@ -60,20 +59,14 @@ class Int8Layer final : public CudaLayer {
 }  // namespace
 
 Kernel cublaslt_int8_kernel() {
-  Kernel kernel;
-  kernel.name = "cublaslt";
-  kernel.device = "cuda";
-  kernel.isa = "cublaslt";
-  kernel.preference = 10;
-  kernel.absent = cuda_absence();
-  kernel.input = InputType::bf16;
-  kernel.help = "W8A8 by cuBLASLt, between our quantization of activations and our scaling of int32 sums";
-  kernel.refuses = [](const Leaf& leaf) -> std::string {
+  Kernel kernel = cuda_kernel("cublaslt", "cublaslt", InputType::bf16, [](const Leaf& leaf) -> std::string {
     if (leaf.bits != 8 || leaf.fp8 || leaf.activation != ActivationRule::int8_per_token)
       return "takes int8 weights by int8 activations";
     if (!leaf.per_channel) return "takes one scale an output channel";
-    return refuse_common(leaf);
-  };
+    return "";
+  });
+  kernel.preference = 10;
+  kernel.help = "W8A8 by cuBLASLt, between our quantization of activations and our scaling of int32 sums";
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     return std::make_unique<Int8Layer>(leaf, options);
   };

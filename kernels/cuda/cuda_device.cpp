@@ -111,6 +111,7 @@ class CudaDevice final : public Device {
   void fill(void* to, uint32_t word, int64_t bytes) override {
     if (bytes < 4) return;
     fill_words(static_cast<uint32_t*>(to), word, bytes / 4, stream_);
+    check_launch("filling device memory");
     synchronize();
   }
 

@@ -40,7 +40,7 @@ void CudaLayer::forward_then(Layer& next, const float* x, float* middle, float* 
 
 Cost CudaLayer::cost(int64_t tokens) const {
   const auto m = static_cast<double>(tokens);
-  return {.operations = {arithmetic_, 2 * m * macs()},
+  return {.operations = {arithmetic_, 2 * m * static_cast<double>(rows_) * static_cast<double>(cols_)},
           .read_bytes = static_cast<double>(weight_bytes()) +
                         m * static_cast<double>(cols_) * static_cast<double>(bytes_of(input_)),
           .write_bytes = 4 * m * static_cast<double>(rows_)};

@@ -21,8 +21,6 @@ class CudaLayer : public Layer {
   int64_t cols() const { return cols_; }
   // Device memory for scratch, shared with the layer's copies; in the order that every copy asks in.
   std::shared_ptr<Buffer> scratch(int64_t bytes);
-  // Multiply-adds of one token; all of W unless the kernel skips some.
-  virtual double macs() const { return static_cast<double>(rows_) * static_cast<double>(cols_); }
 
  private:
   int64_t rows_, cols_;

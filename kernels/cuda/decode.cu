@@ -331,19 +331,30 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
   cudaLaunchKernelEx(&config, decode_kernel<F, kTokenTiles>, work);  // check_launch() follows
 }
 
+// Of 8 tokens, that a launch for so many takes at a time.
+int token_tiles(int64_t tokens) {
+  return tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
+}
+
 template <class F>
 void launch_for(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
-  if (a.tokens <= 8) return launch<F, 1>(layout, a, stream);
-  if (a.tokens <= 16) return launch<F, 2>(layout, a, stream);
-  if (a.tokens <= 32) return launch<F, 4>(layout, a, stream);
-  launch<F, 8>(layout, a, stream);
+  switch (token_tiles(a.tokens)) {
+    case 1:
+      return launch<F, 1>(layout, a, stream);
+    case 2:
+      return launch<F, 2>(layout, a, stream);
+    case 4:
+      return launch<F, 4>(layout, a, stream);
+    default:
+      launch<F, 8>(layout, a, stream);
+  }
 }
 
 }  // namespace
 
 int64_t decode_partial_bytes(int64_t tokens) {
-  const int64_t tiles = tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
-  return 2 * int64_t{cuda_properties().multiprocessors} * kMostBlocks * tiles * 8 * kBlockRows * 4;
+  return 2 * int64_t{cuda_properties().multiprocessors} * kMostBlocks * token_tiles(tokens) * 8 * kBlockRows *
+         4;
 }
 
 int64_t decode_counters(const DecodeLayout& layout) {

@@ -2,6 +2,9 @@
 // them.
 #pragma once
 
+#include <functional>
+#include <string>
+
 #include "kernels/registry.hpp"
 
 namespace lamina {
@@ -11,10 +14,9 @@ Kernel cublaslt_bf16_kernel();
 Kernel cublaslt_int8_kernel();
 Kernel cuda_weight_only_kernel();
 
-// Empty where there is a GPU, else that there is none: what `Kernel::absent` says.
-std::string cuda_absence();
-
-// What every kernel here leaves to others: empty, or the reason to refuse.
-std::string refuse_common(const Leaf& leaf);
+// What kernels for GPUs have alike: absent where there is no GPU, and they leave pruned weights, zero points
+// and input scales to others, beside what `refuses` says. `make` is left to fill.
+Kernel cuda_kernel(std::string name, std::string isa, InputType input,
+                   std::function<std::string(const Leaf& leaf)> refuses);
 
 }  // namespace lamina

@@ -16,7 +16,7 @@ struct MatmulTypes {
   cudaDataType_t scale = CUDA_R_32F;
 };
 
-// Puts the product on the stream. The first call for types, shape and device asks the heuristic and times its
+// Puts the product on the stream. The first call for types and shape asks the heuristic and times its
 // candidates on these very buffers, which makes memory of the host's and waits; it must not be captured.
 // Later ones only launch. Throws DeviceError: where cuBLASLt has no algorithm for the shape, and where a
 // capture meets a shape for the first time.

@@ -75,22 +75,16 @@ class WeightOnlyLayer final : public CudaLayer {
 }  // namespace
 
 Kernel cuda_weight_only_kernel() {
-  Kernel kernel;
-  kernel.name = "native";
-  kernel.device = "cuda";
-  kernel.isa = "mma";
-  kernel.preference = 20;
-  kernel.absent = cuda_absence();
-  kernel.input = InputType::bf16;
-  kernel.help = "int8, fp8 and int4 weights by bfloat16 activations: packed for tensor cores, for few tokens";
-  kernel.refuses = [](const Leaf& leaf) -> std::string {
+  Kernel kernel = cuda_kernel("native", "mma", InputType::bf16, [](const Leaf& leaf) -> std::string {
     if (leaf.bits != 8 && leaf.bits != 4) return "takes int8, fp8 or int4 weights";
     if (leaf.activation == ActivationRule::int8_per_token) return "takes activations that stay floats";
     if (leaf.bits == 8 && !leaf.per_channel) return "takes one scale an output channel";
     if (leaf.bits == 4 && leaf.group != 32 && leaf.group != 64 && leaf.group != 128)
       return "takes groups of 32, 64 or 128";
-    return refuse_common(leaf);
-  };
+    return "";
+  });
+  kernel.preference = 20;
+  kernel.help = "int8, fp8 and int4 weights by bfloat16 activations: packed for tensor cores, for few tokens";
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     return std::make_unique<WeightOnlyLayer>(leaf, options);
   };

@@ -21,6 +21,7 @@ DeviceProbe product_probe(Device& device, Arithmetic arithmetic, int64_t edge, i
   auto result = std::make_shared<Buffer>(device.allocate(edge * edge * 4));
   fill_random(operands->data(), types.in == CUDA_R_8I ? 0 : static_cast<int>(8 * bytes_each), 2 * in, 1,
               cuda_stream(device.stream(1)));
+  check_launch("making operands");
   DeviceProbe probe;
   probe.kind = DeviceProbe::Kind::compute;
   probe.arithmetic = arithmetic;
@@ -39,6 +40,7 @@ DeviceProbe product_probe(Device& device, Arithmetic arithmetic, int64_t edge, i
 std::vector<DeviceProbe> cuda_probes(Device& device) {
   auto buffer = std::make_shared<Buffer>(device.allocate(2 * kReadBytes));
   fill_random(buffer->data(), 32, 2 * kReadBytes, 2, cuda_stream(device.stream(1)));
+  check_launch("making what is read");
   std::byte* const half = buffer->data() + kReadBytes;
   std::vector<DeviceProbe> probes(3);
   probes[0].kind = DeviceProbe::Kind::read;

@@ -1,4 +1,6 @@
 // The kernels that run on GPUs: one line each.
+#include <utility>
+
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/cuda/kernels.hpp"
 
@@ -11,16 +13,22 @@ void register_cuda_kernels(Registry& registry) {
   registry.add(cuda_weight_only_kernel());
 }
 
-std::string cuda_absence() {
+Kernel cuda_kernel(std::string name, std::string isa, InputType input,
+                   std::function<std::string(const Leaf& leaf)> refuses) {
+  Kernel kernel;
+  kernel.name = std::move(name);
+  kernel.device = "cuda";
+  kernel.isa = std::move(isa);
+  kernel.input = input;
   const DeviceInfo info = cuda_device_info();
-  return info.available ? "" : info.reason;
-}
-
-std::string refuse_common(const Leaf& leaf) {
-  if (!leaf.zero_points.empty()) return "takes no zero points";
-  if (!leaf.input_scales.empty()) return "takes no input scales";
-  if (leaf.pattern.kind != PatternKind::dense) return "takes no pruned weights";
-  return "";
+  if (!info.available) kernel.absent = info.reason;
+  kernel.refuses = [refuses = std::move(refuses)](const Leaf& leaf) -> std::string {
+    if (!leaf.zero_points.empty()) return "takes no zero points";
+    if (!leaf.input_scales.empty()) return "takes no input scales";
+    if (leaf.pattern.kind != PatternKind::dense) return "takes no pruned weights";
+    return refuses(leaf);
+  };
+  return kernel;
 }
 
 }  // namespace lamina

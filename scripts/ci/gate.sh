@@ -3,10 +3,10 @@
 # says whether the change made anything slower, larger in error, or invalid.
 #   scripts/ci/gate.sh BASE CONFIG LAUNCHES [FOLDER]
 # BASE is a commit: that from which HEAD and it parted is measured, so that what others did since does not count.
-# CONFIG is the change's own, for both. FOLDER (gate) gets verdict.json, comment.md, and
-# in ab/ the launches.
-# Environment: LAMINA_CMAKE_ARGS, as in scripts/lib.sh. Exit codes: those of `lamina ab`: 0 nothing got worse, 10 a
-# regression, 11 rows missing or invalid, 12 inconclusive, 64 bad usage; 69 where either cannot be built.
+# CONFIG is the change's own, for both. FOLDER (gate) gets verdict.json, comment.md, and in ab/ the launches.
+# Environment: LAMINA_CMAKE_ARGS, as in scripts/lib.sh; LAMINA_AB_ARGS, more words for `lamina ab`, separated by spaces:
+# "--filter o_proj --limit 10". Exit codes: those of `lamina ab`: 0 nothing got worse, 10 a regression, 11 rows missing or
+# invalid, 12 inconclusive, 64 bad usage; 69 where either cannot be built.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -47,12 +47,13 @@ build_program "$root"
 
 say "comparing $parted with $(git -C "$root" rev-parse HEAD) by $config, $launches launches of each"
 status=0
+more=()
+read -r -a more <<<"${LAMINA_AB_ARGS:-}"
 "$root/build-gate/lamina" ab --base "$base_tree/build-gate/lamina" --new "$root/build-gate/lamina" "$config" \
-  --launches "$launches" --format markdown -o "$folder/ab" >"$folder/table.md" || status=$?
+  --launches "$launches" ${more[@]+"${more[@]}"} -o "$folder/ab" || status=$?
 [ ! -f "$folder/ab/verdict.json" ] || cp "$folder/ab/verdict.json" "$folder/verdict.json"
 # The first line marks the comment, so that the next run of a change finds and replaces it.
-if [ -s "$folder/table.md" ]; then
-  { printf '<!-- lamina-gate -->\n' && cat "$folder/table.md"; } >"$folder/comment.md"
+if [ -s "$folder/ab/report.md" ]; then
+  { printf '<!-- lamina-gate -->\n' && cat "$folder/ab/report.md"; } >"$folder/comment.md"
 fi
-rm -f "$folder/table.md"
 exit "$status"

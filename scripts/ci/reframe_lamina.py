@@ -9,6 +9,7 @@ https://reframe-hpc.readthedocs.io/en/stable/regression_test_api.html
 import re
 
 import reframe as rfm
+import reframe.utility.osext as osext
 import reframe.utility.sanity as sn
 from reframe.core.builtins import run_before, sanity_function, variable
 
@@ -42,7 +43,9 @@ class LaminaCheck(rfm.RunOnlyRegressionTest):
 
     @run_before('performance')
     def take_figures(self):
-        figures = sn.evaluate(sn.extractall(FOM, self.stdout, ('case', 'key', 'value', 'unit')))
+        # The output's name is relative to the stage's folder, where hooks do not run.
+        with osext.change_dir(self.stagedir):
+            figures = sn.evaluate(sn.extractall(FOM, self.stdout, ('case', 'key', 'value', 'unit')))
         self.perf_variables = {}
         for case, key, _, unit in figures:
             if key in TRACKED:

@@ -114,6 +114,8 @@ TEST(CommandLine, BadUsageIsExplained) {
       {{"run", "a.json", "--dryrun"}, "did you mean `--dry-run`?"},
       {{"run", "a.json", "--fliter=x"}, "did you mean `--filter`?"},
       {{"run", "a.json", "--filter", "("}, "expected a regular expression"},
+      {{"ab", "--base", "a", "--new", "b", "a.json", "--filter", "("}, "expected a regular expression"},
+      {{"run", "a.json", "--launches", "2", "-o", "d", "--filter", "("}, "expected a regular expression"},
       {{"run", "a.json", "--set"}, "--set"},
       {{"run", "a.json", "-o"}, "--out"},
       {{"run", "a.json", "--resume"}, "expected -o DIR"},

@@ -1,5 +1,6 @@
 """The CI files: parsed, and their shell steps executed with stand-ins for what they call."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import types
 import unittest
 import unittest.mock
 
-from support import ROOT, Case, main, tiny
+from support import LAMINA, ROOT, Case, environment, main, tiny
 
 CI = ROOT / "scripts" / "ci"
 
@@ -24,10 +25,12 @@ if [ "$1" = --build ]; then
 #!/usr/bin/env bash
 echo "lamina $*" >>"$LOG"
 while [ $# -gt 1 ]; do
-  [ "$1" != -o ] || { mkdir "$2" && printf '{"verdict": "stand-in"}\n' >"$2/verdict.json"; }
+  if [ "$1" = -o ]; then
+    mkdir "$2" && printf '{"verdict": "stand-in"}\n' >"$2/verdict.json"
+    [ "${EMPTY:-}" = 1 ] || printf '| case | verdict |\n' >"$2/report.md"
+  fi
   shift
 done
-[ "${EMPTY:-}" = 1 ] || printf '| case | verdict |\n'
 exit "${AB_STATUS:-0}"
 END
   chmod +x "$2/lamina"
@@ -40,6 +43,16 @@ echo "$(basename "$0") $*" >>"$LOG"
 [ "$(basename "$0")" != gh ] || [ -z "${GH_IDS:-}" ] || [[ "$*" != *paginate* ]] || printf '%s\\n' $GH_IDS
 exit "${NOTE_STATUS:-0}"
 """
+
+
+@contextlib.contextmanager
+def chdir(folder):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def yaml_python():
@@ -104,16 +117,16 @@ class WithRepository(Case):
 
 class Gate(WithRepository):
     def gate(self, *arguments, **environment):
-        return self.bash('scripts/ci/gate.sh "$@"'.replace('"$@"', " ".join(arguments)), **environment)
+        return self.bash(f"scripts/ci/gate.sh {' '.join(arguments)}", **environment)
 
     def test_builds_both_and_passes_the_verdict_on(self):
         for status in (0, 10, 11, 12):
             with self.subTest(status=status):
-                result = self.gate("main", "config.json", "7", AB_STATUS=str(status))
+                result = self.gate("main", "config.json", "7", AB_STATUS=str(status), LAMINA_AB_ARGS="--limit 10")
                 self.assertEqual(result.returncode, status, result.stderr)
                 (call,) = self.said("lamina")
                 base, new = re.fullmatch(
-                    r"lamina ab --base (\S+) --new (\S+) config.json --launches 7 --format markdown -o \S+/gate/ab",
+                    r"lamina ab --base (\S+) --new (\S+) config.json --launches 7 --limit 10 -o \S+/gate/ab",
                     call).groups()
                 self.assertNotEqual(base, new)
                 self.assertEqual(new, str(self.repository / "build-gate" / "lamina"))
@@ -227,7 +240,7 @@ class Workflows(WithRepository):
 
 
 class StandIn:
-    """What of ReFrame the check uses; a pattern is looked for in a text instead of a file."""
+    """What of ReFrame the check uses. Files are read from where the process stands, as ReFrame does."""
 
     @staticmethod
     def modules():
@@ -240,27 +253,30 @@ class StandIn:
         builtins.sanity_function = lambda function: function
         sanity = types.ModuleType("reframe.utility.sanity")
 
-        def extractall(pattern, text, tag, conv=None):
-            found = re.finditer(pattern, text, re.MULTILINE)
+        def extractall(pattern, file, tag, conv=None):
+            found = re.finditer(pattern, pathlib.Path(file).read_text(), re.MULTILINE)
             if isinstance(tag, tuple):
                 return [tuple(match[name] for name in tag) for match in found]
             return [(conv or str)(match[tag]) for match in found]
 
-        def assert_found(pattern, text, msg=None):
-            if not re.search(pattern, text, re.MULTILINE):
+        def assert_found(pattern, file, msg=None):
+            if not re.search(pattern, pathlib.Path(file).read_text(), re.MULTILINE):
                 raise AssertionError(msg)
             return True
 
         sanity.extractall = extractall
-        sanity.extractsingle = lambda *arguments: extractall(*arguments)[0]
+        # Deferred: called where performance is judged.
+        sanity.extractsingle = lambda *arguments: lambda: extractall(*arguments)[0]
         sanity.assert_found = assert_found
         sanity.all = all
         sanity.evaluate = lambda value: value
         sanity.make_performance_function = lambda value, unit: (value, unit)
         core, utility = types.ModuleType("reframe.core"), types.ModuleType("reframe.utility")
         utility.sanity = sanity
+        utility.osext = osext = types.ModuleType("reframe.utility.osext")
+        osext.change_dir = chdir
         return {"reframe": reframe, "reframe.core": core, "reframe.core.builtins": builtins,
-                "reframe.utility": utility, "reframe.utility.sanity": sanity}
+                "reframe.utility": utility, "reframe.utility.sanity": sanity, "reframe.utility.osext": osext}
 
 
 class Reframe(Case):
@@ -271,22 +287,26 @@ class Reframe(Case):
         return scope["LaminaCheck"]()
 
     def run_job(self, check):
-        from support import LAMINA, environment
         check.lamina = LAMINA
         check.prepare()
         lines = [" ".join([check.executable, *check.executable_opts]), *check.postrun_cmds]
         result = subprocess.run(["bash", "-c", "\n".join(lines)], cwd=self.folder, env=environment(), capture_output=True,
                                 text=True, timeout=120)
-        check.stdout = result.stdout
+        check.stagedir, check.stdout = str(self.folder), "rfm_job.out"
+        (self.folder / check.stdout).write_text(result.stdout)
 
     def test_takes_the_figures_of_a_run(self):
         check = self.check()
         check.config = str(self.write("tiny.json", tiny(scheme={"type": "pruned", "pattern": "2:4"})))
         self.run_job(check)
-        self.assertTrue(check.every_row_is_ok())
+        # The stage's folder is where sanity is judged, not where hooks run.
+        with chdir(self.folder):
+            self.assertTrue(check.every_row_is_ok())
         check.take_figures()
         records = self.records(self.folder / "out")
-        self.assertEqual(check.perf_variables, {
+        with chdir(self.folder):
+            figures = {name: (value(), unit) for name, (value, unit) in check.perf_variables.items()}
+        self.assertEqual(figures, {
             f"{record['case']} {key}".replace(":", "-"): (record[key], unit) for record in records
             for key, unit in (("latency_us_p50", "us"), ("tokens_per_s", "tokens/s"))})
 
@@ -294,7 +314,7 @@ class Reframe(Case):
         check = self.check()
         check.config = str(self.write("bad.json", "{}"))
         self.run_job(check)
-        with self.assertRaisesRegex(AssertionError, "not ok"):
+        with chdir(self.folder), self.assertRaisesRegex(AssertionError, "not ok"):
             check.every_row_is_ok()
 
 

@@ -53,6 +53,15 @@ class Recorded(Compare):
         self.assertEqual(verdict["verdict"], "regression")
         # The launches of one row differ by too much.
         self.assertEqual(self.rows(verdict), {**self.all("slower"), "dense-f32 auto": "inconclusive"})
+        # By SciPy: stats.ttest_rel of the logarithms, its interval, and Holm's adjustment; what could have been seen is this
+        # program's own, held so that no change of power goes unseen.
+        expected = {"dense-f32 auto": (1.04624, 1.00848, 1.08542, 0.020423, 0.0997),
+                    "dense-f32 openblas": (1.06471, 1.03579, 1.09443, 0.0011847, 0.0738),
+                    "int8 auto": (1.05433, 1.04537, 1.06337, 1.2342e-7, 0.0271),
+                    "int4-g64 auto": (1.05276, 1.02391, 1.08242, 0.003683, 0.0745)}
+        for name, values in expected.items():
+            for key, value in zip(("ratio", "ratio_low", "ratio_high", "p_adjusted", "could_have_seen"), values):
+                self.assertAlmostEqual(self.rows(verdict, key)[name] / value, 1, delta=2e-3, msg=f"{name} {key}")
         back = self.verdict(DATA / "slower-5", DATA / "base", code=0)
         self.assertEqual(self.rows(back), {**self.all("faster"), "dense-f32 auto": "ok"})
         for there, here in zip(verdict["rows"], back["rows"]):
@@ -200,6 +209,9 @@ class BadInput(Compare):
         other("schema", set_in("schema_version", value=9), "schema_version: BASE has 1, NEW 9")
         other("CPU", set_in("machine", "cpu", value="Other \x1b[31m CPU"), "CPU: BASE has", "Other \\x1b[31m CPU",
               "--across-machines")
+        self.change_environment(base, set_in("machine", "cuda", value="built without CUDA"))
+        other("GPU", set_in("machine", "cuda", value=["NVIDIA A100", "NVIDIA A100"]), "GPU: BASE has none, NEW NVIDIA A100, NVIDIA A100",
+              "--across-machines")
         other("ranks across machines", set_in("launches", 0, "ranks", value=2), "ranks",
               arguments=("--across-machines",))
 
@@ -209,6 +221,14 @@ class BadInput(Compare):
         self.assertEqual(verdict["differences"][0]["new"], "Other CPU")
         (side / "launch-1" / "environment.json").write_text("{")
         self.refused(base, side, "environment.json")
+
+    def test_another_kernel_is_noted(self):
+        side = self.copy("new")
+        for number in (1, 2, 3):
+            self.change(side, number, kernel="other")
+        verdict = self.verdict(self.copy("base"), side, "--limit", "900", "--floor", "900", code=0)
+        for row in verdict["rows"]:
+            self.assertRegex(" ".join(row["notes"]), "kernel (native|openblas).* → other")
 
     def test_a_config_of_another_name_is_the_same(self):
         side = self.copy("new")
@@ -221,8 +241,7 @@ class BadInput(Compare):
             path = side / f"launch-{number}" / "records.jsonl"
             path.write_text(path.read_text().replace('"case":"layer/', '"case":"other/'))
         self.refused(self.copy("base"), side, "no rows in common")
-        base = self.copy("base") if not (self.folder / "base").exists() else self.folder / "base"
-        side = self.copy("slower-5")
+        base, side = self.folder / "base", self.copy("slower-5")
         for folder in (base, side):
             for number in (1, 2, 3):
                 self.change(folder, number, status="skipped", latency_us_p50=None)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+import unittest.mock
 
 from support import SCHEMES, Case, command, environment, lamina, main, tiny
 
@@ -152,6 +153,19 @@ class Run(Case):
             _, records = self.run_tiny(ranks=2, shard=shard, in_features=512, out_features=256, tokens=2)
             self.assert_limits(records)
             shutil.rmtree(self.folder / "out")
+
+    def test_an_instruction_set_is_forced_or_refused(self):
+        config = self.write("config.json", tiny(scheme={"type": "int8"}))
+        with unittest.mock.patch.dict(os.environ, LAMINA_ISA="portable"):
+            self.run_ok("run", config, "-o", self.folder / "out")
+        native = [record for record in self.records(self.folder / "out") if record["kernel"] == "native"]
+        self.assertEqual({(record["isa"], record["status"]) for record in native}, {("portable", "ok")})
+        with unittest.mock.patch.dict(os.environ, LAMINA_ISA="avx3"):
+            result = lamina("run", config, "-o", self.folder / "none")
+        self.assertEqual(result.returncode, 64, result.stderr)
+        self.assertIn('LAMINA_ISA: expected an instruction set that this processor has (portable', result.stderr)
+        self.assertIn('found "avx3"', result.stderr)
+        self.assertFalse((self.folder / "none").exists())
 
     def test_filter_and_set(self):
         _, records = self.run_tiny("--filter", "int4", "--set", "tokens=[2,5]", "--set", "seed=7", scheme=SCHEMES)

@@ -97,6 +97,10 @@ class Svd(Case):
         _, (large,) = self.run_svd(out="large", method="randomized", in_features=1024, out_features=640, rank=48)
         self.assert_whole(large)
         self.assertNotIn("computed by", " ".join(large["warnings"]))
+        self.assertEqual((small["svd_solved_by"], large["svd_solved_by"]), ("lapack", None))
+        # Of a few vectors of many, by filters; named, an eigensolver makes them all.
+        _, solved = self.run_svd(out="few", in_features=1024, out_features=640, rank=48, eigensolver=["auto", "lapack"])
+        self.assertEqual([record["svd_solved_by"] for record in solved], ["filters", "lapack"])
         self.assertGreater(large["svd_error"], large["svd_optimal_error"])
 
     def test_an_error_below_float32s_is_said(self):

@@ -46,6 +46,23 @@ TEST(SvdInput, EveryMethodBoundsItsError) {
   }
 }
 
+TEST(SvdInput, ZerosAndConstantsAreFactorised) {
+  const Matrix<float> zeros(140, 150);
+  Matrix<float> constant(140, 150);
+  std::fill(constant.data.begin(), constant.data.end(), 0.25f);
+  for (const std::string& method : runnable()) {
+    const SvdResult none =
+        factorize(spread(zeros, Layout::rows, world()), {.rank = 3}, {.method = method}, world());
+    EXPECT_EQ(none.singular_values, (std::vector<double>{0, 0, 0})) << method;
+    EXPECT_EQ(none.error_bound, 0) << method;
+    const SpreadMatrix part = spread(constant, Layout::rows, world());
+    const SvdResult one = factorize(part, {.rank = 2}, {.method = method}, world());
+    EXPECT_NEAR(one.singular_values[0], 0.25 * std::sqrt(140.0 * 150.0), 1e-4) << method;
+    EXPECT_LE(residual(part, one, world(), 1), 1e-5) << method;
+    EXPECT_LE(residual(part, one, world(), 1), one.error_bound) << method;
+  }
+}
+
 TEST(SvdInput, BadRulesFailEverywhereWithTheSameWords) {
   const Matrix<float> a = random_matrix(150, 170, 5);
   const double nan = std::nan("");

@@ -161,7 +161,7 @@ inline Canonical compress_whole(const Scheme& scheme, const Matrix<float>& w) {
 
 inline constexpr float kGuard = 123456.0f;
 inline constexpr int64_t kGuardFloats = 64;
-inline constexpr int64_t kMaxTokens = 130;  // more than the kernels take at a time
+inline constexpr int64_t kMaxTokens = 300;  // more than the kernels take at a time
 
 struct SchemeCase {
   std::string name;
