@@ -18,6 +18,10 @@ int64_t dtype_bytes(DType dtype) {
     case DType::f64:
     case DType::i64:
       return 8;
+    case DType::f16:
+    case DType::bf16:
+      return 2;
+    case DType::i8:
     case DType::u8:
       return 1;
   }

@@ -11,7 +11,7 @@
 
 namespace lamina {
 
-enum class DType { f32, f64, i32, i64, u8 };
+enum class DType { f32, f64, f16, bf16, i8, i32, i64, u8 };
 enum class ReduceOp { sum, max, min };
 int64_t dtype_bytes(DType dtype);
 

@@ -29,10 +29,15 @@ MPI_Datatype mpi_type(DType dtype) {
       return MPI_INT32_T;
     case DType::i64:
       return MPI_INT64_T;
+    case DType::i8:
+      return MPI_INT8_T;
     case DType::u8:
       return MPI_UINT8_T;
+    case DType::f16:
+    case DType::bf16:
+      break;  // MPI has no such types
   }
-  throw std::logic_error("mpi_type: unknown data type");
+  throw std::logic_error("mpi_type: a data type that MPI lacks");
 }
 
 MPI_Op mpi_op(ReduceOp op) {

@@ -1,0 +1,73 @@
+// Who moves tensors between ranks: what a layer's collectives run on, and what workload `collective`
+// measures. It is the data path beside Communicator, which starts ranks together, agrees on errors and moves
+// small things on the host.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+#include "kernels/device.hpp"
+
+namespace lamina {
+
+enum class CollectiveKind { all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv };
+
+// Every call is collective over the communicator's ranks, in one order on all of them. Memory is the
+// device's. On a GPU a call puts its work on `stream` and returns; on the CPU it returns when done. `in` may
+// equal `out` where that is the collective's in-place form: all_reduce and broadcast at the same address,
+// all_gather with `in` at this rank's part of `out`, reduce_scatter with `out` at this rank's part of `in`.
+// Counts may be 0 and need not divide by the ranks. Throws std::runtime_error (DeviceError on a GPU) when the
+// transport fails; destructors do not communicate.
+class Transport {
+ public:
+  virtual ~Transport() = default;
+  virtual std::string name() const = 0;  // as a config's `communicator` says: "mpi", "mpi-shm", "nccl", …
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  // Why such a call cannot run here: a data type that the backend lacks, a size that it cannot hold. Empty:
+  // it can. The same on every rank.
+  virtual std::string refusal(CollectiveKind kind, DType dtype, int64_t count) const = 0;
+
+  virtual void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                          Stream& stream) = 0;
+  // in: [ranks × count]; out: [count], the sum (or op) of all ranks' part of this rank's number.
+  virtual void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                              Stream& stream) = 0;
+  // in: [bytes]; out: [ranks × bytes], in rank order.
+  virtual void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) = 0;
+  virtual void broadcast(const void* in, void* out, int64_t bytes, int root, Stream& stream) = 0;
+  // in, out: [ranks × bytes]; part r of `in` goes to rank r.
+  virtual void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) = 0;
+  // To the next rank, from the one before, around the ring.
+  virtual void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) = 0;
+
+  // Throws what went wrong in calls that have returned. Does not communicate.
+  virtual void poll() {}
+};
+
+struct TransportOptions {
+  int64_t max_bytes = 0;        // the largest buffer of a call, for those that stage or register memory
+  double timeout_seconds = 60;  // of setting up
+};
+
+// A kind of transport, as `lamina list` shows it and `communicator` names it.
+struct TransportType {
+  std::string name;
+  std::string device;  // whose memory it moves: "cpu", "cuda"
+  std::string help;
+  std::string absent;  // why it is not there, and what to do; empty: it is
+  // Collective over `comm`, which must outlive it. AgreedError where any rank cannot.
+  std::function<std::unique_ptr<Transport>(Communicator& comm, const TransportOptions& options)> make;
+};
+
+// One line a transport.
+const std::vector<TransportType>& transports();
+// The type of this name and device; `auto` is the fastest that is there. Null where there is none.
+const TransportType* find_transport(std::string_view name, std::string_view device);
+
+}  // namespace lamina
