@@ -1,0 +1,157 @@
+// NCCL, but for all-reduces of float32, bfloat16 and float16 within a node, which go by kernels that store
+// into one another's memory wherever they were measured to be faster (kernels/cuda/oneshot.hpp).
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <vector>
+
+#include "distributed/agree.hpp"
+#include "distributed/nccl/nccl.hpp"
+#include "distributed/nccl/peer_memory.hpp"
+#include "distributed/transports.hpp"
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/cuda/error.hpp"
+#include "kernels/cuda/oneshot.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int64_t kSmallest = 1 << 10;  // measured at set-up, and twice as much each time
+constexpr int kCalls = 20, kRounds = 5;
+
+std::optional<OneshotType> oneshot_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return OneshotType::f32;
+    case DType::bf16:
+      return OneshotType::bf16;
+    case DType::f16:
+      return OneshotType::f16;
+    default:
+      return std::nullopt;
+  }
+}
+
+class OneshotTransport final : public Transport {
+ public:
+  OneshotTransport(Communicator& comm, const TransportOptions& options) : nccl_(make_nccl(comm, options)) {
+    // Between nodes there is no memory to store into, and one rank has nobody to tell.
+    if (comm.nodes() > 1 || comm.size() == 1 || comm.size() > kOneshotRanks) return;
+    Device& device = *cuda_device();
+    memory_ = std::make_unique<PeerMemory>(comm, oneshot_bytes());
+    together(comm, [&] {
+      epochs_ = device.allocate(oneshot_epoch_bytes());
+      device.fill(epochs_.data(), 0, epochs_.bytes());
+      Stream stream = device.stream(1);
+      oneshot_prepare(memory_->own(), cuda_stream(stream));
+      device.synchronize();
+    });
+    group_.rank = comm.rank();
+    group_.ranks = comm.size();
+    for (int rank = 0; rank < comm.size(); ++rank) group_.memory[rank] = memory_->of(rank);
+    group_.epochs = epochs_.as<uint32_t>();
+    comm.barrier();  // nobody stores where another has yet to clear
+    measure(comm, device);
+  }
+
+  std::string name() const override { return "nccl-oneshot"; }
+  int rank() const override { return nccl_->rank(); }
+  int size() const override { return nccl_->size(); }
+  std::string refusal(CollectiveKind kind, DType dtype, int64_t count) const override {
+    return nccl_->refusal(kind, dtype, count);
+  }
+
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                  Stream& stream) override {
+    const std::optional<OneshotType> type = oneshot_type(dtype);
+    const AllReduceWay way =
+        type && op == ReduceOp::sum ? way_of(times_, count * dtype_bytes(dtype)) : AllReduceWay::nccl;
+    all_reduce_by(way, in, out, count, dtype, op, stream);
+  }
+  void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                      Stream& stream) override {
+    nccl_->reduce_scatter(in, out, count, dtype, op, stream);
+  }
+  void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    nccl_->all_gather(in, out, bytes, stream);
+  }
+  void broadcast(const void* in, void* out, int64_t bytes, int root, Stream& stream) override {
+    nccl_->broadcast(in, out, bytes, root, stream);
+  }
+  void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    nccl_->all_to_all(in, out, bytes, stream);
+  }
+  void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    nccl_->send_recv(in, out, bytes, stream);
+  }
+  void poll() override { nccl_->poll(); }
+
+ private:
+  void all_reduce_by(AllReduceWay way, const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                     Stream& stream) {
+    if (way == AllReduceWay::nccl) return nccl_->all_reduce(in, out, count, dtype, op, stream);
+    oneshot_all_reduce(group_, in, out, count, *oneshot_type(dtype), way == AllReduceWay::two_shots,
+                       cuda_stream(stream));
+    check_launch("one-shot all-reduce");
+  }
+
+  // Times every way of every size in graphs, as layers run them; the slowest rank's best of a few rounds.
+  void measure(Communicator& comm, Device& device) {
+    Stream stream = device.stream(1);
+    const int64_t most = oneshot_limit(size(), true);
+    Buffer in, out;
+    together(comm, [&] {
+      in = device.allocate(most);
+      out = device.allocate(most);
+      device.fill(in.data(), 0x3f000000u, most / 4 * 4);  // 0.5
+    });
+    std::vector<AllReduceTimes> times;
+    for (int64_t bytes = kSmallest; bytes <= most; bytes *= 2) {
+      const auto time = [&](AllReduceWay way) {
+        double best = 0;
+        together(comm, [&] {
+          const std::unique_ptr<Replay> replay = device.capture(stream, [&] {
+            for (int i = 0; i < kCalls; ++i)
+              all_reduce_by(way, in.data(), out.data(), bytes / 4, DType::f32, ReduceOp::sum, stream);
+          });
+          replay->begin_with([&] {  // ranks meet
+            nccl_->all_reduce(in.data(), out.data(), 1, DType::f32, ReduceOp::sum, stream);
+          });
+          for (int round = 0; round < kRounds; ++round) {
+            const double us = replay->run(1) * 1e6 / kCalls;
+            best = round == 0 ? us : std::min(best, us);
+          }
+        });
+        return comm.max(best);
+      };
+      AllReduceTimes entry{.bytes = bytes, .nccl_us = time(AllReduceWay::nccl)};
+      if (bytes <= oneshot_limit(size(), false)) entry.one_shot_us = time(AllReduceWay::one_shot);
+      if (size() > 2) entry.two_shots_us = time(AllReduceWay::two_shots);  // of two ranks they are one
+      times.push_back(entry);
+    }
+    times_ = std::move(times);
+  }
+
+  std::unique_ptr<Transport> nccl_;
+  std::unique_ptr<PeerMemory> memory_;
+  Buffer epochs_;
+  OneshotGroup group_;
+  std::vector<AllReduceTimes> times_;  // empty: all by NCCL
+};
+
+}  // namespace
+
+TransportType nccl_oneshot_transport() {
+  TransportType type = nccl_transport();
+  type.name = "nccl-oneshot";
+  type.help += "; short all-reduces within a node by Lamina's own kernels";
+  type.make = [](Communicator& comm, const TransportOptions& options) -> std::unique_ptr<Transport> {
+    return std::make_unique<OneshotTransport>(comm, options);
+  };
+  return type;
+}
+
+}  // namespace lamina
