@@ -16,6 +16,7 @@
 namespace lamina {
 
 enum class CollectiveKind { all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv };
+std::string to_string(CollectiveKind kind);  // "all_reduce"
 
 // Every call is collective over the communicator's ranks, in one order on all of them. Memory is the
 // device's. On a GPU a call puts its work on `stream` and returns; on the CPU it returns when done. `in` may
@@ -46,6 +47,8 @@ class Transport {
   // To the next rank, from the one before, around the ring.
   virtual void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) = 0;
 
+  // Whether a GPU's calls may be captured in a graph. Those that wait for the host may not.
+  virtual bool capturable() const { return true; }
   // Throws what went wrong in calls that have returned. Does not communicate.
   virtual void poll() {}
 };
@@ -65,9 +68,13 @@ struct TransportType {
   std::function<std::unique_ptr<Transport>(Communicator& comm, const TransportOptions& options)> make;
 };
 
-// One line a transport.
+// One line a transport, of a device the fastest first.
 const std::vector<TransportType>& transports();
 // The type of this name and device; `auto` is the fastest that is there. Null where there is none.
 const TransportType* find_transport(std::string_view name, std::string_view device);
+// Makes it; `auto` is the first that can be set up, `self` alone on one rank. Collective. AgreedError, with
+// what each lacks.
+std::unique_ptr<Transport> make_transport(const std::string& name, const std::string& device,
+                                          Communicator& comm, const TransportOptions& options = {});
 
 }  // namespace lamina

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "distributed/communicator.hpp"
 #include "distributed/mpi/start.hpp"
 
 namespace lamina {
@@ -47,5 +48,8 @@ class MpiGroup {
   std::unique_ptr<ClockStart> clock_;
   std::map<int, std::unique_ptr<MpiGroup>> subsets_;
 };
+
+// What a communicator over MPI stands on. AgreedError for another one.
+MpiGroup& mpi_group(Communicator& comm);
 
 }  // namespace lamina
