@@ -3,8 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
+#include <cstdlib>
 #include <optional>
+#include <string_view>
 #include <vector>
 
 #include "distributed/agree.hpp"
@@ -54,7 +55,9 @@ class OneshotTransport final : public Transport {
     for (int rank = 0; rank < comm.size(); ++rank) group_.memory[rank] = memory_->of(rank);
     group_.epochs = epochs_.as<uint32_t>();
     comm.barrier();  // nobody stores where another has yet to clear
-    measure(comm, device);
+    // The variable lets tests, and who compares, reach each way at every size.
+    const char* forced = std::getenv("LAMINA_ALL_REDUCE");
+    if (forced == nullptr || !force(forced)) measure(comm, device);
   }
 
   std::string name() const override { return "nccl-oneshot"; }
@@ -90,6 +93,13 @@ class OneshotTransport final : public Transport {
   void poll() override { nccl_->poll(); }
 
  private:
+  bool force(std::string_view way) {
+    const int64_t one = oneshot_limit(size(), false), two = oneshot_limit(size(), true);
+    if (way == "one-shot") times_ = {{.bytes = one, .nccl_us = 2, .one_shot_us = 1}};
+    if (way == "two-shots") times_ = {{.bytes = two, .nccl_us = 2, .two_shots_us = 1}};
+    return way == "nccl" || !times_.empty();
+  }
+
   void all_reduce_by(AllReduceWay way, const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                      Stream& stream) {
     if (way == AllReduceWay::nccl) return nccl_->all_reduce(in, out, count, dtype, op, stream);
