@@ -46,8 +46,9 @@ Arithmetic measured_as(Arithmetic kind) {
 
 }  // namespace
 
-Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device)
-    : comm_(comm), threads_(threads) {
+Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device,
+                   Transport* transport)
+    : comm_(comm), transport_(transport), threads_(threads) {
   StopRule short_rule = rule;
   short_rule.min_samples =
       std::min<int64_t>(rule.min_samples, int64_t{kBlockSamples} * kMinBlocksForInterval);
@@ -142,13 +143,14 @@ void Ceilings::measure_host(int64_t cache_bytes, const StopRule& short_rule) {
     compute_[kind].step = on_every_thread(cpu_ops().probe(kind).run);
     compute_[kind].rule = short_rule;
   }
-  if (comm.size() > 1) {
+  if (transport_ != nullptr) {
     message_.assign(static_cast<size_t>(kMessageElements), 1.0f);
     latency_.step = [this] {
-      comm_.all_reduce(message_.data(), message_.data(), 2, DType::f32, ReduceOp::max);
+      transport_->all_reduce(message_.data(), message_.data(), 2, DType::f32, ReduceOp::max, stream_);
     };
     bandwidth_.step = [this] {
-      comm_.all_reduce(message_.data(), message_.data(), kMessageElements, DType::f32, ReduceOp::max);
+      transport_->all_reduce(message_.data(), message_.data(), kMessageElements, DType::f32, ReduceOp::max,
+                             stream_);
     };
     latency_.rule = bandwidth_.rule = short_rule;
   }
@@ -164,7 +166,7 @@ std::vector<Series*> Ceilings::series() {
   if (!device_.empty()) return all;
   for (auto& [team, series] : read_) all.push_back(&series);
   for (auto& [kind, series] : compute_) all.push_back(&series);
-  if (comm_.size() > 1) {
+  if (transport_ != nullptr) {
     all.push_back(&latency_);
     all.push_back(&bandwidth_);
   }
@@ -186,7 +188,8 @@ CeilingValues Ceilings::values() const {
     const Series& series = compute_.at(measured_as(kind));
     values.gops[kind] = rate(work * cpu_ops().probe(kind).operations, comm_.size(), series);
   }
-  if (comm_.size() > 1) {
+  if (transport_ != nullptr) {
+    values.communicator = transport_->name();
     values.all_reduce_latency_us = best_us(latency_);
     values.all_reduce_gb_per_s = rate(static_cast<double>(kMessageElements) * sizeof(float), 1, bandwidth_);
   }

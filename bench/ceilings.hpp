@@ -8,6 +8,7 @@
 
 #include "bench/sampler.hpp"
 #include "distributed/communicator.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/buffer.hpp"
 #include "kernels/layer.hpp"
 
@@ -18,8 +19,9 @@ struct CeilingValues {
   int ranks = 1, threads = 1;
   std::map<int, double> read_gb_per_s;  // by threads a rank
   ByArithmetic gops;                    // 10⁹ operations a second; a multiply-add counts two
-  double all_reduce_latency_us = 0;     // of 8 bytes; 0 on one rank
-  double all_reduce_gb_per_s = 0;       // payload bytes over time, of a large message; 0 on one rank
+  std::string communicator;             // that its collectives ran on; empty where there were none
+  double all_reduce_latency_us = 0;     // of 8 bytes; 0 without collectives
+  double all_reduce_gb_per_s = 0;       // payload bytes over time, of a large message; 0 likewise
   double copy_gb_per_s = 0;             // of a device: read and written bytes together; 0 on the CPU
   double launch_us = 0;                 // of a device: an empty kernel after another; 0 on the CPU
   std::string device = "cpu";
@@ -41,7 +43,9 @@ class Ceilings {
  public:
   // `cache_bytes`: a node's last-level caches together; the read buffer is four times that over the node's
   // ranks. A device with probes of its own is measured by those alone.
-  Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device);
+  // `transport`: what the group's layers move data with, which its collectives are timed on; null: none.
+  Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device,
+           Transport* transport);
   // What a rank of them takes: the read buffer and a message.
   static int64_t bytes(int64_t cache_bytes, int local_ranks);
   std::vector<Series*> series();
@@ -53,7 +57,9 @@ class Ceilings {
   CeilingValues device_values() const;
 
   Communicator& comm_;
+  Transport* transport_;
   int threads_;
+  Stream stream_;
   Buffer data_;
   std::vector<float> message_;
   std::map<int, Series> read_;

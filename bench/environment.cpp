@@ -174,6 +174,7 @@ std::string environment_text(const Config& config, const Machine& machine, const
                       {"fp8_gflops", values.gops[Arithmetic::fp8]},
                       {"copy_gb_per_s", values.copy_gb_per_s},
                       {"launch_us", values.launch_us},
+                      {"communicator", text_or_null(values.communicator)},
                       {"all_reduce_latency_us", values.all_reduce_latency_us},
                       {"all_reduce_gb_per_s", values.all_reduce_gb_per_s},
                       {"fp32_drift", values.drift}});

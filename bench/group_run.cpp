@@ -282,9 +282,12 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
     }
     std::optional<Ceilings> ceilings;
     if (group.cases.front().spec->forward) {
+      Transport* transport = nullptr;
+      for (const Entry& entry : entries)
+        if (entry.open() && transport == nullptr) transport = entry.prepared->transport();
       try {
         ceilings.emplace(comm, group.threads, context.machine.launch.cache_bytes, rule,
-                         *find_device(group.cases.front().spec->identity.text("device")));
+                         *find_device(group.cases.front().spec->identity.text("device")), transport);
       } catch (const DeviceError& e) {  // of a GPU, whose cases have no other rank
         for (Entry& entry : entries)
           if (entry.open()) fail(entry, "error", std::string("measuring the device's limits: ") + e.what());

@@ -70,6 +70,14 @@ std::shared_ptr<const SpreadMatrix> WeightStore::spread(const LayerRef& layer,
   return slot;
 }
 
+Transport& WeightStore::transport(const std::string& name, const std::string& device, Communicator& comm,
+                                  int64_t max_bytes) {
+  auto& kept = transports_[fmt::format("{} {} p{}", name, device, comm.size())];
+  if (kept.empty() || kept.back().max_bytes < max_bytes)
+    kept.push_back({make_transport(name, device, comm, {.max_bytes = max_bytes}), max_bytes});
+  return *kept.back().transport;
+}
+
 double& WeightStore::optimal_error(const LayerRef& layer, int64_t rank, const Communicator& comm) {
   const std::pair key(fmt::format("{} p{}", layer.key(), comm.size()), rank);
   return optimal_errors_.try_emplace(key, std::nan("")).first->second;
@@ -92,6 +100,7 @@ std::shared_ptr<PackedLayer> WeightStore::packed(const LayerRef& layer, const Sc
   std::string key = fmt::format("{} p{} {} {} {} {} m{} t{}", layer.key(), comm.size(), scheme.name(),
                                 to_string(options.shard), options.kernel, options.device, options.max_tokens,
                                 options.threads);
+  if (options.transport != nullptr) key += " " + options.transport->name();
   for (const auto* cut : {&options.row_cut, &options.column_cut})
     for (const Range& range : *cut) key += fmt::format(" {}", range.end);
   auto& slot = packed_[key];

@@ -11,6 +11,7 @@
 #include "bench/record.hpp"
 #include "distributed/check.hpp"
 #include "distributed/communicator.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/params.hpp"
 #include "kernels/registry.hpp"
 
@@ -59,6 +60,7 @@ class PreparedCase {
   virtual Cost cost() const { return {}; }            // this rank's, of one step
   virtual double network_bytes() const { return 0; }  // payload of one step's collectives
   virtual int collectives() const { return 0; }
+  virtual Transport* transport() const { return nullptr; }  // that they run on
   // Whether its weights come from memory at every step: false for a hot case, and for one too small to
   // outgrow the caches with as many copies as are made at most.
   virtual bool cold() const { return false; }

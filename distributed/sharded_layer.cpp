@@ -179,6 +179,10 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
       each.local_out = total(each.cut.rows[rank]);
     }
   });
+  if (ranks > 1 && std::any_of(stages_.begin(), stages_.end(), [](const Stage& s) { return s.cut.reduce; })) {
+    if (options.transport == nullptr) own_transport_ = make_transport("auto", options.device, comm);
+    transport_ = own_transport_ ? own_transport_.get() : options.transport;
+  }
   for (Stage& stage : stages_) {
     if (stage.truth_whole) {
       together(comm, [&] { stage.part = slice(*stage.truth, {0, stage.truth->rows}, stage.cut.cols[rank]); });
@@ -247,7 +251,7 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
     if (part != Part::compute && reduces(stage)) {
       // Alone, a sum in place would sum its own result, call after call, until it is infinite.
       const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
-      comm_.all_reduce(partial, out, count, DType::f32, ReduceOp::sum);
+      transport_->all_reduce(partial, out, count, DType::f32, ReduceOp::sum, stream);
     }
     in = out;
   }

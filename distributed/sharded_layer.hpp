@@ -7,6 +7,7 @@
 
 #include "distributed/communicator.hpp"
 #include "distributed/compress.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/buffer.hpp"
 #include "kernels/registry.hpp"
 
@@ -63,6 +64,8 @@ struct ShardedOptions {
   std::vector<Range> row_cut = {};
   // Likewise cuts N, within each half, in a column shard.
   std::vector<Range> column_cut = {};
+  // Who moves its data; must outlive the layer. Null: one of its own, made where it needs any.
+  Transport* transport = nullptr;
 };
 
 class ShardedLayer {
@@ -97,10 +100,13 @@ class ShardedLayer {
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
   std::string isa() const;
   Communicator& comm() { return comm_; }
+  Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 
  private:
   std::vector<Stage> stages_;
   Communicator& comm_;
+  std::unique_ptr<Transport> own_transport_;
+  Transport* transport_ = nullptr;
   LayerOptions options_;
   Device* device_ = nullptr;
   int copies_ = 1;

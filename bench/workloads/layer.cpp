@@ -93,6 +93,7 @@ class LayerCase : public ForwardCase {
   Cost cost() const override { return layer_.cost(tokens_); }
   double network_bytes() const override { return static_cast<double>(layer_.comm_bytes(tokens_)); }
   int collectives() const override { return layer_.collectives(); }
+  Transport* transport() const override { return layer_.transport(); }
   bool cold() const override { return cold_; }
   void describe(Record& record) override { describe_layers(record, {packed_.get()}, tokens_); }
 
@@ -115,12 +116,16 @@ class LayerSpec : public CaseSpec {
                                         Communicator& comm) const override {
     ShardedOptions sized = options;
     sized.max_tokens = max_tokens;
+    if (ranks > 1 && options.shard == Shard::row)
+      sized.transport = &store.transport(communicator, options.device, comm,
+                                         4 * max_tokens * ref.shape.out_features);
     return std::make_unique<LayerCase>(ref, store.packed(ref, *scheme, sized, registry, comm), cold_bytes,
                                        tokens, threads, store);
   }
   LayerRef ref;
   std::unique_ptr<Scheme> scheme;
   ShardedOptions options;
+  std::string communicator;
   int64_t cold_bytes = 0;
 };
 
@@ -158,6 +163,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   options.device = placement.device;
   options.threads = placement.threads;
   options.halves = layer.halves;
+  spec->communicator = placement.communicator;
   spec->cold_bytes = cold_bytes(placement, launch);
   return spec;
 }

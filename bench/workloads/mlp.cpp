@@ -144,6 +144,7 @@ class MlpCase : public ForwardCase {
     return static_cast<double>(up_.comm_bytes(tokens_) + down_.comm_bytes(tokens_));
   }
   int collectives() const override { return up_.collectives() + down_.collectives(); }
+  Transport* transport() const override { return down_.transport(); }
   bool cold() const override { return cold_; }
   void describe(Record& record) override {
     describe_layers(record, {packed_[0].get(), packed_[1].get()}, tokens_);
@@ -185,6 +186,9 @@ class MlpSpec : public CaseSpec {
                                         Communicator& comm) const override {
     ShardedOptions up = up_options, down = down_options;
     up.max_tokens = down.max_tokens = max_tokens;
+    if (ranks > 1)
+      down.transport = &store.transport(communicator, down.device, comm,
+                                        4 * max_tokens * refs.down.shape.out_features);
     return std::make_unique<MlpCase>(refs, store.packed(refs.gate_up, *up_scheme, up, registry, comm),
                                      store.packed(refs.down, *down_scheme, down, registry, comm), cold_bytes,
                                      tokens, threads, store);
@@ -192,6 +196,7 @@ class MlpSpec : public CaseSpec {
   MlpRefs refs;
   std::unique_ptr<Scheme> up_scheme, down_scheme;
   ShardedOptions up_options, down_options;
+  std::string communicator;
   int64_t cold_bytes = 0;
 };
 
@@ -276,6 +281,7 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   options.kernel = placement.kernel;
   options.device = placement.device;
   options.threads = placement.threads;
+  spec->communicator = placement.communicator;
   spec->cold_bytes = cold_bytes(placement, launch);
   spec->up_options = spec->down_options = options;
   spec->up_options.halves = 2;

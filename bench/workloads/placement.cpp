@@ -25,8 +25,9 @@ const KeySpec kRanks{"ranks", "ranks of the launch that take part (default: all)
 const KeySpec kThreads{
     "threads", "OpenMP threads a rank (default: the node's cores over its ranks)", nullptr, 1, 4096, {},
     true};
-const KeySpec kCommunicator{"communicator", "who moves data between ranks", std::string("auto"), 0, 0,
-                            {"auto", "mpi"}};
+const KeySpec kCommunicator{
+    "communicator", "who moves data between ranks; auto takes the fastest that there is for the device",
+    std::string("auto")};
 const KeySpec kCache{
     "cache", "cold: rotate copies of the weights past the caches; hot: one copy (default: measure's)",
     nullptr, 0,
@@ -105,9 +106,21 @@ Placement read_placement(const Params& params, const LaunchInfo& launch, bool al
   placement.threads =
       params.has("threads") ? static_cast<int>(params.integer(kThreads)) : launch.default_threads;
   if (alone) placement.ranks = 1;
-  if (placement.communicator == "auto" || placement.ranks == 1)
-    placement.communicator = placement.ranks == 1 ? "self" : "mpi";
+  placement.named_communicator = placement.ranks > 1 && placement.communicator != "auto";
+  check_communicator(params, placement.communicator, placement.device);
+  if (placement.ranks == 1) placement.communicator = "self";
   return placement;
+}
+
+void check_communicator(const Params& params, const std::string& name, const std::string& device) {
+  if (name == "auto" || find_transport(name, device) != nullptr) return;
+  std::vector<std::string> known = {"auto"};
+  for (const TransportType& type : transports())
+    if (type.device == device) known.push_back(type.name);
+  const std::string near = nearest_name(name, known);
+  params.problem("communicator",
+                 fmt::format("expected one of {} for device {}, found \"{}\"{}", fmt::join(known, ", "), device,
+                             name, near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry) {
@@ -183,12 +196,17 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   // What compression competes with: on a GPU nobody runs float32.
   const bool on_gpu = placement.device == "cuda";
   spec.dense = scheme.name() == (on_gpu ? "dense-bf16" : "dense-f32");
-  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}/{}", parts.workload, parts.what, tokens,
+  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}{}/{}", parts.workload, parts.what, tokens,
                           scheme.name(), placement.device, placement.kernel, parts.shard, placement.ranks,
-                          placement.threads, placement.cache);
+                          placement.threads, placement.named_communicator ? "-" + placement.communicator : "",
+                          placement.cache);
   if (placement.ranks > launch.ranks)
     spec.skip_reason = fmt::format("needs {} ranks, launched with {}: mpirun -n {}", placement.ranks,
                                    launch.ranks, placement.ranks);
+  if (placement.named_communicator && spec.skip_reason.empty())
+    if (const TransportType* type = find_transport(placement.communicator, placement.device);
+        type != nullptr && !type->absent.empty())
+      spec.skip_reason = fmt::format("communicator {}: {}", type->name, type->absent);
 
   std::string weights;
   for (const LayerRef& layer : parts.layers) weights += layer.key() + "; ";
@@ -310,7 +328,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   id.set("device", placement.device);
   id.set("kernel", placement.kernel);
   id.set("shard", parts.shard);
-  id.set("communicator", placement.communicator);
+  // Of `auto` what is likely; describe_layers() knows.
+  const TransportType* likely = find_transport(placement.communicator, placement.device);
+  id.set("communicator", likely != nullptr && placement.ranks > 1 ? likely->name : std::string("self"));
   id.set("ranks", int64_t{placement.ranks});
   id.set("threads", int64_t{placement.threads});
   id.set("cache", placement.cache);

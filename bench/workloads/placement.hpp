@@ -12,6 +12,7 @@ namespace lamina {
 
 struct Placement {
   std::string device, kernel, communicator, cache;
+  bool named_communicator = false;  // among ranks, by name rather than `auto`: case names tell
   int ranks = 1, threads = 1;
 };
 
@@ -26,6 +27,8 @@ const KeySpec& scheme_key();
 
 // `alone`: the case runs on rank 0 by itself, whatever `ranks` says.
 Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone);
+// A problem in `params` where no transport has this name and device.
+void check_communicator(const Params& params, const std::string& name, const std::string& device);
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry);
 
 // A LayerRef of a model's layer, with weights, tensors and statistics from the keys.

@@ -57,6 +57,9 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   }
   weight_bytes = comm.sum(weight_bytes);
   executed = comm.sum(executed);
+  // Of `auto`, what came of it.
+  for (const PackedLayer* one : layers)
+    if (one->layer.transport() != nullptr) record.set("communicator", one->layer.transport()->name());
   record.set("weight_bytes", static_cast<int64_t>(weight_bytes));
   record.set("compression_ratio", dense16_bytes / weight_bytes);
   record.set("gflops_executed", executed);  // operations for now; the runner divides by the time
