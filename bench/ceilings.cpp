@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kMessageElements =
     1 << 20;  // 4 MiB of float32: past every latency, within every buffer limit
+constexpr int64_t kDeviceMessageElements = 16 << 20;  // a GPU's links are faster
 constexpr int64_t kComputeIterations = 20'000;
 constexpr int64_t kLaunches = 256;  // of an empty kernel, in one graph
 
@@ -76,15 +77,45 @@ void Ceilings::measure_device(Device& device, const StopRule& rule) {
       }
     };
   }
+  if (transport_ != nullptr && transport_->capturable()) measure_device_network(device, rule);
+}
+
+// Graphs of all-reduces, as layers' steps are. What fails there others wait for: no rank goes on without it.
+void Ceilings::measure_device_network(Device& device, const StopRule& rule) {
+  stream_ = device.stream(threads_);
+  message_elements_ = kDeviceMessageElements;
+  device_message_ = device.allocate(message_elements_ * int64_t{sizeof(float)});
+  device.fill(device_message_.data(), 0x3f800000u, device_message_.bytes());  // ones
+  const auto reduce = [this](int64_t count) {
+    transport_->all_reduce(device_message_.data(), device_message_.data(), count, DType::f32, ReduceOp::max,
+                           stream_);
+  };
+  const auto time = [&](Series& series, int64_t count, int64_t steps) {
+    std::unique_ptr<Replay> replay = device.capture(stream_, [&] {
+      for (int64_t step = 0; step < steps; ++step) reduce(count);
+    });
+    replay->begin_with([reduce] { reduce(1); });
+    series.steps = steps;
+    series.rule = rule;
+    series.timed = [replay = replay.get()](int64_t iterations) { return replay->run(iterations); };
+    replays_.push_back(std::move(replay));
+  };
+  time(latency_, 2, 32);
+  time(bandwidth_, message_elements_, 1);
+}
+
+bool Ceilings::measures_network() const {
+  return latency_.step || latency_.timed;
 }
 
 CeilingValues Ceilings::device_values() const {
   CeilingValues values;
+  values.ranks = comm_.size();
   values.threads = threads_;
   values.device = "cuda";
   for (size_t i = 0; i < probes_.size(); ++i) {
     const DeviceProbe& probe = probes_[i];
-    const double reached = rate(probe.work, 1, device_[i]);
+    const double reached = rate(probe.work, comm_.size(), device_[i]);
     switch (probe.kind) {
       case DeviceProbe::Kind::read:
         values.read_gb_per_s[threads_] = reached;
@@ -101,6 +132,11 @@ CeilingValues Ceilings::device_values() const {
     }
   }
   values.drift = drift_of(device_.front());
+  if (measures_network()) {
+    values.communicator = transport_->name();
+    values.all_reduce_latency_us = best_us(latency_);
+    values.all_reduce_gb_per_s = rate(static_cast<double>(message_elements_) * sizeof(float), 1, bandwidth_);
+  }
   return values;
 }
 
@@ -163,13 +199,13 @@ int64_t Ceilings::bytes(int64_t cache_bytes, int local_ranks) {
 std::vector<Series*> Ceilings::series() {
   std::vector<Series*> all;
   for (Series& series : device_) all.push_back(&series);
-  if (!device_.empty()) return all;
-  for (auto& [team, series] : read_) all.push_back(&series);
-  for (auto& [kind, series] : compute_) all.push_back(&series);
-  if (transport_ != nullptr) {
+  if (measures_network()) {
     all.push_back(&latency_);
     all.push_back(&bandwidth_);
   }
+  if (!device_.empty()) return all;
+  for (auto& [team, series] : read_) all.push_back(&series);
+  for (auto& [kind, series] : compute_) all.push_back(&series);
   return all;
 }
 

@@ -54,6 +54,8 @@ class Ceilings {
  private:
   void measure_host(int64_t cache_bytes, const StopRule& rule);
   void measure_device(Device& device, const StopRule& rule);
+  void measure_device_network(Device& device, const StopRule& rule);
+  bool measures_network() const;
   CeilingValues device_values() const;
 
   Communicator& comm_;
@@ -62,6 +64,8 @@ class Ceilings {
   Stream stream_;
   Buffer data_;
   std::vector<float> message_;
+  Buffer device_message_;
+  int64_t message_elements_ = 0;
   std::map<int, Series> read_;
   std::map<Arithmetic, Series> compute_;  // one of those that one loop multiplies
   Series latency_, bandwidth_;

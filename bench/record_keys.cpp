@@ -30,6 +30,7 @@ const std::vector<RecordKey>& record_keys() {
       {"kernel", Unit::text, "who computed it: native, openblas, …", forwards},
       {"isa", Unit::text, "instruction set the kernel used", forwards},
       {"shard", Unit::text, "how W is cut over ranks: none, column, row", forwards},
+      {"overlap", Unit::count, "chunks of tokens whose sums overlap products; 1: none", forwards},
       {"communicator", Unit::text, "who moved data between ranks: self, mpi, …"},
       {"ranks", Unit::count, "processes that worked on the case"},
       {"nodes", Unit::count, "hosts they ran on"},

@@ -72,6 +72,7 @@ std::shared_ptr<const SpreadMatrix> WeightStore::spread(const LayerRef& layer,
 
 Transport& WeightStore::transport(const std::string& name, const std::string& device, Communicator& comm,
                                   int64_t max_bytes) {
+  if (device != "cpu") max_bytes = 0;  // a GPU's take any size
   auto& kept = transports_[fmt::format("{} {} p{}", name, device, comm.size())];
   if (kept.empty() || kept.back().max_bytes < max_bytes)
     kept.push_back({make_transport(name, device, comm, {.max_bytes = max_bytes}), max_bytes});
@@ -100,6 +101,7 @@ std::shared_ptr<PackedLayer> WeightStore::packed(const LayerRef& layer, const Sc
   std::string key = fmt::format("{} p{} {} {} {} {} m{} t{}", layer.key(), comm.size(), scheme.name(),
                                 to_string(options.shard), options.kernel, options.device, options.max_tokens,
                                 options.threads);
+  if (options.overlap > 1) key += fmt::format(" o{}", options.overlap);
   if (options.transport != nullptr) key += " " + options.transport->name();
   for (const auto* cut : {&options.row_cut, &options.column_cut})
     for (const Range& range : *cut) key += fmt::format(" {}", range.end);

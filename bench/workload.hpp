@@ -36,13 +36,13 @@ class PreparedCase {
   virtual ~PreparedCase() = default;
   // The timed region; `cold` cases move on to the next copy of their weights with every call.
   virtual void step(Part part) = 0;
-  // On a device that times its own work: this many steps, captured. Called after check(). No replay: the
-  // host's clock times step().
+  // On a device that times its own work: this many steps of a part, to be replayed. Called after check().
+  // Collective. No replay: the host's clock times step().
   struct Captured {
     std::unique_ptr<Replay> replay;
     int64_t steps = 1;
   };
-  virtual Captured capture() { return {}; }
+  virtual Captured capture(Part /*part*/) { return {}; }
   // The device's clock and what slows it, at this moment.
   virtual DeviceState device_state() { return {}; }
   virtual CheckResult check() = 0;

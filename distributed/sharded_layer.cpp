@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
@@ -199,11 +199,27 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
       if (&stage != &stages_.back())
         stage.output = options.device == "cpu" ? Buffer(bytes, options.threads) : device_->allocate(bytes);
       if (!stage.cut.reduce || ranks == 1) continue;
-      stage.payload = Buffer(bytes, options.threads);
       // Varied numbers of an activation's size: zeros or infinities may travel or add up at another speed.
-      float* payload = stage.payload.as<float>();
-      for (int64_t i = 0; i < count; ++i) payload[i] = static_cast<float>(i % 1021 - 510) * 1e-2f;
+      Buffer payload(bytes, options.threads);
+      for (int64_t i = 0; i < count; ++i) payload.as<float>()[i] = static_cast<float>(i % 1021 - 510) * 1e-2f;
+      if (options.device == "cpu") {
+        stage.payload = std::move(payload);
+        continue;
+      }
+      stage.payload = device_->allocate(bytes);
+      device_->upload(stage.payload.data(), payload.data(), bytes);
     }
+    if (transport_ == nullptr) return;
+    overlap_ = options.overlap;
+    if (overlap_ > 1) side_ = device_->beside();
+    if (overlap_ > 1 && side_ == nullptr)
+      throw std::invalid_argument(fmt::format(
+          "overlap {}: expected a GPU, whose second stream sums while the first computes, found device {}; "
+          "leave it at 1",
+          overlap_, options.device));
+    const float nothing = 0;
+    met_ = device_->allocate(sizeof nothing);
+    device_->upload(met_.data(), &nothing, sizeof nothing);
   });
 }
 
@@ -235,26 +251,65 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
   for (size_t s = 0; s < stages_.size(); ++s) {
     const Stage& stage = stages_[s];
     float* out = output(s);
-    const int64_t count = tokens * stage.local_out;
-    if (part != Part::communicate && count > 0 && !done) {
-      if (layer(s) == nullptr) {
-        std::memset(out, 0, static_cast<size_t>(count) * sizeof(float));  // no share of K: adds nothing
-      } else if (s + 1 < stages_.size() && !reduces(stage) && layer(s + 1) != nullptr) {
+    if (reduces(stage) && overlap_ > 1) {
+      overlapped(s, copy, in, out, tokens, part, stream);
+    } else if (part != Part::communicate && !done) {
+      if (s + 1 < stages_.size() && !reduces(stage) && layer(s) != nullptr && layer(s + 1) != nullptr) {
         layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
         done = true;
       } else {
-        layer(s)->forward(in, out, tokens, stream);
+        product(s, copy, in, out, tokens, stream);
       }
     } else {
       done = false;
     }
-    if (part != Part::compute && reduces(stage)) {
-      // Alone, a sum in place would sum its own result, call after call, until it is infinite.
-      const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
-      transport_->all_reduce(partial, out, count, DType::f32, ReduceOp::sum, stream);
-    }
+    if (part != Part::compute && reduces(stage) && overlap_ == 1) sum(s, out, tokens, part, stream);
     in = out;
   }
+}
+
+void ShardedLayer::product(size_t s, int copy, const float* x, float* out, int64_t tokens, Stream& stream) {
+  const Stage& stage = stages_[s];
+  const int64_t count = tokens * stage.local_out;
+  if (count == 0) return;
+  if (stage.copies.empty()) {
+    device_->clear(out, count * int64_t{sizeof(float)}, stream);  // no share of K: adds nothing
+    return;
+  }
+  Layer& layer = *stage.copies[static_cast<size_t>(copy)];
+  s == 0 ? layer.forward(x, out, tokens, stream) : layer.forward_rounding(x, out, tokens, stream);
+}
+
+void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, Stream& stream) {
+  const Stage& stage = stages_[s];
+  // Alone, a sum in place would sum its own result, call after call, until it is infinite.
+  const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
+  transport_->all_reduce(partial, out, tokens * stage.local_out, DType::f32, ReduceOp::sum, stream);
+}
+
+void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, int64_t tokens, Part part,
+                              Stream& stream) {
+  const Stage& stage = stages_[s];
+  const int64_t token_bytes =
+      stage.local_in * (s == 0 ? bytes_of(stage.kernel->input) : int64_t{sizeof(float)});
+  const int64_t chunk = (tokens + overlap_ - 1) / overlap_;
+  for (int64_t begin = 0; begin < tokens; begin += chunk) {
+    const int64_t count = std::min(chunk, tokens - begin);
+    const auto* from =
+        reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(x) + begin * token_bytes);
+    float* to = out + begin * stage.local_out;
+    if (part != Part::communicate) product(s, copy, from, to, count, stream);
+    if (part == Part::communicate) sum(s, to, count, part, stream);
+    if (part != Part::all) continue;
+    side_->follow(stream);
+    sum(s, to, count, part, side_->stream());
+  }
+  if (part == Part::all) side_->join(stream);
+}
+
+void ShardedLayer::meet(Stream& stream) {
+  if (transport_ != nullptr)
+    transport_->all_reduce(met_.data(), met_.data(), 1, DType::f32, ReduceOp::max, stream);
 }
 
 int ShardedLayer::copies() const {

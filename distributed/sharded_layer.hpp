@@ -64,6 +64,9 @@ struct ShardedOptions {
   std::vector<Range> row_cut = {};
   // Likewise cuts N, within each half, in a column shard.
   std::vector<Range> column_cut = {};
+  // Chunks of tokens into which a product that is summed over ranks falls: each is summed on a second stream
+  // while the next is computed. More than 1 on a GPU only.
+  int overlap = 1;
   // Who moves its data; must outlive the layer. Null: one of its own, made where it needs any.
   Transport* transport = nullptr;
 };
@@ -100,15 +103,27 @@ class ShardedLayer {
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
   std::string isa() const;
   Communicator& comm() { return comm_; }
+  // Puts on the stream what no rank passes before all have come: an all-reduce of one number. Nothing where
+  // the layer moves nothing.
+  void meet(Stream& stream);
   Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 
  private:
+  // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it beyond the first stage.
+  void product(size_t stage, int copy, const float* x, float* out, int64_t tokens, Stream& stream);
+  void sum(size_t stage, float* out, int64_t tokens, Part part, Stream& stream);
+  void overlapped(size_t stage, int copy, const float* x, float* out, int64_t tokens, Part part,
+                  Stream& stream);
+
   std::vector<Stage> stages_;
   Communicator& comm_;
   std::unique_ptr<Transport> own_transport_;
   Transport* transport_ = nullptr;
   LayerOptions options_;
   Device* device_ = nullptr;
+  std::unique_ptr<SideStream> side_;  // where products and sums overlap
+  Buffer met_;                        // a number
+  int overlap_ = 1;
   int copies_ = 1;
   bool replicated_ = false;
 };

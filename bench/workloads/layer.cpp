@@ -19,9 +19,6 @@ const KeySpec kShard{"shard",
                      0,
                      {"none", "column", "row"}};
 
-constexpr double kReplaySeconds = 200e-6;  // many times a graph's launch
-constexpr int64_t kReplaySteps = 4096;
-
 class LayerCase : public ForwardCase {
  public:
   LayerCase(const LayerRef& ref, std::shared_ptr<PackedLayer> packed, int64_t cold_bytes, int64_t tokens,
@@ -50,21 +47,8 @@ class LayerCase : public ForwardCase {
     copy_ = copy_ + 1 == layer_.copies() ? 0 : copy_ + 1;
   }
 
-  // All copies in turn, again and again until a replay takes long beside its launch.
-  Captured capture() override {
-    Device& device = layer_.device();
-    const auto rounds = [&](int64_t count) {
-      return device.capture(stream_, [&] {
-        for (int64_t i = 0; i < count * layer_.copies(); ++i) step(Part::all);
-      });
-    };
-    std::unique_ptr<Replay> once = rounds(1);
-    if (!once) return {};
-    once->run(1);
-    const double wanted = kReplaySeconds / std::max(once->run(1), 1e-6);
-    const int64_t most = std::max<int64_t>(kReplaySteps / layer_.copies(), 1);
-    const int64_t count = std::clamp(static_cast<int64_t>(wanted), int64_t{1}, most);
-    return {count == 1 ? std::move(once) : rounds(count), count * layer_.copies()};
+  Captured capture(Part part) override {
+    return capture_steps(layer_, stream_, layer_.copies(), [this, part] { step(part); });
   }
 
   DeviceState device_state() override { return layer_.device().state(); }
@@ -117,8 +101,8 @@ class LayerSpec : public CaseSpec {
     ShardedOptions sized = options;
     sized.max_tokens = max_tokens;
     if (ranks > 1 && options.shard == Shard::row)
-      sized.transport = &store.transport(communicator, options.device, comm,
-                                         4 * max_tokens * ref.shape.out_features);
+      sized.transport =
+          &store.transport(communicator, options.device, comm, 4 * max_tokens * ref.shape.out_features);
     return std::make_unique<LayerCase>(ref, store.packed(ref, *scheme, sized, registry, comm), cold_bytes,
                                        tokens, threads, store);
   }
@@ -134,6 +118,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   const size_t before = params.problems()->items().size();
   const std::string shard = params.string(kShard);
   const int64_t tokens = params.integer(tokens_key());
+  const int64_t overlap = params.integer(overlap_key());
   const Placement placement = read_placement(params, launch, shard == "none");
   std::optional<OneLayer> one = read_one_layer(params, launch);
   if (!one) {
@@ -152,6 +137,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   parts.what = one->model.empty() ? layer.name : one->model + "/" + layer.name;
   parts.layer_name = layer.name;
   parts.shard = shard;
+  parts.overlap = shard == "row" ? overlap : 1;
   parts.layers = {spec->ref};
   parts.schemes = {spec->scheme.get()};
   parts.in_features = layer.shape.in_features;
@@ -163,6 +149,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   options.device = placement.device;
   options.threads = placement.threads;
   options.halves = layer.halves;
+  options.overlap = static_cast<int>(parts.overlap);
   spec->communicator = placement.communicator;
   spec->cold_bytes = cold_bytes(placement, launch);
   return spec;
@@ -175,7 +162,7 @@ WorkloadType layer_workload() {
   type.name = "layer";
   type.help = "one linear layer, Y = X·Wᵀ, alone or cut over ranks";
   type.keys = one_layer_keys();
-  type.keys.insert(type.keys.end(), {kShard, tokens_key(), scheme_key()});
+  type.keys.insert(type.keys.end(), {kShard, overlap_key(), tokens_key(), scheme_key()});
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
   type.keys.insert(type.keys.end(), placement_keys().begin(), placement_keys().end());
   type.read = read_layer;

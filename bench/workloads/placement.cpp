@@ -119,8 +119,8 @@ void check_communicator(const Params& params, const std::string& name, const std
     if (type.device == device) known.push_back(type.name);
   const std::string near = nearest_name(name, known);
   params.problem("communicator",
-                 fmt::format("expected one of {} for device {}, found \"{}\"{}", fmt::join(known, ", "), device,
-                             name, near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
+                 fmt::format("expected one of {} for device {}, found \"{}\"{}", fmt::join(known, ", "),
+                             device, name, near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry) {
@@ -196,13 +196,16 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   // What compression competes with: on a GPU nobody runs float32.
   const bool on_gpu = placement.device == "cuda";
   spec.dense = scheme.name() == (on_gpu ? "dense-bf16" : "dense-f32");
-  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}{}/{}", parts.workload, parts.what, tokens,
-                          scheme.name(), placement.device, placement.kernel, parts.shard, placement.ranks,
+  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}{}/p{}t{}{}/{}", parts.workload, parts.what, tokens,
+                          scheme.name(), placement.device, placement.kernel, parts.shard,
+                          parts.overlap > 1 ? fmt::format("-o{}", parts.overlap) : "", placement.ranks,
                           placement.threads, placement.named_communicator ? "-" + placement.communicator : "",
                           placement.cache);
   if (placement.ranks > launch.ranks)
     spec.skip_reason = fmt::format("needs {} ranks, launched with {}: mpirun -n {}", placement.ranks,
                                    launch.ranks, placement.ranks);
+  if (parts.overlap > 1 && placement.ranks > 1 && !on_gpu)
+    spec.skip_reason = "overlap: needs a GPU, whose second stream sums while the first computes";
   if (placement.named_communicator && spec.skip_reason.empty())
     if (const TransportType* type = find_transport(placement.communicator, placement.device);
         type != nullptr && !type->absent.empty())
@@ -211,9 +214,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   std::string weights;
   for (const LayerRef& layer : parts.layers) weights += layer.key() + "; ";
   spec.weights_group = fmt::format("{}p{}", weights, placement.ranks);
-  spec.packed_group =
-      fmt::format("{} {} {} {} {} t{} {} {}", parts.workload, spec.weights_group, parts.what,
-                  placement.device, parts.shard, placement.threads, placement.cache, placement.communicator);
+  spec.packed_group = fmt::format("{} {} {} {} {} o{} t{} {} {}", parts.workload, spec.weights_group,
+                                  parts.what, placement.device, parts.shard, parts.overlap, placement.threads,
+                                  placement.cache, placement.communicator);
   spec.group = fmt::format("{} m{}", spec.packed_group, tokens);
 
   const int local_ranks = std::min(placement.ranks, launch.local_ranks);
@@ -284,10 +287,17 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
   if (on_gpu) {
-    if (placement.ranks > 1 || parts.workload != "layer")
-      spec.skip_reason = "cuda: one layer on one rank; take \"workload\": \"layer\" and \"shard\": \"none\"";
+    const TransportType* transport = find_transport(placement.communicator, placement.device);
+    if (placement.ranks > 1 && spec.skip_reason.empty() &&
+        (transport == nullptr || !transport->absent.empty()))
+      spec.skip_reason = fmt::format(
+          "cuda: {} ranks need a communicator for GPUs' memory, found none; build with NCCL, or take "
+          "\"shard\": \"none\"",
+          placement.ranks);
     // Beside the packed copies: canonical weights while they are packed, activations, outputs and sums.
-    const int64_t needed = copies * packed + part + (16 * parts.in_features + 12 * parts.out_features) * held;
+    int64_t needed = copies * packed + part;
+    for (const LayerRef& layer : parts.layers)
+      needed += (16 * layer.shape.in_features + 12 * layer.shape.out_features) * held;
     const Device* device = find_device(placement.device);
     const int64_t free = device != nullptr ? device->free_bytes() : needed;
     if (needed > free)
@@ -328,6 +338,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   id.set("device", placement.device);
   id.set("kernel", placement.kernel);
   id.set("shard", parts.shard);
+  id.set("overlap", parts.overlap);
   // Of `auto` what is likely; describe_layers() knows.
   const TransportType* likely = find_transport(placement.communicator, placement.device);
   id.set("communicator", likely != nullptr && placement.ranks > 1 ? likely->name : std::string("self"));

@@ -42,6 +42,7 @@ struct SpecParts {
   std::vector<LayerRef> layers;
   std::vector<const Scheme*> schemes;  // one a layer
   int64_t in_features = 0, out_features = 0;
+  int64_t overlap = 1;  // of products and their sums
 };
 void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
                const LaunchInfo& launch, const Registry& registry, int64_t tokens);

@@ -1,6 +1,7 @@
 // What the cases of `layer` and `mlp` share: the description of their sharded layers.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,5 +18,14 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
 // Copies the packed weights of layers that run one after the other until an average rank has `cold_bytes` of
 // them (0: one copy). Returns whether it has: copies are bounded. Collective.
 bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes);
+
+// Chunks of tokens whose sums overlap products.
+const KeySpec& overlap_key();
+
+// Captures `step`, which moves on to the next of `copies` with every call: all copies in turn, again and
+// again until a replay takes long beside its launch; as many on every rank. Ranks of a layer that moves data
+// meet before the clock starts. Uncaptured where its transport cannot be. No replay on the CPU. Collective.
+PreparedCase::Captured capture_steps(ShardedLayer& layer, Stream& stream, int copies,
+                                     const std::function<void()>& step);
 
 }  // namespace lamina
