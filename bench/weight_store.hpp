@@ -78,7 +78,8 @@ class WeightStore {
   };
 
   int threads_;
-  // Kept to the end: setting one up may take seconds, and layers may still run on one that was too small since.
+  // Kept to the end: setting one up may take seconds, and layers may still run on one that was too small
+  // since.
   std::map<std::string, std::vector<KeptTransport>> transports_;
   std::map<std::string, FactorMemory> factors_;
   std::map<std::string, std::shared_ptr<PackedLayer>> packed_;

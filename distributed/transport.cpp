@@ -25,7 +25,7 @@ std::string to_string(CollectiveKind kind) {
 }
 
 const std::vector<TransportType>& transports() {
-  static const std::vector<TransportType> all = {mpi_transport(), self_transport()};
+  static const std::vector<TransportType> all = {mpi_shm_transport(), mpi_transport(), self_transport()};
   return all;
 }
 

@@ -117,8 +117,8 @@ class LayerSpec : public CaseSpec {
     ShardedOptions sized = options;
     sized.max_tokens = max_tokens;
     if (ranks > 1 && options.shard == Shard::row)
-      sized.transport = &store.transport(communicator, options.device, comm,
-                                         4 * max_tokens * ref.shape.out_features);
+      sized.transport =
+          &store.transport(communicator, options.device, comm, 4 * max_tokens * ref.shape.out_features);
     return std::make_unique<LayerCase>(ref, store.packed(ref, *scheme, sized, registry, comm), cold_bytes,
                                        tokens, threads, store);
   }

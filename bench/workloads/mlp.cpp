@@ -187,8 +187,8 @@ class MlpSpec : public CaseSpec {
     ShardedOptions up = up_options, down = down_options;
     up.max_tokens = down.max_tokens = max_tokens;
     if (ranks > 1)
-      down.transport = &store.transport(communicator, down.device, comm,
-                                        4 * max_tokens * refs.down.shape.out_features);
+      down.transport =
+          &store.transport(communicator, down.device, comm, 4 * max_tokens * refs.down.shape.out_features);
     return std::make_unique<MlpCase>(refs, store.packed(refs.gate_up, *up_scheme, up, registry, comm),
                                      store.packed(refs.down, *down_scheme, down, registry, comm), cold_bytes,
                                      tokens, threads, store);

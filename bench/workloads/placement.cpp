@@ -119,8 +119,8 @@ void check_communicator(const Params& params, const std::string& name, const std
     if (type.device == device) known.push_back(type.name);
   const std::string near = nearest_name(name, known);
   params.problem("communicator",
-                 fmt::format("expected one of {} for device {}, found \"{}\"{}", fmt::join(known, ", "), device,
-                             name, near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
+                 fmt::format("expected one of {} for device {}, found \"{}\"{}", fmt::join(known, ", "),
+                             device, name, near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry) {
@@ -196,10 +196,10 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   // What compression competes with: on a GPU nobody runs float32.
   const bool on_gpu = placement.device == "cuda";
   spec.dense = scheme.name() == (on_gpu ? "dense-bf16" : "dense-f32");
-  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}{}/{}", parts.workload, parts.what, tokens,
-                          scheme.name(), placement.device, placement.kernel, parts.shard, placement.ranks,
-                          placement.threads, placement.named_communicator ? "-" + placement.communicator : "",
-                          placement.cache);
+  spec.name =
+      fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}{}/{}", parts.workload, parts.what, tokens, scheme.name(),
+                  placement.device, placement.kernel, parts.shard, placement.ranks, placement.threads,
+                  placement.named_communicator ? "-" + placement.communicator : "", placement.cache);
   if (placement.ranks > launch.ranks)
     spec.skip_reason = fmt::format("needs {} ranks, launched with {}: mpirun -n {}", placement.ranks,
                                    launch.ranks, placement.ranks);
