@@ -25,8 +25,10 @@ std::string to_string(CollectiveKind kind) {
 }
 
 const std::vector<TransportType>& transports() {
-  static const std::vector<TransportType> all = {mpi_transport(), self_transport(), nccl_oneshot_transport(),
-                                                 nccl_transport(), staged_mpi_transport()};
+  static const std::vector<TransportType> all = {
+      mpi_shm_transport(),      mpi_transport(),  self_transport(),
+      nccl_oneshot_transport(), nccl_transport(), staged_mpi_transport(),
+  };
   return all;
 }
 

@@ -56,6 +56,9 @@ class Transport {
 struct TransportOptions {
   int64_t max_bytes = 0;        // the largest buffer of a call, for those that stage or register memory
   double timeout_seconds = 60;  // of setting up
+  // Takes so many consecutive ranks of a host for a node, to test what is done between nodes; 0: hosts as
+  // they are.
+  int ranks_per_node = 0;
 };
 
 // A kind of transport, as `lamina list` shows it and `communicator` names it.

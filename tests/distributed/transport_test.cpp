@@ -23,6 +23,10 @@ std::vector<std::unique_ptr<Transport>> all_transports() {
     if (type.device != "cpu" || !type.absent.empty() || (type.name == "self" && world().size() > 1)) continue;
     all.push_back(make_transport(type.name, "cpu", world()));
   }
+  // As if so many ranks made a node: of 4 ranks two and two, three and one, and each alone.
+  for (const int ranks_per_node : {1, 2, 3})
+    if (ranks_per_node < world().size())
+      all.push_back(make_transport("mpi-shm", "cpu", world(), {.ranks_per_node = ranks_per_node}));
   return all;
 }
 
