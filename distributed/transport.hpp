@@ -17,6 +17,7 @@ namespace lamina {
 
 enum class CollectiveKind { all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv };
 std::string to_string(CollectiveKind kind);  // "all_reduce"
+enum class Payload;                          // of collectives/codec.hpp
 
 // Every call is collective over the communicator's ranks, in one order on all of them. Memory is the
 // device's. On a GPU a call puts its work on `stream` and returns; on the CPU it returns when done. `in` may
@@ -47,6 +48,13 @@ class Transport {
   // To the next rank, from the one before, around the ring.
   virtual void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) = 0;
 
+  // A sum whose messages travel as codes with a scale a block (collectives/codec.hpp), where the transport
+  // has a way of its own that is faster than a codec above it. `residual`: [count], of error feedback, or
+  // null. False, on every rank: it has none for such a call.
+  virtual bool all_reduce_coded(Payload /*payload*/, int64_t /*block*/, const void* /*in*/, void* /*out*/,
+                                int64_t /*count*/, DType /*dtype*/, float* /*residual*/, Stream& /*stream*/) {
+    return false;
+  }
   // Whether a GPU's calls may be captured in a graph. Those that wait for the host may not.
   virtual bool capturable() const { return true; }
   // Throws what went wrong in calls that have returned. Does not communicate.

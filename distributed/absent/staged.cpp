@@ -1,4 +1,5 @@
-// MPI for a GPU's memory, in a build without CUDA.
+// MPI and codes for a GPU's memory, in a build without CUDA.
+#include "distributed/collectives/codec.hpp"
 #include "distributed/transports.hpp"
 
 namespace lamina {
@@ -9,6 +10,10 @@ TransportType staged_mpi_transport() {
   type.device = "cuda";
   type.absent = "built without CUDA; configure with the `cuda` preset";
   return type;
+}
+
+std::unique_ptr<Codec> make_cuda_codec(Payload, int64_t) {
+  return nullptr;
 }
 
 }  // namespace lamina

@@ -10,8 +10,10 @@
 
 #include "distributed/agree.hpp"
 #include "distributed/nccl/nccl.hpp"
+#include "distributed/nccl/number_types.hpp"
 #include "distributed/nccl/peer_memory.hpp"
 #include "distributed/transports.hpp"
+#include "kernels/cuda/compressed.hpp"
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/cuda/error.hpp"
@@ -23,19 +25,6 @@ namespace {
 constexpr int64_t kSmallest = 1 << 10;  // measured at set-up, and twice as much each time
 constexpr int kCalls = 20, kRounds = 5;
 
-std::optional<OneshotType> oneshot_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return OneshotType::f32;
-    case DType::bf16:
-      return OneshotType::bf16;
-    case DType::f16:
-      return OneshotType::f16;
-    default:
-      return std::nullopt;
-  }
-}
-
 class OneshotTransport final : public Transport {
  public:
   OneshotTransport(Communicator& comm, const TransportOptions& options) : nccl_(make_nccl(comm, options)) {
@@ -43,17 +32,25 @@ class OneshotTransport final : public Transport {
     if (comm.nodes() > 1 || comm.size() == 1 || comm.size() > kOneshotRanks) return;
     Device& device = *cuda_device();
     memory_ = std::make_unique<PeerMemory>(comm, oneshot_bytes());
+    coded_memory_ = std::make_unique<PeerMemory>(comm, compressed_bytes());
     together(comm, [&] {
       epochs_ = device.allocate(oneshot_epoch_bytes());
+      coded_epochs_ = device.allocate(compressed_epoch_bytes());
       device.fill(epochs_.data(), 0, epochs_.bytes());
+      device.fill(coded_epochs_.data(), 0, coded_epochs_.bytes());
+      device.fill(coded_memory_->own(), 0, compressed_bytes());
       Stream stream = device.stream(1);
       oneshot_prepare(memory_->own(), cuda_stream(stream));
       device.synchronize();
     });
-    group_.rank = comm.rank();
-    group_.ranks = comm.size();
-    for (int rank = 0; rank < comm.size(); ++rank) group_.memory[rank] = memory_->of(rank);
+    group_.rank = coded_group_.rank = comm.rank();
+    group_.ranks = coded_group_.ranks = comm.size();
+    for (int rank = 0; rank < comm.size(); ++rank) {
+      group_.memory[rank] = memory_->of(rank);
+      coded_group_.memory[rank] = coded_memory_->of(rank);
+    }
     group_.epochs = epochs_.as<uint32_t>();
+    coded_group_.epochs = coded_epochs_.as<uint32_t>();
     comm.barrier();  // nobody stores where another has yet to clear
     // The variable lets tests, and who compares, reach each way at every size.
     const char* forced = std::getenv("LAMINA_ALL_REDUCE");
@@ -91,6 +88,27 @@ class OneshotTransport final : public Transport {
     nccl_->send_recv(in, out, bytes, stream);
   }
   void poll() override { nccl_->poll(); }
+
+  bool all_reduce_coded(Payload payload, int64_t block, const void* in, void* out, int64_t count, DType dtype,
+                        float* residual, Stream& stream) override {
+    const std::optional<OneshotType> type = oneshot_type(dtype);
+    const bool takes = block == 32 || block == 64 || block == 128 || block == 256;
+    if (!coded_memory_ || !type || !takes) return false;
+    const int64_t most = compressed_limit(size()) / block * block, width = dtype_bytes(dtype);
+    for (int64_t begin = 0; begin < count; begin += most) {
+      compressed_all_reduce({.group = coded_group_,
+                             .code = payload_code(payload),
+                             .block = static_cast<int>(block),
+                             .in = static_cast<const std::byte*>(in) + begin * width,
+                             .out = static_cast<std::byte*>(out) + begin * width,
+                             .count = std::min(most, count - begin),
+                             .type = *type,
+                             .residual = residual == nullptr ? nullptr : residual + begin},
+                            cuda_stream(stream));
+      check_launch("all-reduce of codes");
+    }
+    return true;
+  }
 
  private:
   bool force(std::string_view way) {
@@ -146,9 +164,9 @@ class OneshotTransport final : public Transport {
   }
 
   std::unique_ptr<Transport> nccl_;
-  std::unique_ptr<PeerMemory> memory_;
-  Buffer epochs_;
-  OneshotGroup group_;
+  std::unique_ptr<PeerMemory> memory_, coded_memory_;
+  Buffer epochs_, coded_epochs_;
+  OneshotGroup group_, coded_group_;
   std::vector<AllReduceTimes> times_;  // empty: all by NCCL
 };
 
