@@ -91,6 +91,7 @@ void Ceilings::measure_device_network(Device& device, const StopRule& rule) {
                            stream_);
   };
   const auto time = [&](Series& series, int64_t count, int64_t steps) {
+    reduce(count);  // connects, which a capture may not
     std::unique_ptr<Replay> replay = device.capture(stream_, [&] {
       for (int64_t step = 0; step < steps; ++step) reduce(count);
     });

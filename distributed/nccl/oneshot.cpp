@@ -141,9 +141,12 @@ class OneshotTransport final : public Transport {
       const auto time = [&](AllReduceWay way) {
         double best = 0;
         together(comm, [&] {
+          const auto reduce = [&] {
+            all_reduce_by(way, in.data(), out.data(), bytes / 4, DType::f32, ReduceOp::sum, stream);
+          };
+          reduce();  // connects, which a capture may not
           const std::unique_ptr<Replay> replay = device.capture(stream, [&] {
-            for (int i = 0; i < kCalls; ++i)
-              all_reduce_by(way, in.data(), out.data(), bytes / 4, DType::f32, ReduceOp::sum, stream);
+            for (int i = 0; i < kCalls; ++i) reduce();
           });
           replay->begin_with([&] {  // ranks meet
             nccl_->all_reduce(in.data(), out.data(), 1, DType::f32, ReduceOp::sum, stream);
