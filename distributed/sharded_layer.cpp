@@ -217,9 +217,6 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
           "overlap {}: expected a GPU, whose second stream sums while the first computes, found device {}; "
           "leave it at 1",
           overlap_, options.device));
-    const float nothing = 0;
-    met_ = device_->allocate(sizeof nothing);
-    device_->upload(met_.data(), &nothing, sizeof nothing);
   });
 }
 
@@ -305,11 +302,6 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
     sum(s, to, count, part, side_->stream());
   }
   if (part == Part::all) side_->join(stream);
-}
-
-void ShardedLayer::meet(Stream& stream) {
-  if (transport_ != nullptr)
-    transport_->all_reduce(met_.data(), met_.data(), 1, DType::f32, ReduceOp::max, stream);
 }
 
 int ShardedLayer::copies() const {

@@ -103,9 +103,6 @@ class ShardedLayer {
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
   std::string isa() const;
   Communicator& comm() { return comm_; }
-  // Puts on the stream what no rank passes before all have come: an all-reduce of one number. Nothing where
-  // the layer moves nothing.
-  void meet(Stream& stream);
   Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 
  private:
@@ -122,7 +119,6 @@ class ShardedLayer {
   LayerOptions options_;
   Device* device_ = nullptr;
   std::unique_ptr<SideStream> side_;  // where products and sums overlap
-  Buffer met_;                        // a number
   int overlap_ = 1;
   int copies_ = 1;
   bool replicated_ = false;

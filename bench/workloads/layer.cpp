@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "bench/capture.hpp"
 #include "bench/workloads/one_layer.hpp"
 #include "bench/workloads/placement.hpp"
 #include "bench/workloads/sharded_case.hpp"
@@ -48,7 +49,9 @@ class LayerCase : public ForwardCase {
   }
 
   Captured capture(Part part) override {
-    return capture_steps(layer_, stream_, layer_.copies(), [this, part] { step(part); });
+    return capture_steps(layer_.device(), stream_, layer_.comm(),
+                         {.rounds = layer_.copies(), .transport = layer_.transport()},
+                         [this, part] { step(part); });
   }
 
   DeviceState device_state() override { return layer_.device().state(); }

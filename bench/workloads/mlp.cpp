@@ -8,6 +8,7 @@
 #include <limits>
 #include <numeric>
 
+#include "bench/capture.hpp"
 #include "bench/workloads/placement.hpp"
 #include "bench/workloads/sharded_case.hpp"
 #include "distributed/agree.hpp"
@@ -82,7 +83,9 @@ class MlpCase : public ForwardCase {
   }
 
   Captured capture(Part part) override {
-    return capture_steps(down_, stream_, up_.copies(), [this, part] { step(part); });
+    return capture_steps(down_.device(), stream_, down_.comm(),
+                         {.rounds = up_.copies(), .transport = down_.transport()},
+                         [this, part] { step(part); });
   }
   DeviceState device_state() override { return down_.device().state(); }
 

@@ -12,9 +12,6 @@ namespace lamina {
 
 namespace {
 
-constexpr double kReplaySeconds = 200e-6;  // many times a graph's launch
-constexpr int64_t kReplaySteps = 4096;
-
 // What the layers share, or each one's in order: "native+openblas".
 std::string joined(const std::vector<std::string>& texts) {
   const bool same =
@@ -101,31 +98,6 @@ const KeySpec& overlap_key() {
                            "computed; more than 1 on a GPU only",
                            int64_t{1}, 1, 64};
   return key;
-}
-
-PreparedCase::Captured capture_steps(ShardedLayer& layer, Stream& stream, int copies,
-                                     const std::function<void()>& step) {
-  Device& device = layer.device();
-  Transport* transport = layer.transport();
-  Communicator& comm = layer.comm();
-  std::unique_ptr<Replay> once;
-  const auto rounds = [&](int64_t count) {
-    const auto work = [step, steps = count * copies] {
-      for (int64_t i = 0; i < steps; ++i) step();
-    };
-    std::unique_ptr<Replay> replay = transport != nullptr && !transport->capturable()
-                                         ? device.repeat(stream, work)
-                                         : device.capture(stream, work);
-    if (replay && transport != nullptr) replay->begin_with([&layer, &stream] { layer.meet(stream); });
-    return replay;
-  };
-  once = rounds(1);
-  if (!once) return {};
-  once->run(1);
-  const double wanted = kReplaySeconds / std::max(comm.max(once->run(1)), 1e-6);
-  const int64_t most = std::max<int64_t>(kReplaySteps / copies, 1);
-  const int64_t count = std::clamp(static_cast<int64_t>(wanted), int64_t{1}, most);
-  return {count == 1 ? std::move(once) : rounds(count), count * copies};
 }
 
 }  // namespace lamina

@@ -1,7 +1,6 @@
 // What the cases of `layer` and `mlp` share: the description of their sharded layers.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,11 +20,5 @@ bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes
 
 // Chunks of tokens whose sums overlap products.
 const KeySpec& overlap_key();
-
-// Captures `step`, which moves on to the next of `copies` with every call: all copies in turn, again and
-// again until a replay takes long beside its launch; as many on every rank. Ranks of a layer that moves data
-// meet before the clock starts. Uncaptured where its transport cannot be. No replay on the CPU. Collective.
-PreparedCase::Captured capture_steps(ShardedLayer& layer, Stream& stream, int copies,
-                                     const std::function<void()>& step);
 
 }  // namespace lamina

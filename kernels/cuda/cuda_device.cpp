@@ -51,7 +51,7 @@ void release_device_memory(void* data) {
   cudaFree(data);  // fails where the context is lost, and then there is nothing to give back
 }
 
-// The host's way to a graph's launch and a few kernels': what the clock must not see.
+// The host's way to a graph's launch, which the clock must not see: the stream is kept busy meanwhile.
 constexpr int64_t kHeadStart = 20'000;  // ns
 
 // Times what is put on a stream between two events.
@@ -68,8 +68,7 @@ class TimedReplay : public Replay {
 
   double run(int64_t times) override {
     if (begin_with_) begin_with_();
-    hold(kHeadStart, stream_);
-    check_launch("waiting before the clock starts");
+    lead();
     check_cuda(cudaEventRecord(begin_, stream_), "recording an event");
     for (int64_t i = 0; i < times; ++i) launch();
     check_cuda(cudaEventRecord(end_, stream_), "recording an event");
@@ -80,6 +79,7 @@ class TimedReplay : public Replay {
   }
 
  protected:
+  virtual void lead() {}
   virtual void launch() = 0;
   cudaStream_t stream_;
 
@@ -100,6 +100,10 @@ class GraphReplay final : public TimedReplay {
   }
 
  private:
+  void lead() override {
+    hold(kHeadStart, stream_);
+    check_launch("waiting before the clock starts");
+  }
   void launch() override { check_cuda(cudaGraphLaunch(graph_, stream_), "launching a graph"); }
   cudaGraphExec_t graph_ = nullptr;
 };
