@@ -7,6 +7,7 @@ namespace lamina {
 namespace {
 
 constexpr double kReplaySeconds = 200e-6;  // many times a graph's launch
+constexpr double kSharedSeconds = 500e-6;  // and what ranks begin apart
 constexpr int64_t kReplaySteps = 4096;
 
 }  // namespace
@@ -35,7 +36,7 @@ PreparedCase::Captured capture_steps(Device& device, Stream& stream, Communicato
   std::unique_ptr<Replay> once = times(1);
   if (!once) return {};
   once->run(1);
-  const double wanted = kReplaySeconds / std::max(comm.max(once->run(1)), 1e-6);
+  const double wanted = (meet ? kSharedSeconds : kReplaySeconds) / std::max(comm.max(once->run(1)), 1e-6);
   const int64_t most = std::max<int64_t>(kReplaySteps / options.rounds, 1);
   const int64_t count = std::clamp(static_cast<int64_t>(wanted), int64_t{1}, most);
   return {count == 1 ? std::move(once) : times(count), count * options.rounds};
