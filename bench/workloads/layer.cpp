@@ -49,9 +49,10 @@ class LayerCase : public ForwardCase {
   }
 
   Captured capture(Part part) override {
-    return capture_steps(layer_.device(), stream_, layer_.comm(),
-                         {.rounds = layer_.copies(), .transport = layer_.transport()},
-                         [this, part] { step(part); });
+    return capture_steps(
+        layer_.device(), stream_, layer_.comm(),
+        {.rounds = layer_.copies(), .transport = part == Part::compute ? nullptr : layer_.transport()},
+        [this, part] { step(part); });
   }
 
   DeviceState device_state() override { return layer_.device().state(); }

@@ -83,9 +83,10 @@ class MlpCase : public ForwardCase {
   }
 
   Captured capture(Part part) override {
-    return capture_steps(down_.device(), stream_, down_.comm(),
-                         {.rounds = up_.copies(), .transport = down_.transport()},
-                         [this, part] { step(part); });
+    return capture_steps(
+        down_.device(), stream_, down_.comm(),
+        {.rounds = up_.copies(), .transport = part == Part::compute ? nullptr : down_.transport()},
+        [this, part] { step(part); });
   }
   DeviceState device_state() override { return down_.device().state(); }
 
