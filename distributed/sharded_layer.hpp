@@ -108,7 +108,8 @@ class ShardedLayer {
  private:
   // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it beyond the first stage.
   void product(size_t stage, int copy, const float* x, float* out, int64_t tokens, Stream& stream);
-  void sum(size_t stage, float* out, int64_t tokens, Part part, Stream& stream);
+  // `out` are the tokens from `begin` on.
+  void sum(size_t stage, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream);
   void overlapped(size_t stage, int copy, const float* x, float* out, int64_t tokens, Part part,
                   Stream& stream);
 
