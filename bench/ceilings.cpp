@@ -228,7 +228,10 @@ CeilingValues Ceilings::values() const {
   if (transport_ != nullptr) {
     values.communicator = transport_->name();
     values.all_reduce_latency_us = best_us(latency_);
-    values.all_reduce_gb_per_s = rate(static_cast<double>(kMessageElements) * sizeof(float), 1, bandwidth_);
+    // The line through both times: what a byte more takes.
+    const double us = best_us(bandwidth_) - values.all_reduce_latency_us;
+    values.all_reduce_gb_per_s =
+        us > 0 ? static_cast<double>(kMessageElements) * sizeof(float) / us * 1e-3 : 0;
   }
   values.drift = drift_of(compute_.at(Arithmetic::f32));
   return values;

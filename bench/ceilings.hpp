@@ -20,10 +20,12 @@ struct CeilingValues {
   std::map<int, double> read_gb_per_s;  // by threads a rank
   ByArithmetic gops;                    // 10⁹ operations a second; a multiply-add counts two
   std::string communicator;             // that its collectives ran on; empty where there were none
-  double all_reduce_latency_us = 0;     // of 8 bytes; 0 without collectives
-  double all_reduce_gb_per_s = 0;       // payload bytes over time, of a large message; 0 likewise
-  double copy_gb_per_s = 0;             // of a device: read and written bytes together; 0 on the CPU
-  double launch_us = 0;                 // of a device: an empty kernel after another; 0 on the CPU
+  // An all-reduce of n bytes takes latency + n / rate: the line through 8 bytes and 4 MiB. 0 without
+  // collectives.
+  double all_reduce_latency_us = 0;
+  double all_reduce_gb_per_s = 0;
+  double copy_gb_per_s = 0;  // of a device: read and written bytes together; 0 on the CPU
+  double launch_us = 0;      // of a device: an empty kernel after another; 0 on the CPU
   std::string device = "cpu";
   double drift =
       0;  // spread over median of the float32 rate's blocks, of a device the read rate's: steadiness

@@ -112,6 +112,8 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
     capture(Part::communicate, entry.communicate_replay, entry.communicate);
   } catch (const NoKernelError& e) {
     fail(entry, "skipped", kRefused + std::string(e.what()));
+  } catch (const SkippedCase& e) {
+    fail(entry, "skipped", e.what());
   } catch (const AgreedError& e) {
     fail(entry, "error", e.what());
   } catch (const DeviceError& e) {
@@ -226,7 +228,7 @@ void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, 
   if (const auto* own = std::get_if<std::vector<std::string>>(&record.get("warnings")))
     warnings.insert(warnings.end(), own->begin(), own->end());
   if (spec.forward) finish_forward(entry, dense, ceilings, comm, warnings);
-  entry.prepared->summarize(record);
+  entry.prepared->summarize(record, entry.all);
   for (const std::string& one : entry.prepared->warnings()) warnings.push_back(one);
   const size_t samples = entry.all.samples_us.size();
   if (entry.all.long_step)
@@ -328,6 +330,11 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
     if (!entry.planned->repeated || entry.record.text("status") != "ok")
       result.records.push_back(std::move(entry.record));
   }
+  result.networks = fit_networks(result.records);
+  if (result.ceilings && !result.ceilings->communicator.empty())
+    result.networks.push_back({"all_reduce", result.ceilings->communicator, result.ceilings->device,
+                               result.ceilings->ranks, result.ceilings->all_reduce_latency_us,
+                               result.ceilings->all_reduce_gb_per_s, 2});
   return result;
 }
 

@@ -64,9 +64,14 @@ class WeightStore {
   // TransportOptions has it. Throws AgreedError.
   Transport& transport(const std::string& name, const std::string& device, Communicator& comm,
                        int64_t max_bytes);
+  // Memory that the cases of one packed_group share: the same for the same purpose, size and device.
+  std::shared_ptr<Buffer> buffer(const std::string& purpose, int64_t bytes, Device& device);
   // The least error of factors of this rank, for cases to leave here and find again; NaN before.
   double& optimal_error(const LayerRef& layer, int64_t rank, const Communicator& comm);
-  void clear_packed() { packed_.clear(); }
+  void clear_packed() {
+    packed_.clear();
+    buffers_.clear();
+  }
   void clear();
 
  private:
@@ -83,6 +88,7 @@ class WeightStore {
   std::map<std::string, std::vector<KeptTransport>> transports_;
   std::map<std::string, FactorMemory> factors_;
   std::map<std::string, std::shared_ptr<PackedLayer>> packed_;
+  std::map<std::string, std::shared_ptr<Buffer>> buffers_;
   std::map<std::string, std::shared_ptr<const OriginalWeights>> originals_;
   std::map<std::string, std::shared_ptr<const CompressedWeights>> compressed_;
   std::map<std::string, std::shared_ptr<const Matrix<double>>> products_;

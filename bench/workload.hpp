@@ -18,6 +18,13 @@
 namespace lamina {
 
 class WeightStore;
+struct Series;
+
+// Thrown on every rank by a case that cannot run here: its row is skipped, and what() is the reason.
+class SkippedCase : public AgreedError {
+ public:
+  using AgreedError::AgreedError;
+};
 
 // The launch, as far as reading a config needs it.
 struct LaunchInfo {
@@ -51,7 +58,7 @@ class PreparedCase {
   // Fills sizes, kernel, isa and compression. Collective.
   virtual void describe(Record& record) = 0;
   // Fills what the timed steps told besides their time. Collective.
-  virtual void summarize(Record& /*record*/) {}
+  virtual void summarize(Record& /*record*/, const Series& /*series*/) {}
   // What a reader of the row should know.
   virtual std::vector<std::string> warnings() const { return {}; }
 

@@ -25,12 +25,14 @@ const KeySpec kHidden{
     "hidden", "the block's input and output features, instead of model", nullptr, 1, 1 << 24, {}, true};
 const KeySpec kIntermediate{
     "intermediate", "features between the projections, instead of model", nullptr, 1, 1 << 24, {}, true};
-const KeySpec kShard{"shard",
-                     "none: rank 0 alone; column-row: gate_up cut by columns, down by rows",
-                     std::string("none"),
-                     0,
-                     0,
-                     {"none", "column-row"}};
+const KeySpec kShard{
+    "shard",
+    "none: rank 0 alone; column-row: gate_up cut by columns, down by rows; sequence: tokens cut "
+    "too, between an all-gather and a reduce-scatter",
+    std::string("none"),
+    0,
+    0,
+    {"none", "column-row", "sequence"}};
 
 constexpr double kActivationFactor = 32;         // float32 roundings in silu(g)·u, with margin
 constexpr double kBfloat16Rounding = 0x1.01p-8;  // half of its last place, of what float32 gave
@@ -70,10 +72,11 @@ class MlpCase : public ForwardCase {
     stream_ = device.stream(threads);
     inputs_ = refs_.gate_up.activations(std::max(tokens, kQualityTokens));
     together(down_.comm(), [&] {
-      x_ = place_activations(device, inputs_.data.data(), inputs_.rows * inputs_.cols, up_.input_type());
+      const Matrix<float> local = local_input(up_, inputs_, {0, tokens});
+      x_ = place_activations(device, local.data.data(), local.rows * local.cols, up_.input_type());
       gate_up_out_ = device.allocate(4 * tokens * up_.local_out());
       hidden_ = device.allocate(tokens * down_.local_in() * bytes_of(down_.input_type()));
-      y_ = device.allocate(4 * std::max(tokens, kQualityTokens) * down_.local_out());
+      y_ = device.allocate(4 * down_.out_rows(tokens) * down_.local_out());
     });
   }
 
@@ -105,7 +108,7 @@ class MlpCase : public ForwardCase {
     forward(0, x_.data(), y_.as<float>(), tokens_, Part::all);
     const std::vector<float> gate_up = fetch(gate_up_out_, tokens_ * up_.local_out());
     const std::vector<float> hidden = fetch_hidden();
-    const std::vector<float> outputs = fetch(y_, tokens_ * down_.local_out());
+    const std::vector<float> outputs = fetch(y_, own_outputs());
     const Matrix<float> gates = gather_output(up_, gate_up.data(), tokens_);
     const Range own = down_.local_cols();
     const int64_t width = refs_.down.shape.in_features;
@@ -132,7 +135,7 @@ class MlpCase : public ForwardCase {
     result.merge(check_layer(down_, h, stream_, refs_.down.seed));
     // And the timed output itself is the down projection of those very activations.
     down_.forward(0, hidden_.as<float>(), y_.as<float>(), tokens_, stream_);
-    const std::vector<float> again = fetch(y_, tokens_ * down_.local_out());
+    const std::vector<float> again = fetch(y_, own_outputs());
     double largest = 0, difference = 0;
     for (size_t i = 0; i < again.size(); ++i) {
       largest = std::max(largest, std::abs(static_cast<double>(again[i])));
@@ -153,12 +156,19 @@ class MlpCase : public ForwardCase {
   }
 
   std::optional<Quality> quality() override {
-    const int64_t out = down_.local_out(), row_bytes = inputs_.cols * bytes_of(up_.input_type());
-    for (int64_t t = 0; t < kQualityTokens; t += tokens_)
-      forward(0, x_.data() + t * row_bytes, y_.as<float>() + t * out, std::min(tokens_, kQualityTokens - t),
-              Part::all);
-    const std::vector<float> y = fetch(y_, kQualityTokens * out);
-    const Matrix<float> whole = gather_output(down_, y.data(), kQualityTokens);
+    Matrix<float> whole(kQualityTokens, refs_.down.shape.out_features);
+    for (int64_t t = 0; t < kQualityTokens; t += tokens_) {
+      const int64_t count = std::min(tokens_, kQualityTokens - t);
+      Buffer x;
+      together(down_.comm(), [&] {
+        const Matrix<float> local = local_input(up_, inputs_, {t, t + count});
+        x = place_activations(up_.device(), local.data.data(), local.rows * local.cols, up_.input_type());
+      });
+      forward(0, x.data(), y_.as<float>(), count, Part::all);
+      const std::vector<float> y = fetch(y_, down_.out_rows(count) * down_.local_out());
+      const Matrix<float> part = gather_output(down_, y.data(), count);
+      std::copy(part.data.begin(), part.data.end(), whole.row(t));
+    }
     return compare_quality(
         whole, original_block(refs_, store_, refs_.gate_up.activations(kQualityTokens), down_.comm()));
   }
@@ -169,7 +179,7 @@ class MlpCase : public ForwardCase {
     return both;
   }
   double network_bytes() const override {
-    return static_cast<double>(up_.comm_bytes(tokens_) + down_.comm_bytes(tokens_));
+    return all_reduced_bytes(up_, tokens_) + all_reduced_bytes(down_, tokens_);
   }
   int collectives() const override { return up_.collectives() + down_.collectives(); }
   Transport* transport() const override { return down_.transport(); }
@@ -179,6 +189,11 @@ class MlpCase : public ForwardCase {
   }
 
  private:
+  // Of y, without rows beyond this rank's tokens, which nobody sets.
+  int64_t own_outputs() const {
+    return (down_.scatters() ? down_.own_tokens(tokens_).size() : tokens_) * down_.local_out();
+  }
+
   // x of the gate_up's input type.
   void forward(int copy, const std::byte* x, float* y, int64_t tokens, Part part) {
     up_.forward(copy, reinterpret_cast<const float*>(x), gate_up_out_.as<float>(), tokens, stream_, part);
@@ -244,8 +259,8 @@ class MlpSpec : public CaseSpec {
     ShardedOptions up = up_options, down = down_options;
     up.max_tokens = down.max_tokens = max_tokens;
     if (ranks > 1)
-      down.transport =
-          &store.transport(communicator, down.device, comm, 4 * max_tokens * refs.down.shape.out_features);
+      up.transport = down.transport = &store.transport(
+          communicator, down.device, comm, 4 * (max_tokens + ranks) * refs.down.shape.out_features);
     return std::make_unique<MlpCase>(refs, store.packed(refs.gate_up, *up_scheme, up, registry, comm),
                                      store.packed(refs.down, *down_scheme, down, registry, comm), cold_bytes,
                                      tokens, threads, store);
@@ -345,6 +360,7 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   spec->up_options = spec->down_options = options;
   spec->up_options.halves = 2;
   if (shard != "none") {
+    spec->up_options.sequence = spec->down_options.sequence = shard == "sequence";
     spec->up_options.shard = Shard::column;
     spec->up_options.column_cut = cut;
     spec->down_options.shard = Shard::row;

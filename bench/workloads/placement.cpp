@@ -68,6 +68,11 @@ const std::vector<KeySpec>& placement_keys() {
   return keys;
 }
 
+const std::vector<KeySpec>& mover_keys() {
+  static const std::vector<KeySpec> keys = {kDevice, kRanks, kThreads, kCommunicator};
+  return keys;
+}
+
 const std::vector<KeySpec>& source_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all = {kModel, kLayerIndex, kWeights};
@@ -96,18 +101,23 @@ const KeySpec& scheme_key() {
   return key;
 }
 
-Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone) {
+Placement read_movers(const Params& params, const LaunchInfo& launch) {
   Placement placement;
   placement.device = params.string(kDevice);
-  placement.kernel = params.string(kKernel);
   placement.communicator = params.string(kCommunicator);
-  placement.cache = params.has("cache") ? params.string(kCache) : launch.default_cache;
   placement.ranks = params.has("ranks") ? static_cast<int>(params.integer(kRanks)) : launch.ranks;
   placement.threads =
       params.has("threads") ? static_cast<int>(params.integer(kThreads)) : launch.default_threads;
+  check_communicator(params, placement.communicator, placement.device);
+  return placement;
+}
+
+Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone) {
+  Placement placement = read_movers(params, launch);
+  placement.kernel = params.string(kKernel);
+  placement.cache = params.has("cache") ? params.string(kCache) : launch.default_cache;
   if (alone) placement.ranks = 1;
   placement.named_communicator = placement.ranks > 1 && placement.communicator != "auto";
-  check_communicator(params, placement.communicator, placement.device);
   if (placement.ranks == 1) placement.communicator = "self";
   return placement;
 }
@@ -260,6 +270,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     // What is summed where communication is timed alone; of a chain it is no wider than the rank.
     const bool reduces = ranks > 1 && (parts.shard == "row" || i > 0);
     if (reduces && rank == 0) spec.token_bytes += 4 * n;
+    // Inputs of all tokens, and sums before they are scattered.
+    if (parts.shard == "sequence") spec.token_bytes += 4 * std::max(n, k);
     // The float32 factors are kept for schemes that share them.
     spec.canonical_bytes += 4 * (slab(n * rank) + rank * k);
     // Inputs and outputs once more, gathered ones, and a few tokens of both in float64.

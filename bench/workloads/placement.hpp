@@ -18,6 +18,8 @@ struct Placement {
 
 // device, kernel, ranks, threads, communicator, cache.
 const std::vector<KeySpec>& placement_keys();
+// device, ranks, threads, communicator: of a case that moves data and multiplies nothing.
+const std::vector<KeySpec>& mover_keys();
 // model, layer_index, weights and the synthetic generator's.
 const std::vector<KeySpec>& source_keys();
 const KeySpec& ranks_key();
@@ -27,6 +29,8 @@ const KeySpec& scheme_key();
 
 // `alone`: the case runs on rank 0 by itself, whatever `ranks` says.
 Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone);
+// Of mover_keys() alone.
+Placement read_movers(const Params& params, const LaunchInfo& launch);
 // A problem in `params` where no transport has this name and device.
 void check_communicator(const Params& params, const std::string& name, const std::string& device);
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry);

@@ -82,6 +82,11 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   }
 }
 
+double all_reduced_bytes(const ShardedLayer& layer, int64_t tokens) {
+  const bool by_tokens = layer.gathers() || layer.scatters();
+  return static_cast<double>(layer.comm_bytes(tokens)) * (by_tokens ? 0.5 : 1.0);
+}
+
 bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes) {
   Communicator& comm = layers.front()->comm();
   double bytes = 0;

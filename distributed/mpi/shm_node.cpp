@@ -163,7 +163,7 @@ void ShmNode::allocate(Communicator& comm) {
   check_mpi(MPI_Allreduce(MPI_IN_PLACE, &cores, 1, MPI_INT, MPI_SUM, local_), "MPI_Allreduce");
   const long most = std::min<long>(cores, std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
   int host_ranks = comm.local_size();  // of all nodes that this host is taken for
-  spins_ = spins_before_yield(host_ranks > most || local_size_ > most);
+  spins_ = host_ranks > most || local_size_ > most ? kSpinsOversubscribed : kSpins;
   check_mpi(MPI_Barrier(local_), "MPI_Barrier");
 }
 

@@ -19,10 +19,9 @@ inline void relax() {
 // Cores that this process may run on.
 int available_cores();
 
-// Of ranks that outnumber their cores, the one that is waited for is most likely not running.
-inline int spins_before_yield(bool oversubscribed) {
-  return oversubscribed ? 50 : 200'000;
-}
+// Of ranks that outnumber their cores, the one that is waited for is most likely not running; and a core that
+// others want too is theirs as soon as waiting takes longer than any message.
+inline constexpr int kSpinsOversubscribed = 50, kSpins = 2'000;
 
 // Returns once done() does.
 template <class Done>

@@ -76,7 +76,7 @@ void SharedBarrier::wait() {
     return;
   }
   spin_until([&] { return state_->generation.load(std::memory_order_acquire) != generation; },
-             spins_before_yield(oversubscribed_));
+             oversubscribed_ ? kSpinsOversubscribed : 200'000);  // a yield costs nearness
 }
 
 void SharedBarrier::free() {

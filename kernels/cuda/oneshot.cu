@@ -56,11 +56,12 @@ struct Place {
   }
 };
 
-// Vectors that a thread has on their way at once.
-template <int kMost>
-constexpr int kUnroll = kMost <= 2   ? 4
-                        : kMost <= 4 ? 2
-                                     : 1;
+// Vectors that a thread has on their way at once: as many as there are registers for.
+template <int kMost, int kThreads>
+constexpr int kUnroll = (kMost <= 2   ? 4
+                         : kMost <= 4 ? 2
+                                      : 1) -
+                        (kThreads > 512 && kMost <= 4 ? 1 : 0);
 
 // What a block of threads does for one of the message's blocks; few do several.
 template <class Type, int kMost>
