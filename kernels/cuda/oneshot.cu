@@ -58,10 +58,9 @@ struct Place {
 
 // Vectors that a thread has on their way at once: as many as there are registers for.
 template <int kMost, int kThreads>
-constexpr int kUnroll = (kMost <= 2   ? 4
-                         : kMost <= 4 ? 2
-                                      : 1) -
-                        (kThreads > 512 && kMost <= 4 ? 1 : 0);
+constexpr int kUnroll = kMost <= 2 && kThreads <= 512                   ? 4
+                        : kMost <= 2 || (kMost <= 4 && kThreads <= 512) ? 2
+                                                                        : 1;
 
 // What a block of threads does for one of the message's blocks; few do several.
 template <class Type, int kMost>
