@@ -1,4 +1,6 @@
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include "kernels/activations.hpp"
 #include "kernels/cuda/convert.hpp"
@@ -27,8 +29,15 @@ __device__ uint16_t bf16_of(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
 }
 
-__global__ void round_bf16_kernel(const float* from, int64_t count, uint16_t* to) {
-  FOR_EACH(i, count) to[i] = bf16_of(from[i]);
+// float16_of_float of float8.hpp.
+__device__ uint16_t fp16_of(float value) {
+  const __half nearest = __float2half_rn(isfinite(value) ? fminf(fmaxf(value, -65504.0f), 65504.0f) : value);
+  return __half_as_ushort(nearest);
+}
+
+template <bool kHalf>
+__global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
+  FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
 }
 
 template <class In, class Out, int kShift>
@@ -39,9 +48,24 @@ __global__ void pad_kernel(const In* from, int64_t rows, int64_t cols, int64_t s
   }
 }
 
+// What x times its token's inverse scale becomes.
+struct ToInt8 {
+  static constexpr float kLargest = 127.0f;
+  static __device__ uint8_t code(float scaled) {
+    return static_cast<uint8_t>(static_cast<int8_t>(fminf(fmaxf(rintf(scaled), -127.0f), 127.0f)));
+  }
+};
+struct ToFp8 {
+  static constexpr float kLargest = 448.0f;
+  static __device__ uint8_t code(float scaled) {
+    return __nv_cvt_float_to_fp8(scaled, __NV_SATFINITE, __NV_E4M3);
+  }
+};
+
 // One block a token. amax and codes by the rule's own arithmetic: float32, rounded to nearest even.
+template <class To>
 __global__ void __launch_bounds__(1024)
-    quantize_int8_kernel(const __nv_bfloat16* x, int64_t cols, int64_t stride, int8_t* codes, float* scales) {
+    quantize_kernel(const __nv_bfloat16* x, int64_t cols, int64_t stride, uint8_t* codes, float* scales) {
   x += blockIdx.x * cols;
   codes += blockIdx.x * stride;
   float amax = 0;
@@ -63,37 +87,38 @@ __global__ void __launch_bounds__(1024)
   amax = threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : 0.0f;
   for (int offset = 16; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
   const bool zero = amax < kSmallestActivation;
-  const float inverse = zero ? 0.0f : __fdiv_rn(127.0f, amax);
-  const auto code = [=](float value) {
-    return static_cast<int8_t>(fminf(fmaxf(rintf(__fmul_rn(value, inverse)), -127.0f), 127.0f));
-  };
+  const float inverse = zero ? 0.0f : __fdiv_rn(To::kLargest, amax);
+  const auto code = [=](float value) { return To::code(__fmul_rn(value, inverse)); };
   if (pairs) {
     const auto* two = reinterpret_cast<const __nv_bfloat162*>(x);
     for (int64_t i = threadIdx.x; i < stride / 2; i += blockDim.x) {
       const float2 v = 2 * i < cols ? __bfloat1622float2(two[i]) : float2{0, 0};
-      reinterpret_cast<char2*>(codes)[i] = {code(v.x), code(v.y)};
+      reinterpret_cast<uchar2*>(codes)[i] = {code(v.x), code(v.y)};
     }
   } else {
     for (int64_t i = threadIdx.x; i < stride; i += blockDim.x)
-      codes[i] = i < cols ? code(__bfloat162float(x[i])) : int8_t{0};
+      codes[i] = i < cols ? code(__bfloat162float(x[i])) : uint8_t{0};
   }
-  if (threadIdx.x == 0) scales[blockIdx.x] = zero ? 0.0f : __fdiv_rn(amax, 127.0f);
+  if (threadIdx.x == 0) scales[blockIdx.x] = zero ? 0.0f : __fdiv_rn(amax, To::kLargest);
 }
 
-__global__ void scale_int32_kernel(const int32_t* sums, int64_t tokens, int64_t rows, int64_t stride,
-                                   const float* scales, const float* token_scales, float* y) {
+template <class Sum>
+__global__ void scale_kernel(const Sum* sums, int64_t tokens, int64_t rows, int64_t stride,
+                             const float* scales, const float* token_scales, float* y) {
   for (int64_t token = blockIdx.y; token < tokens; token += gridDim.y) {
-    const float own = token_scales[token];
+    const float own = token_scales != nullptr ? token_scales[token] : 1.0f;
     FOR_EACH(i, rows)
-    y[token * rows + i] = static_cast<float>(sums[token * stride + i]) * (scales[i] * own);
+    y[token * rows + i] =
+        static_cast<float>(sums[token * stride + i]) * ((scales != nullptr ? scales[i] : 1.0f) * own);
   }
 }
 
 }  // namespace
 
-void round_bf16(const float* from, int64_t count, void* to, cudaStream_t stream) {
+void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream) {
   if (count == 0) return;
-  round_bf16_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
+  const auto kernel = half ? round_kernel<true> : round_kernel<false>;
+  kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
 }
 
 void narrow_bf16(const float* from, int64_t rows, int64_t cols, int64_t stride, void* to,
@@ -117,15 +142,34 @@ void pad_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, int6
 
 void quantize_int8(const void* x, int64_t tokens, int64_t cols, int64_t stride, int8_t* codes, float* scales,
                    cudaStream_t stream) {
-  quantize_int8_kernel<<<static_cast<unsigned>(tokens), 1024, 0, stream>>>(
-      static_cast<const __nv_bfloat16*>(x), cols, stride, codes, scales);
+  quantize_kernel<ToInt8><<<static_cast<unsigned>(tokens), 1024, 0, stream>>>(
+      static_cast<const __nv_bfloat16*>(x), cols, stride, reinterpret_cast<uint8_t*>(codes), scales);
 }
+
+void quantize_fp8(const void* x, int64_t tokens, int64_t cols, int64_t stride, void* codes, float* scales,
+                  cudaStream_t stream) {
+  quantize_kernel<ToFp8><<<static_cast<unsigned>(tokens), 1024, 0, stream>>>(
+      static_cast<const __nv_bfloat16*>(x), cols, stride, static_cast<uint8_t*>(codes), scales);
+}
+
+namespace {
+
+dim3 scale_grid(int64_t tokens, int64_t rows) {
+  return {static_cast<unsigned>(blocks_for(rows)), static_cast<unsigned>(tokens < 65535 ? tokens : 65535)};
+}
+
+}  // namespace
 
 void scale_int32(const int32_t* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
                  const float* token_scales, float* y, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(blocks_for(rows)),
-                  static_cast<unsigned>(tokens < 65535 ? tokens : 65535));
-  scale_int32_kernel<<<grid, kThreads, 0, stream>>>(sums, tokens, rows, stride, scales, token_scales, y);
+  scale_kernel<<<scale_grid(tokens, rows), kThreads, 0, stream>>>(sums, tokens, rows, stride, scales,
+                                                                  token_scales, y);
+}
+
+void scale_float(const float* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
+                 const float* token_scales, float* y, cudaStream_t stream) {
+  scale_kernel<<<scale_grid(tokens, rows), kThreads, 0, stream>>>(sums, tokens, rows, stride, scales,
+                                                                  token_scales, y);
 }
 
 }  // namespace lamina

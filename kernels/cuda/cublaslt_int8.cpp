@@ -60,6 +60,7 @@ class Int8Layer final : public CudaLayer {
 
 Kernel cublaslt_int8_kernel() {
   Kernel kernel = cuda_kernel("cublaslt", "cublaslt", InputType::bf16, [](const Leaf& leaf) -> std::string {
+    if (leaf.pattern.kind != PatternKind::dense) return "takes no pruned weights";
     if (leaf.bits != 8 || leaf.fp8 || leaf.activation != ActivationRule::int8_per_token)
       return "takes int8 weights by int8 activations";
     if (!leaf.per_channel) return "takes one scale an output channel";

@@ -3,7 +3,7 @@
 
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/decode.hpp"
-#include "kernels/cuda/decode_formats.cuh"
+#include "kernels/cuda/decode_multiply.cuh"
 
 namespace lamina {
 namespace {
@@ -42,104 +42,6 @@ __device__ __forceinline__ uint32_t first_unit(const Work& work, uint32_t block)
 }
 __device__ __forceinline__ uint32_t owner(const Work& work, uint32_t unit) {
   return ((unit + 1) * gridDim.x - 1) / work.units;
-}
-
-// Programmatic dependent launch (Hopper and newer): the next kernel on the stream may begin, and this one
-// waits until all before it are done and their writes seen. Weights do not depend on them: they are fetched
-// before.
-__device__ __forceinline__ void let_next_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-__device__ __forceinline__ void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void copy_async(uint32_t to, const uint8_t* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from));
-}
-
-__device__ __forceinline__ void multiply(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// The same with sums of nothing before it: no registers are cleared.
-__device__ __forceinline__ void multiply_first(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%10,%10,%10,%10};"
-      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-}
-
-__device__ __forceinline__ void add(float4& sum, const float4& other) {
-  sum.x += other.x;
-  sum.y += other.y;
-  sum.z += other.z;
-  sum.w += other.w;
-}
-
-// A lane's activations of 64 columns: words 2s and 2s + 1 are step s's.
-template <int kTokenTiles>
-__device__ __forceinline__ void load_x(uint4 (&x)[kTokenTiles][2], const Work& work, int64_t column,
-                                       int lane) {
-  const int g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int n = 0; n < kTokenTiles; ++n) {
-    const int token = n * 8 + g;
-    const uint8_t* from = work.x + token * work.x_stride + 2 * (column + 8 * t);
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-      x[n][j] =
-          token < work.tokens ? __ldg(reinterpret_cast<const uint4*>(from + 64 * j)) : uint4{0, 0, 0, 0};
-  }
-}
-
-// sums += 64 columns of a chunk by their activations.
-template <class F, int kTokenTiles>
-__device__ __forceinline__ void multiply_half(float (&sums)[kTiles][kTokenTiles][4], const uint8_t* chunk,
-                                              const uint4 (&x)[kTokenTiles][2], int half, int lane) {
-  constexpr int kScaleSteps = (F::kGroup < 64 ? F::kGroup : 64) / 16;  // after which sums are scaled
-  constexpr int kPartSteps = 4 / F::kStepWords;                        // that 16 bytes of a lane hold
-#pragma unroll
-  for (int r = 0; r < kTiles; ++r) {
-    float part[kTokenTiles][4];
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      const int piece = (F::kStepWords == 1 ? half : 0) + s / kPartSteps;
-      const uint4 words = *reinterpret_cast<const uint4*>(chunk + ((r * 2 + piece) * 32 + lane) * 16);
-      const uint32_t all[4] = {words.x, words.y, words.z, words.w};
-      uint32_t a[4];
-      F::widen(all + s % kPartSteps * F::kStepWords, a);
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        const uint4 v = x[n][s / 2];
-        const uint32_t b0 = s % 2 == 0 ? v.x : v.z, b1 = s % 2 == 0 ? v.y : v.w;
-        s % kScaleSteps == 0 ? multiply_first(part[n], a, b0, b1) : multiply(part[n], a, b0, b1);
-      }
-      if ((s + 1) % kScaleSteps != 0) continue;
-      float2 scale = {1, 1};
-      if constexpr (F::kGrouped) {
-        const int group = (half * 64 + s * 16) / F::kGroup;
-        scale =
-            *reinterpret_cast<const float2*>(chunk + kCodeBytes + ((group * 8 + lane / 4) * kTiles + r) * 8);
-      }
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        sums[r][n][0] += scale.x * part[n][0];
-        sums[r][n][1] += scale.x * part[n][1];
-        sums[r][n][2] += scale.y * part[n][2];
-        sums[r][n][3] += scale.y * part[n][3];
-      }
-    }
-  }
 }
 
 // A block's run of units, row of blocks by row of blocks. Warps of one strip take its chunks in turn.
@@ -186,10 +88,10 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
     if (ahead.chunk < ahead.stop) {
 #pragma unroll
       for (int i = 0; i < kCodeBytes / 512; ++i) copy_async(slot_in + i * 512, next + i * 512);
-      constexpr int kScalePieces = kGroups<F> * kStripRows / 4;  // of 16 bytes
+      constexpr int kMorePieces = (kChunkBytes<F> - kCodeBytes) / 16;
 #pragma unroll
-      for (int i = 0; i < kScalePieces; i += 32)
-        if (i + lane < kScalePieces) copy_async(slot_in + kCodeBytes + i * 16, next + kCodeBytes + i * 16);
+      for (int i = 0; i < kMorePieces; i += 32)
+        if (i + lane < kMorePieces) copy_async(slot_in + kCodeBytes + i * 16, next + kCodeBytes + i * 16);
       ahead.chunk += B::kColWarps;
       next += B::kColWarps * kBytes;
     }
@@ -206,22 +108,25 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
     const int from = row_block == first_row ? first_chunk : 0, stop = stop_of(row_block);
     float sums[kTiles][kTokenTiles][4] = {};
     for (int chunk = from + col_warp; chunk < stop; chunk += B::kColWarps) {
-      constexpr int kHalves = F::kChunkCols / 64;
-      constexpr bool kEarly = kTokenTiles <= 2;  // where registers hold all of a chunk's activations
-      uint4 x[kEarly ? kHalves : 1][kTokenTiles][2];
+      constexpr int kParts = F::kSteps / F::kPartSteps, kPartCols = F::kChunkCols / kParts;
+      // Where registers hold all of a chunk's activations.
+      constexpr bool kEarly = kTokenTiles * kParts * kXPieces<F> <= 8;
+      uint4 x[kEarly ? kParts : 1][kTokenTiles][kXPieces<F>];
       const int64_t column = int64_t{chunk} * F::kChunkCols;
       if constexpr (kEarly) {
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) load_x<kTokenTiles>(x[h], work, column + 64 * h, lane);
+        for (int p = 0; p < kParts; ++p)
+          load_x<F, kTokenTiles>(x[p], work.x, work.x_stride, work.tokens, column + p * kPartCols, lane);
       }
       asm volatile("cp.async.wait_group %0;" ::"n"(B::kStages - 2) : "memory");
       __syncwarp();  // a lane reads scales that others fetched, and none still reads the slot that is next
                      // filled
       fetch();
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        if constexpr (!kEarly) load_x<kTokenTiles>(x[0], work, column + 64 * h, lane);
-        multiply_half<F, kTokenTiles>(sums, ring + slot * kBytes, x[kEarly ? h : 0], h, lane);
+      for (int p = 0; p < kParts; ++p) {
+        if constexpr (!kEarly)
+          load_x<F, kTokenTiles>(x[0], work.x, work.x_stride, work.tokens, column + p * kPartCols, lane);
+        multiply_part<F, kTokenTiles>(sums, ring + slot * kBytes, x[kEarly ? p : 0], p, lane);
       }
       slot = slot + 1 == B::kStages ? 0 : slot + 1;
     }
@@ -255,7 +160,7 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
       for (int i = 0; i < 4; ++i) {
         const int row = row_block * kBlockRows + in_block + i;
         if (row < work.rows)
-          work.y[int64_t{token} * work.rows + row] = F::kGrouped ? all[i] : all[i] * work.row_scales[row];
+          work.y[int64_t{token} * work.rows + row] = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
       }
     };
     float* const own = work.partials + (2 * blockIdx.x + (row_block != first_row)) * kPart;

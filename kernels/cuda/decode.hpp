@@ -9,7 +9,19 @@
 namespace lamina {
 
 // How codes are stored, and how they become bfloat16.
-enum class DecodeFormat { int8, fp8, int4_g32, int4_g64, int4_g128 };
+enum class DecodeFormat {
+  int8,
+  fp8,
+  int4_g32,
+  int4_g64,
+  int4_g128,
+  // 2 of every 4 columns; groups are of columns of the whole.
+  bf16_24,
+  int8_24,
+  int4_g32_24,
+  int4_g64_24,
+  int4_g128_24
+};
 
 // A strip is 32 rows; a chunk of it, 2 KB of codes and, of groups, their scales, is what a warp takes at a
 // time.
@@ -23,10 +35,10 @@ struct DecodeLayout {
 };
 DecodeLayout decode_layout(DecodeFormat format, int64_t rows, int64_t cols);
 
-// Packs canonical codes [rows × cols] and, of groups, scales [rows × cols/group] into layout.bytes() at `to`.
-// All in device memory.
-void decode_pack(DecodeFormat format, const DecodeLayout& layout, const int8_t* codes, const float* scales,
-                 void* to, cudaStream_t stream);
+// Packs canonical codes (of bf16_24 bfloat16) [rows × cols] and, of groups, scales [rows × cols/group] into
+// layout.bytes() at `to`. All in device memory. Of 2:4 `too_many`, zero before, tells where more are kept.
+void decode_pack(DecodeFormat format, const DecodeLayout& layout, const void* codes, const float* scales,
+                 void* to, unsigned* too_many, cudaStream_t stream);
 
 // At most this many tokens a call.
 inline constexpr int64_t kDecodeTokens = 64;

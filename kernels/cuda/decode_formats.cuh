@@ -35,7 +35,12 @@ struct Int4 {
   static constexpr int kGroup = kGroup_;
   static constexpr int kChunkCols = 128;
   static constexpr int kStepWords = 1;  // of a lane, for 16 columns of 16 rows
-  static constexpr bool kGrouped = true;
+  static constexpr int kSteps = 8;      // of a chunk
+  static constexpr int kPartSteps = 4;  // whose activations are loaded together
+  static constexpr bool kGrouped = true, kRowScales = false, kSparse = false;
+  using Word = int8_t;  // as codes come
+  __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code + 8) & 15u; }
+  __device__ static constexpr int place(int i, int e) { return 4 * (i + 4 * e); }
   __device__ static void widen(const uint32_t* words, uint32_t* a) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -49,7 +54,11 @@ struct Int8 {
   static constexpr int kGroup = 64;
   static constexpr int kChunkCols = 64;
   static constexpr int kStepWords = 2;
-  static constexpr bool kGrouped = false;
+  static constexpr int kSteps = 4, kPartSteps = 4;
+  static constexpr bool kGrouped = false, kRowScales = true, kSparse = false;
+  using Word = int8_t;
+  __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code) & 255u; }
+  __device__ static constexpr int place(int i, int e) { return 8 * (i + 2 * e); }
   __device__ static uint32_t pair(uint32_t word) {
     return minus(and_or(word, 0x007f007fu, 0x43004300u), and_or(word, 0x00800080u, 0x43004300u));
   }
@@ -68,7 +77,11 @@ struct Fp8 {
   static constexpr int kGroup = 64;
   static constexpr int kChunkCols = 64;
   static constexpr int kStepWords = 2;
-  static constexpr bool kGrouped = false;
+  static constexpr int kSteps = 4, kPartSteps = 4;
+  static constexpr bool kGrouped = false, kRowScales = true, kSparse = false;
+  using Word = int8_t;
+  __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code) & 255u; }
+  __device__ static constexpr int place(int i, int e) { return 8 * (i + 2 * e); }
   __device__ static uint32_t pair(uint32_t magnitude, uint32_t sign) {
     return as_bits(
         __hmul2(as_bf16(and_or(magnitude, 0x07f007f0u, sign & 0x80008000u)), as_bf16(0x7b807b80u)));
@@ -82,6 +95,32 @@ struct Fp8 {
   }
 };
 
+// Values as they are.
+struct Bf16 {
+  static constexpr int kGroup = 32;
+  static constexpr int kChunkCols = 32;
+  static constexpr int kStepWords = 4;
+  static constexpr int kSteps = 2, kPartSteps = 2;
+  static constexpr bool kGrouped = false, kRowScales = false, kSparse = false;
+  using Word = uint16_t;
+  __device__ static uint32_t stored(Word value) { return value; }
+  __device__ static constexpr int place(int, int e) { return 16 * e; }
+  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = words[i];
+  }
+};
+
+// 2 of every 4 columns, stored as V stores columns: of twice as many, a step being 32. A group of V's is of
+// what is kept. Behind codes and scales lies a word a lane and step that says which are kept, as mma.sp reads
+// it.
+template <class V>
+struct Sparse24 : V {
+  using Values = V;
+  static constexpr int kChunkCols = 2 * V::kChunkCols;
+  static constexpr bool kSparse = true;
+};
+
 constexpr int kTiles = 2;                // of 16 rows, that a warp holds side by side
 constexpr int kStripRows = 16 * kTiles;  // a warp's rows
 constexpr int kRowWarps = 4;             // strips of a block; they read the same activations
@@ -89,9 +128,11 @@ constexpr int kBlockRows = kStripRows * kRowWarps;
 constexpr int kCodeBytes = kTiles * 1024;  // of a chunk
 
 template <class F>
-constexpr int kGroups = F::kGrouped ? F::kChunkCols / F::kGroup : 0;  // of a chunk
+constexpr int kGroups = F::kGrouped ? F::kSteps * 16 / F::kGroup : 0;  // of a chunk
 template <class F>
-constexpr int kChunkBytes = kCodeBytes + kGroups<F>* kStripRows * 4;
+constexpr int kMetaAt = kCodeBytes + kGroups<F>* kStripRows * 4;
+template <class F>
+constexpr int kChunkBytes = kMetaAt<F> + (F::kSparse ? F::kSteps * 128 : 0);
 
 // Calls `run` with the format's type.
 template <class Run>
@@ -105,8 +146,18 @@ auto with_format(DecodeFormat format, Run run) {
       return run(Int4<32>());
     case DecodeFormat::int4_g64:
       return run(Int4<64>());
-    default:
+    case DecodeFormat::int4_g128:
       return run(Int4<128>());
+    case DecodeFormat::bf16_24:
+      return run(Sparse24<Bf16>());
+    case DecodeFormat::int8_24:
+      return run(Sparse24<Int8>());
+    case DecodeFormat::int4_g32_24:
+      return run(Sparse24<Int4<16>>());
+    case DecodeFormat::int4_g64_24:
+      return run(Sparse24<Int4<32>>());
+    default:
+      return run(Sparse24<Int4<64>>());
   }
 }
 

@@ -1,0 +1,358 @@
+#include "kernels/cuda/prefill.hpp"
+
+#include <algorithm>
+
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/decode_formats.cuh"
+#include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/warpgroup.cuh"
+
+namespace lamina {
+namespace {
+
+constexpr int kCluster = 2;  // blocks of threads side by side along rows, which share the tokens they fetch
+constexpr int kWarpgroups = 2;
+constexpr int kConsumers = kWarpgroups * 128;  // threads; a warp more fetches for them
+constexpr int kThreads = kConsumers + 32;
+constexpr int kRows = kWarpgroups * 64;  // of a block's tile
+constexpr int kXCols = 64;               // of a run of activations: 128 bytes, which the swizzle is of
+constexpr int kMostShared = 226 << 10, kMostStages = 8;
+static_assert(kRows == kBlockRows);
+
+template <class F, int kTokens>
+struct Tile {
+  static constexpr int kXRuns = F::kChunkCols / kXCols;
+  static constexpr int kRunBytes = kTokens * kXCols * 2;
+  static constexpr int kXBytes = kXRuns * kRunBytes;
+  static constexpr int kWeightBytes = kRowWarps * kChunkBytes<F>;
+  static constexpr int kStageBytes = (kXBytes + kWeightBytes + 1023) / 1024 * 1024;
+  static constexpr int kFit = kMostShared / kStageBytes;
+  static constexpr int kStages = kFit < kMostStages ? kFit : kMostStages;
+  static constexpr int kShared = kStages * kStageBytes + 1024;  // to begin at a multiple of it
+  static_assert(kStages >= 2);
+};
+
+struct Work {
+  const uint8_t* weights;
+  const float* row_scales;
+  const uint8_t* x;
+  float* y;
+  float* partials;
+  unsigned* counters;
+  int rows, tokens, chunks, row_tiles, token_tiles;
+  // Chunks of all tiles, of which clusters take equal runs; tiles of the same rows follow one another, so
+  // that weights are fetched from memory once.
+  int64_t units;
+};
+
+__device__ __forceinline__ int64_t first_unit(const Work& work, int cluster) {
+  return work.units * cluster / (gridDim.x / kCluster);
+}
+__device__ __forceinline__ int owner(const Work& work, int64_t unit) {
+  return static_cast<int>(((unit + 1) * (gridDim.x / kCluster) - 1) / work.units);
+}
+
+// What one step multiplies: A's registers of this lane and, of 2:4, which columns they are.
+template <class F>
+__device__ __forceinline__ void load_step(const uint8_t* chunk, int tile, int step, int lane, uint32_t* a,
+                                          uint32_t* meta) {
+  const int word = step * F::kStepWords;
+  const uint4 words = *reinterpret_cast<const uint4*>(chunk + ((tile * 2 + word / 4) * 32 + lane) * 16);
+  const uint32_t all[4] = {words.x, words.y, words.z, words.w};
+  F::widen(all + word % 4, a);
+  if constexpr (F::kSparse)
+    *meta = *reinterpret_cast<const uint32_t*>(chunk + kMetaAt<F> +
+                                               (step * 32 + (lane & ~3) + tile * 2 + (lane & 1)) * 4);
+}
+
+// sums += a chunk of 16 rows a warp by its tokens, which begin at shared address `x`.
+template <class F, int kTokens>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[kTokens / 2], const uint8_t* chunk, uint32_t x,
+                                               int tile, int lane) {
+  using T = Tile<F, kTokens>;
+  constexpr int kRound = F::kGrouped && F::kGroup / 16 < F::kSteps ? F::kGroup / 16 : F::kSteps;
+  constexpr int kStepBytes = F::kSparse ? 64 : 32;  // of a token's 128
+  constexpr int kRunSteps = 128 / kStepBytes;
+#pragma unroll
+  for (int round = 0; round < F::kSteps / kRound; ++round) {
+    float part[kTokens / 2];
+    uint32_t a[kRound][4], meta[kRound];
+#pragma unroll
+    for (int s = 0; s < kRound; ++s) load_step<F>(chunk, tile, round * kRound + s, lane, a[s], &meta[s]);
+    warpgroup_fence();
+#pragma unroll
+    for (int s = 0; s < kRound; ++s) {
+      const int step = round * kRound + s;
+      const uint64_t b = matrix_at(x + step / kRunSteps * T::kRunBytes + step % kRunSteps * kStepBytes);
+      if constexpr (F::kSparse)
+        multiply_warpgroup_24(part, a[s], b, meta[s], s == 0);
+      else
+        multiply_warpgroup(part, a[s], b, s == 0);
+    }
+    warpgroup_commit();
+    float2 scale = {1, 1};
+    if constexpr (F::kGrouped)
+      scale =
+          *reinterpret_cast<const float2*>(chunk + kCodeBytes + ((round * 8 + lane / 4) * kTiles + tile) * 8);
+    warpgroup_wait(part);
+#pragma unroll
+    for (int i = 0; i < kTokens / 2; ++i) sums[i] += (i % 4 < 2 ? scale.x : scale.y) * part[i];
+  }
+}
+
+template <class F, int kTokens>
+__global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
+  using T = Tile<F, kTokens>;
+  extern __shared__ uint8_t dynamic[];
+  __shared__ uint64_t barriers[2 * kMostStages];
+  __shared__ bool last_shared;
+  const auto begins = static_cast<uint32_t>(__cvta_generic_to_shared(dynamic));
+  const uint32_t shared = (begins + 1023) / 1024 * 1024;
+  const uint8_t* const stages = dynamic + (shared - begins);
+  const auto full = static_cast<uint32_t>(__cvta_generic_to_shared(barriers)), empty = full + 8 * kMostStages;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const auto rank = static_cast<int>(block_of_cluster());
+  const int cluster = blockIdx.x / kCluster;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < T::kStages; ++i) {
+      barrier_init(full + 8 * i, 1);
+      barrier_init(empty + 8 * i, kCluster * kConsumers / 32);
+    }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  cluster_sync();
+  let_next_begin();
+  wait_for_previous();
+
+  const int64_t begin = first_unit(work, cluster), end = first_unit(work, cluster + 1);
+  const auto first_tile = static_cast<int>(begin / work.chunks);
+  if (warp == kConsumers / 32) {
+    if (lane == 0) {
+      int stage = 0, parity = 1;
+      int tile = first_tile, chunk = static_cast<int>(begin - int64_t{tile} * work.chunks);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        // Beyond the last tile of rows the other block's tokens still go through here.
+        const int row_tile = min(tile / work.token_tiles * kCluster + rank, work.row_tiles - 1);
+        const uint8_t* const weights =
+            work.weights + (int64_t{row_tile} * kRowWarps * work.chunks + chunk) * kChunkBytes<F>;
+        const uint8_t* const x =
+            work.x + (int64_t{tile % work.token_tiles} * work.chunks + chunk) * T::kXBytes;
+        const uint32_t to = shared + stage * T::kStageBytes, barrier = full + 8 * stage;
+        barrier_wait(empty + 8 * stage, parity);
+        barrier_expect(barrier, T::kXBytes + T::kWeightBytes);
+        constexpr int kShare = T::kRunBytes / kCluster;
+#pragma unroll
+        for (int run = 0; run < T::kXRuns; ++run) {
+          const int at = run * T::kRunBytes + rank * kShare;
+          copy_bulk_to_all(to + at, x + at, kShare, barrier, (1 << kCluster) - 1);
+        }
+#pragma unroll
+        for (int strip = 0; strip < kRowWarps; ++strip)
+          copy_bulk(to + T::kXBytes + strip * kChunkBytes<F>,
+                    weights + int64_t{strip} * work.chunks * kChunkBytes<F>, kChunkBytes<F>, barrier);
+        if (++stage == T::kStages) stage = 0, parity ^= 1;
+        if (++chunk == work.chunks) chunk = 0, ++tile;
+      }
+    }
+    __syncwarp();
+  } else {
+    const int in_group = warp % 4, strip = warp / 2, row_in_tile = warp * 16 + lane / 4;
+    int stage = 0, parity = 0;
+    for (int64_t unit = begin; unit < end;) {
+      const auto tile = static_cast<int>(unit / work.chunks);
+      const int64_t tile_unit = int64_t{tile} * work.chunks;
+      const int64_t stop = min(tile_unit + work.chunks, end);
+      float sums[kTokens / 2] = {};
+      for (; unit < stop; ++unit) {
+        barrier_wait(full + 8 * stage, parity);
+        const uint32_t at = stage * T::kStageBytes;
+        multiply_chunk<F, kTokens>(sums, stages + at + T::kXBytes + strip * kChunkBytes<F>, shared + at,
+                                   in_group % 2, lane);
+        __syncwarp();
+        if (lane < kCluster) barrier_arrive(empty + 8 * stage, lane);
+        if (++stage == T::kStages) stage = 0, parity ^= 1;
+      }
+
+      const int row_tile = tile / work.token_tiles * kCluster + rank, token_tile = tile % work.token_tiles;
+      const int row = row_tile * kRows + row_in_tile, token = token_tile * kTokens + lane % 4 * 2;
+      const auto finish = [&] {
+        float2 scale = {1, 1};
+        if constexpr (F::kRowScales) {
+          if (row < work.rows) scale.x = work.row_scales[row];
+          if (row + 8 < work.rows) scale.y = work.row_scales[row + 8];
+        }
+#pragma unroll
+        for (int i = 0; i < kTokens / 2; ++i) {
+          const int own_row = row + i % 4 / 2 * 8, own_token = token + i / 4 * 8 + i % 2;
+          if (own_row < work.rows && own_token < work.tokens)
+            work.y[int64_t{own_token} * work.rows + own_row] = sums[i] * (i % 4 < 2 ? scale.x : scale.y);
+        }
+      };
+      const int first_owner = owner(work, tile_unit), last_owner = owner(work, tile_unit + work.chunks - 1);
+      if (first_owner == last_owner) {
+        finish();
+        continue;
+      }
+      // Clusters that share a tile leave their sums; the last to come adds them up in their order.
+      constexpr int kPart = kTokens * kRows;
+      const auto part_of = [&](int from, bool second) {
+        return reinterpret_cast<float4*>(work.partials) +
+               ((2 * (int64_t{from} * kCluster + rank) + second) * kPart) / 4 + threadIdx.x;
+      };
+      float4* const own = part_of(cluster, tile != first_tile);
+#pragma unroll
+      for (int i = 0; i < kTokens / 8; ++i)
+        own[i * kConsumers] = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
+      __threadfence();
+      asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
+      if (threadIdx.x == 0) {
+        unsigned* const counter = &work.counters[row_tile * work.token_tiles + token_tile];
+        last_shared = atomicAdd(counter, 1u) == static_cast<unsigned>(last_owner - first_owner);
+        if (last_shared) *counter = 0;
+      }
+      asm volatile("bar.sync 1, %0;" ::"n"(kConsumers) : "memory");
+      const bool last = last_shared;
+      if (!last) continue;
+      __threadfence();
+#pragma unroll
+      for (int i = 0; i < kTokens / 2; ++i) sums[i] = 0;
+      for (int from = first_owner; from <= last_owner; ++from) {
+        // Only the first of them can have begun before this tile.
+        const float4* const other = part_of(from, from == first_owner && first_unit(work, from) < tile_unit);
+#pragma unroll
+        for (int i = 0; i < kTokens / 8; ++i) {
+          const float4 sum = __ldcg(other + i * kConsumers);
+          sums[4 * i] += sum.x;
+          sums[4 * i + 1] += sum.y;
+          sums[4 * i + 2] += sum.z;
+          sums[4 * i + 3] += sum.w;
+        }
+      }
+      finish();
+    }
+  }
+  cluster_sync();  // nobody leaves while the other still writes here
+}
+
+// x as the products read it: by tiles of tokens and runs of 64 columns, a token's 128 bytes swizzled as
+// shared memory wants them, its columns in the order in which weights are packed; zeros beyond tokens and
+// columns.
+template <bool kSparse>
+__global__ void arrange_kernel(const uint16_t* x, int64_t tokens, int64_t cols, int tile_tokens, int64_t runs,
+                               int64_t pieces, uint4* to) {
+  for (int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; index < pieces;
+       index += int64_t{gridDim.x} * blockDim.x) {
+    const auto piece = static_cast<int>(index % 8);
+    const int64_t run = index / 8 % runs, token = index / 8 / runs;
+    uint32_t words[4] = {};
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const int64_t col =
+          run * kXCols + (kSparse ? piece * 8 + t * 2 : piece / 4 * 32 + t * 8 + piece % 4 * 2);
+      if (token >= tokens || col >= cols) continue;
+      const uint16_t* const from = x + token * cols + col;
+      words[t] = cols % 2 == 0 ? *reinterpret_cast<const uint32_t*>(from)
+                               : from[0] | (col + 1 < cols ? uint32_t{from[1]} << 16 : 0);
+    }
+    const int64_t in_tile = token % tile_tokens;
+    to[((token / tile_tokens * runs + run) * tile_tokens + in_tile) * 8 + (piece ^ (in_tile % 8))] = {
+        words[0], words[1], words[2], words[3]};
+  }
+}
+
+// Of tokens, for so many in all.
+int tile_of(int64_t tokens) {
+  return tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128;
+}
+
+int64_t tiles_of(int64_t tokens) {
+  return (tokens + tile_of(tokens) - 1) / tile_of(tokens);
+}
+
+template <class F, int kTokens>
+void launch(const DecodeLayout& layout, const PrefillArguments& a, cudaStream_t stream) {
+  constexpr int kShared = Tile<F, kTokens>::kShared;
+  static const cudaError_t allowed =
+      cudaFuncSetAttribute(prefill_kernel<F, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
+  (void)allowed;  // a launch that is refused says so itself
+  Work work{static_cast<const uint8_t*>(a.weights),
+            a.row_scales,
+            static_cast<const uint8_t*>(a.arranged),
+            a.y,
+            a.partials,
+            a.counters,
+            static_cast<int>(layout.rows),
+            static_cast<int>(a.tokens),
+            static_cast<int>(layout.chunks),
+            static_cast<int>(layout.strips / kRowWarps),
+            static_cast<int>(tiles_of(a.tokens)),
+            0};
+  work.units = int64_t{(work.row_tiles + kCluster - 1) / kCluster} * work.token_tiles * work.chunks;
+  const int64_t clusters = std::min<int64_t>(cuda_properties().multiprocessors / kCluster, work.units);
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = kCluster;
+  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = static_cast<unsigned>(clusters * kCluster);
+  config.blockDim = kThreads;
+  config.dynamicSmemBytes = kShared;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 2;
+  cudaLaunchKernelEx(&config, prefill_kernel<F, kTokens>, work);  // check_launch() follows
+}
+
+__global__ void built_kernel(int* answer) {
+  *answer = LAMINA_WARPGROUPS;
+}
+
+}  // namespace
+
+bool prefill_usable() {
+  static const bool usable = [] {
+    if (cuda_properties().capability != 90) return false;
+    int built = 0, *answer = nullptr;
+    if (cudaMalloc(&answer, sizeof built) != cudaSuccess) return false;
+    built_kernel<<<1, 1>>>(answer);
+    const bool copied = cudaMemcpy(&built, answer, sizeof built, cudaMemcpyDeviceToHost) == cudaSuccess;
+    cudaFree(answer);
+    return copied && built == 1;
+  }();
+  return usable;
+}
+
+int64_t prefill_x_bytes(const DecodeLayout& layout, int64_t tokens) {
+  const int64_t tile = tokens > 64 ? 128 : 64;  // of fewer tokens than most, smaller tiles do not take more
+  return (tokens + tile - 1) / tile * tile * layout.padded_cols() * 2;
+}
+
+int64_t prefill_partial_bytes(int64_t tokens) {
+  return 2 * int64_t{cuda_properties().multiprocessors} * tile_of(tokens) * kRows * 4;
+}
+
+int64_t prefill_counters(const DecodeLayout& layout, int64_t tokens) {
+  return (layout.strips / kRowWarps + kCluster - 1) / kCluster * kCluster * tiles_of(tokens);
+}
+
+void prefill(DecodeFormat format, const DecodeLayout& layout, const PrefillArguments& arguments,
+             cudaStream_t stream) {
+  const int tile = tile_of(arguments.tokens);
+  const int64_t runs = layout.padded_cols() / kXCols, pieces = tiles_of(arguments.tokens) * tile * runs * 8;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 255) / 256, 1 << 20));
+  with_format(format, [&]<class F>(F) {
+    arrange_kernel<F::kSparse><<<blocks, 256, 0, stream>>>(static_cast<const uint16_t*>(arguments.x),
+                                                           arguments.tokens, layout.cols, tile, runs, pieces,
+                                                           static_cast<uint4*>(arguments.arranged));
+    if (tile == 32)
+      launch<F, 32>(layout, arguments, stream);
+    else if (tile == 64)
+      launch<F, 64>(layout, arguments, stream);
+    else
+      launch<F, 128>(layout, arguments, stream);
+  });
+}
+
+}  // namespace lamina
