@@ -1,6 +1,5 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_fp8.h>
 
 #include "kernels/activations.hpp"
 #include "kernels/cuda/convert.hpp"
@@ -48,71 +47,6 @@ __global__ void pad_kernel(const In* from, int64_t rows, int64_t cols, int64_t s
   }
 }
 
-// What x times its token's inverse scale becomes.
-struct ToInt8 {
-  static constexpr float kLargest = 127.0f;
-  static __device__ uint8_t code(float scaled) {
-    return static_cast<uint8_t>(static_cast<int8_t>(fminf(fmaxf(rintf(scaled), -127.0f), 127.0f)));
-  }
-};
-struct ToFp8 {
-  static constexpr float kLargest = 448.0f;
-  static __device__ uint8_t code(float scaled) {
-    return __nv_cvt_float_to_fp8(scaled, __NV_SATFINITE, __NV_E4M3);
-  }
-};
-
-// One block a token. amax and codes by the rule's own arithmetic: float32, rounded to nearest even.
-template <class To>
-__global__ void __launch_bounds__(1024)
-    quantize_kernel(const __nv_bfloat16* x, int64_t cols, int64_t stride, uint8_t* codes, float* scales) {
-  x += blockIdx.x * cols;
-  codes += blockIdx.x * stride;
-  float amax = 0;
-  const bool pairs = cols % 2 == 0;
-  if (pairs) {
-    const auto* two = reinterpret_cast<const __nv_bfloat162*>(x);
-    for (int64_t i = threadIdx.x; i < cols / 2; i += blockDim.x) {
-      const float2 v = __bfloat1622float2(two[i]);
-      amax = fmaxf(amax, fmaxf(fabsf(v.x), fabsf(v.y)));
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
-      amax = fmaxf(amax, fabsf(__bfloat162float(x[i])));
-  }
-  __shared__ float parts[32];
-  for (int offset = 16; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = amax;
-  __syncthreads();
-  amax = threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : 0.0f;
-  for (int offset = 16; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
-  const bool zero = amax < kSmallestActivation;
-  const float inverse = zero ? 0.0f : __fdiv_rn(To::kLargest, amax);
-  const auto code = [=](float value) { return To::code(__fmul_rn(value, inverse)); };
-  if (pairs) {
-    const auto* two = reinterpret_cast<const __nv_bfloat162*>(x);
-    for (int64_t i = threadIdx.x; i < stride / 2; i += blockDim.x) {
-      const float2 v = 2 * i < cols ? __bfloat1622float2(two[i]) : float2{0, 0};
-      reinterpret_cast<uchar2*>(codes)[i] = {code(v.x), code(v.y)};
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < stride; i += blockDim.x)
-      codes[i] = i < cols ? code(__bfloat162float(x[i])) : uint8_t{0};
-  }
-  if (threadIdx.x == 0) scales[blockIdx.x] = zero ? 0.0f : __fdiv_rn(amax, To::kLargest);
-}
-
-template <class Sum>
-__global__ void scale_kernel(const Sum* sums, int64_t tokens, int64_t rows, int64_t stride,
-                             const float* scales, const float* token_scales, float* y) {
-  for (int64_t token = blockIdx.y; token < tokens; token += gridDim.y) {
-    const float own = token_scales != nullptr ? token_scales[token] : 1.0f;
-    FOR_EACH(i, rows)
-    y[token * rows + i] =
-        static_cast<float>(sums[token * stride + i]) * ((scales != nullptr ? scales[i] : 1.0f) * own);
-  }
-}
-
 }  // namespace
 
 void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream) {
@@ -138,38 +72,6 @@ void pad_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, int6
   else
     pad_kernel<uint16_t, uint16_t, 0><<<blocks, kThreads, 0, stream>>>(
         static_cast<const uint16_t*>(from), rows, cols, stride, static_cast<uint16_t*>(to));
-}
-
-void quantize_int8(const void* x, int64_t tokens, int64_t cols, int64_t stride, int8_t* codes, float* scales,
-                   cudaStream_t stream) {
-  quantize_kernel<ToInt8><<<static_cast<unsigned>(tokens), 1024, 0, stream>>>(
-      static_cast<const __nv_bfloat16*>(x), cols, stride, reinterpret_cast<uint8_t*>(codes), scales);
-}
-
-void quantize_fp8(const void* x, int64_t tokens, int64_t cols, int64_t stride, void* codes, float* scales,
-                  cudaStream_t stream) {
-  quantize_kernel<ToFp8><<<static_cast<unsigned>(tokens), 1024, 0, stream>>>(
-      static_cast<const __nv_bfloat16*>(x), cols, stride, static_cast<uint8_t*>(codes), scales);
-}
-
-namespace {
-
-dim3 scale_grid(int64_t tokens, int64_t rows) {
-  return {static_cast<unsigned>(blocks_for(rows)), static_cast<unsigned>(tokens < 65535 ? tokens : 65535)};
-}
-
-}  // namespace
-
-void scale_int32(const int32_t* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
-                 const float* token_scales, float* y, cudaStream_t stream) {
-  scale_kernel<<<scale_grid(tokens, rows), kThreads, 0, stream>>>(sums, tokens, rows, stride, scales,
-                                                                  token_scales, y);
-}
-
-void scale_float(const float* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
-                 const float* token_scales, float* y, cudaStream_t stream) {
-  scale_kernel<<<scale_grid(tokens, rows), kThreads, 0, stream>>>(sums, tokens, rows, stride, scales,
-                                                                  token_scales, y);
 }
 
 }  // namespace lamina

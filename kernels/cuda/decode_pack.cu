@@ -65,10 +65,11 @@ __global__ void pack_kernel(DecodeLayout layout, const typename F::Word* codes, 
         const int64_t row = strip * kStripRows + r * 16 + g + reg % 2 * 8;
         if constexpr (F::kSparse) {
           const auto kept = kept_at(row, chunk * F::kChunkCols + step * 32 + (t + reg / 2 * 4) * 4);
-          for (int e = 0; e < 2; ++e) words[word] |= F::stored(kept.code[e]) << F::place(i, e);
+          for (int e = 0; e < 2; ++e) words[word] |= at_place(F::stored(kept.code[e]), F::place(i, e));
         } else {
           const int64_t col = chunk * F::kChunkCols + step / 2 * 32 + t * 8 + step % 2 * 4 + reg / 2 * 2;
-          for (int e = 0; e < 2; ++e) words[word] |= F::stored(code_at(row, col + e)) << F::place(i, e);
+          for (int e = 0; e < 2; ++e)
+            words[word] |= at_place(F::stored(code_at(row, col + e)), F::place(i, e));
         }
       }
     }
@@ -116,6 +117,7 @@ DecodeLayout decode_layout(DecodeFormat format, int64_t rows, int64_t cols) {
     layout.chunk_bytes = kChunkBytes<F>;
   });
   layout.chunks = (cols + layout.chunk_cols - 1) / layout.chunk_cols;
+  layout.x_cols = layout.chunks * layout.chunk_cols;
   return layout;
 }
 

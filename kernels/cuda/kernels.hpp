@@ -15,6 +15,7 @@ Kernel cublaslt_fp16_kernel();
 Kernel cublaslt_int8_kernel();
 Kernel cublaslt_fp8_kernel();
 Kernel cuda_packed_kernel();
+Kernel cuda_pruned_kernel();
 
 // What kernels for GPUs have alike: absent where there is no GPU, and they leave zero points and input scales
 // to others, beside what `refuses` says. `make` is left to fill.

@@ -65,14 +65,26 @@ class PackedLayer final : public CudaLayer {
     many_ = prefill_usable() && options.max_tokens > kFewTokens;
     const int64_t few = many_ ? kFewTokens : std::min(options.max_tokens, kDecodeTokens);
     const int64_t most = options.max_tokens;
-    partials_ = scratch(std::max(decode_partial_bytes(few), many_ ? prefill_partial_bytes(most) : 0));
-    const int64_t counters = std::max(decode_counters(layout_), many_ ? prefill_counters(layout_, most) : 0);
+    // Of any number of tokens up to those: tiles grow with it, so that one more may take less.
+    const auto largest = [&](auto bytes) {
+      int64_t result = bytes(most);
+      for (int64_t tokens = kFewTokens * 2; tokens < most; tokens *= 2)
+        result = std::max(result, bytes(tokens));
+      return result;
+    };
+    partials_ =
+        scratch(std::max(decode_partial_bytes(few),
+                         many_ ? largest([&](int64_t m) { return prefill_partial_bytes(format_, m); }) : 0));
+    const int64_t counters =
+        std::max(decode_counters(layout_),
+                 many_ ? largest([&](int64_t m) { return prefill_counters(format_, layout_, m); }) : 0);
     counters_ = device.allocate(counters * 4);
     device.fill(counters_.data(), 0, counters_.bytes());
     // Few tokens padded, or many arranged.
-    const bool pads = layout_.padded_cols() != leaf.cols;
-    const int64_t x_bytes = std::max(pads ? (many_ ? few : most) * layout_.padded_cols() * 2 : 0,
-                                     many_ ? prefill_x_bytes(layout_, most) : 0);
+    const bool pads = layout_.x_cols != leaf.cols;
+    const int64_t x_bytes =
+        std::max(pads ? (many_ ? few : most) * layout_.x_cols * 2 : 0,
+                 many_ ? largest([&](int64_t m) { return prefill_x_bytes(format_, layout_, m); }) : 0);
     if (x_bytes > 0) x_ = scratch(x_bytes);
   }
 
@@ -93,8 +105,8 @@ class PackedLayer final : public CudaLayer {
       return;
     }
     const void* in = x;
-    if (layout_.padded_cols() != cols()) {
-      pad_rows(x, tokens, cols(), layout_.padded_cols(), 2, x_->data(), on);
+    if (layout_.x_cols != cols()) {
+      pad_rows(x, tokens, cols(), layout_.x_cols, 2, x_->data(), on);
       check_launch("padding activations");
       in = x_->data();
     }
@@ -102,7 +114,7 @@ class PackedLayer final : public CudaLayer {
       DecodeArguments arguments;
       arguments.weights = weights_.data();
       arguments.row_scales = row_scales_.as<float>();
-      arguments.x = static_cast<const std::byte*>(in) + token * layout_.padded_cols() * 2;
+      arguments.x = static_cast<const std::byte*>(in) + token * layout_.x_cols * 2;
       arguments.y = y + token * rows();
       arguments.partials = partials_->as<float>();
       arguments.counters = counters_.as<unsigned>();
@@ -133,7 +145,7 @@ Kernel cuda_packed_kernel() {
     const bool sparse = pattern.kind == PatternKind::n_of_m;
     if (sparse ? pattern.n != 2 || pattern.m != 4 : pattern.kind != PatternKind::dense)
       return "takes dense weights and 2:4";
-    if (leaf.bits == 32) return "takes int8, fp8 and int4 weights, and of 2:4 bfloat16";
+    if (leaf.bits == 32) return "takes int8, fp8 and int4 weights, and of 2:4 bfloat16: \"dtype\": \"bf16\"";
     if (leaf.bits == 16 && (!sparse || leaf.fp16)) return "takes bfloat16 of 2:4 alone";
     if (leaf.fp8 && sparse) return "takes 2:4 of bfloat16, int8 and int4";
     if (leaf.activation != ActivationRule::f32 && !(sparse && leaf.bits == 16))
@@ -144,6 +156,7 @@ Kernel cuda_packed_kernel() {
     return "";
   });
   kernel.preference = 20;
+  kernel.rounding = 4;  // cuBLASLt's: with many tokens, and no groups, sums of all of K are the tensor cores'
   kernel.help = "int8, fp8, int4 and 2:4 weights by bfloat16 activations, packed for tensor cores";
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     return std::make_unique<PackedLayer>(leaf, options);

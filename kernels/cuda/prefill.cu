@@ -12,8 +12,9 @@ namespace {
 
 constexpr int kCluster = 2;  // blocks of threads side by side along rows, which share the tokens they fetch
 constexpr int kWarpgroups = 2;
-constexpr int kConsumers = kWarpgroups * 128;  // threads; a warp more fetches for them
-constexpr int kThreads = kConsumers + 32;
+constexpr int kConsumers = kWarpgroups * 128;  // threads; one of a warpgroup more fetches for them
+constexpr int kThreads = kConsumers + 128;
+constexpr int kFetchRegisters = 40, kMultiplyRegisters = 232;
 constexpr int kRows = kWarpgroups * 64;  // of a block's tile
 constexpr int kXCols = 64;               // of a run of activations: 128 bytes, which the swizzle is of
 constexpr int kMostShared = 226 << 10, kMostStages = 8;
@@ -65,38 +66,49 @@ __device__ __forceinline__ void load_step(const uint8_t* chunk, int tile, int st
                                                (step * 32 + (lane & ~3) + tile * 2 + (lane & 1)) * 4);
 }
 
-// sums += a chunk of 16 rows a warp by its tokens, which begin at shared address `x`.
-template <class F, int kTokens>
-__device__ __forceinline__ void multiply_chunk(float (&sums)[kTokens / 2], const uint8_t* chunk, uint32_t x,
-                                               int tile, int lane) {
-  using T = Tile<F, kTokens>;
-  constexpr int kRound = F::kGrouped && F::kGroup / 16 < F::kSteps ? F::kGroup / 16 : F::kSteps;
+// Puts the products of kRound steps on their way into `part`; of the first they are its sum alone.
+template <class F, int kTokens, int kRound>
+__device__ __forceinline__ void begin_round(float (&part)[kTokens / 2], const uint8_t* chunk, uint32_t x,
+                                            int tile, int round, int lane, bool first) {
   constexpr int kStepBytes = F::kSparse ? 64 : 32;  // of a token's 128
   constexpr int kRunSteps = 128 / kStepBytes;
+  uint32_t a[kRound][4], meta[kRound];
 #pragma unroll
-  for (int round = 0; round < F::kSteps / kRound; ++round) {
-    float part[kTokens / 2];
-    uint32_t a[kRound][4], meta[kRound];
+  for (int s = 0; s < kRound; ++s) load_step<F>(chunk, tile, round * kRound + s, lane, a[s], &meta[s]);
+  warpgroup_fence();
 #pragma unroll
-    for (int s = 0; s < kRound; ++s) load_step<F>(chunk, tile, round * kRound + s, lane, a[s], &meta[s]);
-    warpgroup_fence();
+  for (int s = 0; s < kRound; ++s) {
+    const int step = round * kRound + s;
+    const uint64_t b =
+        matrix_at(x + step / kRunSteps * Tile<F, kTokens>::kRunBytes + step % kRunSteps * kStepBytes);
+    if constexpr (F::kSparse)
+      multiply_warpgroup_24(part, a[s], b, meta[s], first && s == 0);
+    else
+      multiply_warpgroup(part, a[s], b, first && s == 0);
+  }
+  warpgroup_commit();
+}
+
+// sums += a chunk of 16 rows a warp by its tokens, which begin at shared address `x`; of the first the sum
+// alone. A group's sum takes its scale and is added by ordinary additions.
+template <class F, int kTokens>
+__device__ __forceinline__ void multiply_chunk(float (&sums)[kTokens / 2], const uint8_t* chunk, uint32_t x,
+                                               int tile, int lane, bool first) {
+  if constexpr (!F::kGrouped) {
+    begin_round<F, kTokens, F::kSteps>(sums, chunk, x, tile, 0, lane, first);
+    warpgroup_wait(sums);
+  } else {
+    constexpr int kRound = F::kGroup / 16 < F::kSteps ? F::kGroup / 16 : F::kSteps;
 #pragma unroll
-    for (int s = 0; s < kRound; ++s) {
-      const int step = round * kRound + s;
-      const uint64_t b = matrix_at(x + step / kRunSteps * T::kRunBytes + step % kRunSteps * kStepBytes);
-      if constexpr (F::kSparse)
-        multiply_warpgroup_24(part, a[s], b, meta[s], s == 0);
-      else
-        multiply_warpgroup(part, a[s], b, s == 0);
-    }
-    warpgroup_commit();
-    float2 scale = {1, 1};
-    if constexpr (F::kGrouped)
-      scale =
+    for (int round = 0; round < F::kSteps / kRound; ++round) {
+      float part[kTokens / 2];
+      begin_round<F, kTokens, kRound>(part, chunk, x, tile, round, lane, true);
+      const float2 scale =
           *reinterpret_cast<const float2*>(chunk + kCodeBytes + ((round * 8 + lane / 4) * kTiles + tile) * 8);
-    warpgroup_wait(part);
+      warpgroup_wait(part);
 #pragma unroll
-    for (int i = 0; i < kTokens / 2; ++i) sums[i] += (i % 4 < 2 ? scale.x : scale.y) * part[i];
+      for (int i = 0; i < kTokens / 2; ++i) sums[i] += (i % 4 < 2 ? scale.x : scale.y) * part[i];
+    }
   }
 }
 
@@ -126,8 +138,9 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
 
   const int64_t begin = first_unit(work, cluster), end = first_unit(work, cluster + 1);
   const auto first_tile = static_cast<int>(begin / work.chunks);
-  if (warp == kConsumers / 32) {
-    if (lane == 0) {
+  if (warp >= kConsumers / 32) {
+    give_registers<kFetchRegisters>();
+    if (threadIdx.x == kConsumers) {
       int stage = 0, parity = 1;
       int tile = first_tile, chunk = static_cast<int>(begin - int64_t{tile} * work.chunks);
       for (int64_t unit = begin; unit < end; ++unit) {
@@ -156,6 +169,7 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
     }
     __syncwarp();
   } else {
+    take_registers<kMultiplyRegisters>();
     const int in_group = warp % 4, strip = warp / 2, row_in_tile = warp * 16 + lane / 4;
     int stage = 0, parity = 0;
     for (int64_t unit = begin; unit < end;) {
@@ -163,11 +177,12 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
       const int64_t tile_unit = int64_t{tile} * work.chunks;
       const int64_t stop = min(tile_unit + work.chunks, end);
       float sums[kTokens / 2] = {};
+      const int64_t from = unit;
       for (; unit < stop; ++unit) {
         barrier_wait(full + 8 * stage, parity);
         const uint32_t at = stage * T::kStageBytes;
         multiply_chunk<F, kTokens>(sums, stages + at + T::kXBytes + strip * kChunkBytes<F>, shared + at,
-                                   in_group % 2, lane);
+                                   in_group % 2, lane, unit == from);
         __syncwarp();
         if (lane < kCluster) barrier_arrive(empty + 8 * stage, lane);
         if (++stage == T::kStages) stage = 0, parity ^= 1;
@@ -260,17 +275,18 @@ __global__ void arrange_kernel(const uint16_t* x, int64_t tokens, int64_t cols, 
   }
 }
 
-// Of tokens, for so many in all.
-int tile_of(int64_t tokens) {
-  return tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128;
+// Of tokens, for so many in all. Groups' sums wait beside those of all columns, so that registers hold fewer.
+int tile_of(DecodeFormat format, int64_t tokens) {
+  if (tokens > 128 && with_format(format, []<class F>(F) { return !F::kGrouped; })) return 256;
+  return tokens <= 16 ? 16 : tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128;
 }
 
-int64_t tiles_of(int64_t tokens) {
-  return (tokens + tile_of(tokens) - 1) / tile_of(tokens);
+int64_t tiles_of(DecodeFormat format, int64_t tokens) {
+  return (tokens + tile_of(format, tokens) - 1) / tile_of(format, tokens);
 }
 
 template <class F, int kTokens>
-void launch(const DecodeLayout& layout, const PrefillArguments& a, cudaStream_t stream) {
+void launch(const DecodeLayout& layout, const PrefillArguments& a, int64_t token_tiles, cudaStream_t stream) {
   constexpr int kShared = Tile<F, kTokens>::kShared;
   static const cudaError_t allowed =
       cudaFuncSetAttribute(prefill_kernel<F, kTokens>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
@@ -285,7 +301,7 @@ void launch(const DecodeLayout& layout, const PrefillArguments& a, cudaStream_t 
             static_cast<int>(a.tokens),
             static_cast<int>(layout.chunks),
             static_cast<int>(layout.strips / kRowWarps),
-            static_cast<int>(tiles_of(a.tokens)),
+            static_cast<int>(token_tiles),
             0};
   work.units = int64_t{(work.row_tiles + kCluster - 1) / kCluster} * work.token_tiles * work.chunks;
   const int64_t clusters = std::min<int64_t>(cuda_properties().multiprocessors / kCluster, work.units);
@@ -324,34 +340,34 @@ bool prefill_usable() {
   return usable;
 }
 
-int64_t prefill_x_bytes(const DecodeLayout& layout, int64_t tokens) {
-  const int64_t tile = tokens > 64 ? 128 : 64;  // of fewer tokens than most, smaller tiles do not take more
-  return (tokens + tile - 1) / tile * tile * layout.padded_cols() * 2;
+int64_t prefill_x_bytes(DecodeFormat format, const DecodeLayout& layout, int64_t tokens) {
+  return tiles_of(format, tokens) * tile_of(format, tokens) * layout.x_cols * 2;
 }
 
-int64_t prefill_partial_bytes(int64_t tokens) {
-  return 2 * int64_t{cuda_properties().multiprocessors} * tile_of(tokens) * kRows * 4;
+int64_t prefill_partial_bytes(DecodeFormat format, int64_t tokens) {
+  return 2 * int64_t{cuda_properties().multiprocessors} * tile_of(format, tokens) * kRows * 4;
 }
 
-int64_t prefill_counters(const DecodeLayout& layout, int64_t tokens) {
-  return (layout.strips / kRowWarps + kCluster - 1) / kCluster * kCluster * tiles_of(tokens);
+int64_t prefill_counters(DecodeFormat format, const DecodeLayout& layout, int64_t tokens) {
+  return (layout.strips / kRowWarps + kCluster - 1) / kCluster * kCluster * tiles_of(format, tokens);
 }
 
 void prefill(DecodeFormat format, const DecodeLayout& layout, const PrefillArguments& arguments,
              cudaStream_t stream) {
-  const int tile = tile_of(arguments.tokens);
-  const int64_t runs = layout.padded_cols() / kXCols, pieces = tiles_of(arguments.tokens) * tile * runs * 8;
+  const int tile = tile_of(format, arguments.tokens);
+  const int64_t tiles = tiles_of(format, arguments.tokens), runs = layout.x_cols / kXCols,
+                pieces = tiles * tile * runs * 8;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 255) / 256, 1 << 20));
   with_format(format, [&]<class F>(F) {
     arrange_kernel<F::kSparse><<<blocks, 256, 0, stream>>>(static_cast<const uint16_t*>(arguments.x),
                                                            arguments.tokens, layout.cols, tile, runs, pieces,
                                                            static_cast<uint4*>(arguments.arranged));
-    if (tile == 32)
-      launch<F, 32>(layout, arguments, stream);
-    else if (tile == 64)
-      launch<F, 64>(layout, arguments, stream);
-    else
-      launch<F, 128>(layout, arguments, stream);
+    const auto with = [&]<int kTokens>() { launch<F, kTokens>(layout, arguments, tiles, stream); };
+    if (tile == 16) return with.template operator()<16>();
+    if (tile == 32) return with.template operator()<32>();
+    if (tile == 64) return with.template operator()<64>();
+    if (tile == 128) return with.template operator()<128>();
+    if constexpr (!F::kGrouped) with.template operator()<256>();
   });
 }
 

@@ -18,15 +18,15 @@ struct PrefillArguments {
   const void* weights = nullptr;      // packed
   const float* row_scales = nullptr;  // as of DecodeArguments
   const void* x = nullptr;            // [tokens × cols] bfloat16
-  void* arranged = nullptr;           // scratch, prefill_x_bytes(layout, tokens)
+  void* arranged = nullptr;           // scratch, prefill_x_bytes() of at least as many tokens
   float* y = nullptr;                 // [tokens × rows]
-  float* partials = nullptr;          // prefill_partial_bytes(tokens)
-  unsigned* counters = nullptr;       // prefill_counters(layout, tokens) zeros, which every call leaves zero
+  float* partials = nullptr;          // prefill_partial_bytes(), likewise
+  unsigned* counters = nullptr;       // prefill_counters(), likewise: zeros, which every call leaves zero
   int64_t tokens = 0;
 };
-int64_t prefill_x_bytes(const DecodeLayout& layout, int64_t tokens);
-int64_t prefill_partial_bytes(int64_t tokens);
-int64_t prefill_counters(const DecodeLayout& layout, int64_t tokens);
+int64_t prefill_x_bytes(DecodeFormat format, const DecodeLayout& layout, int64_t tokens);
+int64_t prefill_partial_bytes(DecodeFormat format, int64_t tokens);
+int64_t prefill_counters(DecodeFormat format, const DecodeLayout& layout, int64_t tokens);
 // Two launches: activations are arranged as the products read them, then multiplied.
 void prefill(DecodeFormat format, const DecodeLayout& layout, const PrefillArguments& arguments,
              cudaStream_t stream);

@@ -13,6 +13,7 @@ void register_cuda_kernels(Registry& registry) {
   registry.add(cublaslt_int8_kernel());
   registry.add(cublaslt_fp8_kernel());
   registry.add(cuda_packed_kernel());
+  registry.add(cuda_pruned_kernel());
 }
 
 Kernel cuda_kernel(std::string name, std::string isa, InputType input,

@@ -116,9 +116,12 @@ TEST_P(EveryCudaKernel, MatchesReference) {
 INSTANTIATE_TEST_SUITE_P(Schemes, EveryCudaKernel, testing::ValuesIn(scheme_cases()),
                          [](const auto& one) { return one.param.name; });
 
-Keys two_of_four(const Keys& values) {
+Value nested(const Keys& values) {
   static Problems unused;
-  return {{"pattern", std::string("2:4")}, {"values", make_params(values, unused, "/scheme/values")}};
+  return make_params(values, unused, "/scheme/values");
+}
+Keys two_of_four(const Keys& values) {
+  return {{"pattern", std::string("2:4")}, {"values", nested(values)}};
 }
 
 // Sizes at which blocks of threads share rows of blocks, and several a block of threads.
@@ -138,6 +141,14 @@ TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
         Case{"pruned",
              two_of_four({{"type", std::string("dense")}, {"dtype", std::string("bf16")}}),
              {3000, 2112}},
+        Case{"pruned",
+             {{"values", nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}})}},
+             {1100, 4096}},
+        Case{"pruned",
+             {{"pattern", std::string("block")},
+              {"block", int64_t{32}},
+              {"values", nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}})}},
+             {2048, 4096}},
         Case{"pruned", two_of_four({{"type", std::string("int4")}, {"group", int64_t{128}}}), {2048, 4096}},
         Case{"dense", {{"dtype", std::string("bf16")}}, {512, 28672}}}) {
     Problems problems;
