@@ -39,6 +39,17 @@ __global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
   FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
 }
 
+__global__ void widen_kernel(const uint16_t* from, int64_t count, float* to) {
+  FOR_EACH(i, count) to[i] = __uint_as_float(uint32_t{from[i]} << 16);
+}
+__global__ void widen_fours_kernel(const uint2* from, int64_t count, float4* to) {
+  FOR_EACH(i, count) {
+    const uint2 four = from[i];
+    to[i] = {__uint_as_float(four.x << 16), __uint_as_float(four.x & 0xffff0000u),
+             __uint_as_float(four.y << 16), __uint_as_float(four.y & 0xffff0000u)};
+  }
+}
+
 template <class In, class Out, int kShift>
 __global__ void pad_kernel(const In* from, int64_t rows, int64_t cols, int64_t stride, Out* to) {
   FOR_EACH(i, rows * stride) {
@@ -53,6 +64,15 @@ void round_activations(const float* from, int64_t count, bool half, void* to, cu
   if (count == 0) return;
   const auto kernel = half ? round_kernel<true> : round_kernel<false>;
   kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
+}
+
+void widen_bf16(const void* from, int64_t count, float* to, cudaStream_t stream) {
+  if (count == 0) return;
+  if (count % 4 == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0)
+    widen_fours_kernel<<<blocks_for(count / 4), kThreads, 0, stream>>>(
+        static_cast<const uint2*>(from), count / 4, reinterpret_cast<float4*>(to));
+  else
+    widen_kernel<<<blocks_for(count), kThreads, 0, stream>>>(static_cast<const uint16_t*>(from), count, to);
 }
 
 void narrow_bf16(const float* from, int64_t rows, int64_t cols, int64_t stride, void* to,

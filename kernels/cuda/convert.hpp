@@ -10,6 +10,9 @@ namespace lamina {
 // to[i] = bfloat16, or float16, of from[i] by the activation rule (activations.hpp).
 void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream);
 
+// Back to float32: to[i] = from[i], bfloat16.
+void widen_bf16(const void* from, int64_t count, float* to, cudaStream_t stream);
+
 // The upper halves of float32 that are bfloat16 already, or numbers of 1 or 2 bytes: [rows × cols] into
 // [rows × stride], zeros beyond cols.
 void narrow_bf16(const float* from, int64_t rows, int64_t cols, int64_t stride, void* to,

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "kernels/registry.hpp"
 
@@ -16,6 +17,8 @@ Kernel cublaslt_int8_kernel();
 Kernel cublaslt_fp8_kernel();
 Kernel cuda_packed_kernel();
 Kernel cuda_pruned_kernel();
+// One for each type of weights, or where cuSPARSELt was not found one that says so.
+std::vector<Kernel> cusparselt_kernels();
 
 // What kernels for GPUs have alike: absent where there is no GPU, and they leave zero points and input scales
 // to others, beside what `refuses` says. `make` is left to fill.
