@@ -39,6 +39,10 @@ __global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
   FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
 }
 
+__global__ void widen_f64_kernel(const float* from, int64_t count, double* to) {
+  FOR_EACH(i, count) to[i] = from[i];
+}
+
 __global__ void widen_kernel(const uint16_t* from, int64_t count, float* to) {
   FOR_EACH(i, count) to[i] = __uint_as_float(uint32_t{from[i]} << 16);
 }
@@ -64,6 +68,10 @@ void round_activations(const float* from, int64_t count, bool half, void* to, cu
   if (count == 0) return;
   const auto kernel = half ? round_kernel<true> : round_kernel<false>;
   kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
+}
+
+void widen_f64(const float* from, int64_t count, double* to, cudaStream_t stream) {
+  if (count > 0) widen_f64_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, to);
 }
 
 void widen_bf16(const void* from, int64_t count, float* to, cudaStream_t stream) {

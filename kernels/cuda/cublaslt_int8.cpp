@@ -45,7 +45,7 @@ class Int8Layer final : public CudaLayer {
     matmul({CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I}, n_, aligned(tokens), k_, weights_.data(),
            codes_->data(), sums_->data(), on);
     scale_int32(sums_->as<int32_t>(), tokens, rows(), n_, scales_.as<float>(), token_scales_->as<float>(), y,
-                on);
+                rows(), on);
     check_launch("scaling sums");
   }
   int64_t weight_bytes() const override { return weights_.bytes() + scales_.bytes(); }

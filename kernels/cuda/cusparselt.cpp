@@ -162,10 +162,10 @@ class SparseLtLayer final : public CudaLayer {
       widen_bf16(sums_->data(), tokens * rows(), y, on);
     else if (types_.in == CUDA_R_8I)
       scale_int32(sums_->as<int32_t>(), tokens, rows(), rows(), scales_.as<float>(),
-                  token_scales_->as<float>(), y, on);
+                  token_scales_->as<float>(), y, rows(), on);
     else
       scale_float(sums_->as<float>(), tokens, rows(), rows(), scales_.as<float>(), token_scales_->as<float>(),
-                  y, on);
+                  y, rows(), on);
     check_launch("finishing outputs");
   }
   int64_t weight_bytes() const override { return weights_.bytes() + scales_.bytes(); }
@@ -212,7 +212,7 @@ std::vector<Kernel> cusparselt_kernels() {
       sparselt_kernel(8, ActivationRule::int8_per_token, "int8 by int8 activations"),
       sparselt_kernel(8, ActivationRule::fp8_per_token, "e4m3 by e4m3 activations")};
   kernels[0].rounding = 2048;  // its outputs are bfloat16: 2⁻⁹ of them
-  kernels[2].rounding = 256;   // as cuBLASLt's fp8
+  kernels[2].rounding = 1024;  // sums keep about 14 bits
   return kernels;
 }
 

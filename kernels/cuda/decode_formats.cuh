@@ -35,7 +35,6 @@ struct Plain {
   static constexpr bool kSparse = false;     // 2 of every 4 columns, for mma.sp
   static constexpr bool kBitmap = false;     // chunks as long as what is kept
   static constexpr bool kIndexed = false;    // steps of 16 columns each that are named beside the weights
-  static constexpr float kRaw = 0;           // what raw() adds to codes; 0: there is none
 };
 
 // A word holds 8 nibbles, code + 8: each of register i's two weights in 4 bits of a half, so that a shift
@@ -52,17 +51,12 @@ struct Int4 : Plain {
   using Word = int8_t;  // as codes come
   __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code + 8) & 15u; }
   __device__ static constexpr int place(int i, int e) { return 3 + 4 * i + 16 * e; }
-  static constexpr float kRaw = 24;
-  __device__ static void raw(const uint32_t* words, uint32_t* a) {
+  __device__ static void widen(const uint32_t* words, uint32_t* a) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      a[i] = and_or(i < 3 ? words[0] >> (4 * i) : __funnelshift_r(words[0], words[0], 12), 0x00780078u,
-                    0x41804180u);
-  }
-  __device__ static void widen(const uint32_t* words, uint32_t* a) {
-    raw(words, a);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) a[i] = minus(a[i], 0x41c041c0u);
+      a[i] = minus(and_or(i < 3 ? words[0] >> (4 * i) : __funnelshift_r(words[0], words[0], 12), 0x00780078u,
+                          0x41804180u),
+                   0x41c041c0u);
   }
 };
 
@@ -136,7 +130,6 @@ struct Sparse24 : V {
   using Values = V;
   static constexpr int kChunkCols = 2 * V::kChunkCols;
   static constexpr bool kSparse = true;
-  static constexpr float kRaw = 0;  // what would be taken off differs from row to row
 };
 
 // The kept of any pattern, as they are: a lane's weights of a chunk in the order of its registers, its bits

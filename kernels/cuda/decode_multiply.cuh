@@ -118,22 +118,6 @@ __device__ __forceinline__ void multiply_part(float (&sums)[kTiles][kTokenTiles]
                                               int lane) {
   // Steps after which sums are scaled.
   constexpr int kScaleSteps = F::kGroup / 16 < F::kPartSteps ? F::kGroup / 16 : F::kPartSteps;
-  // Codes as they lie, with a number on top that is taken off as often as the sum of activations has it: a
-  // product by ones for all rows in place of a subtraction for every two weights.
-  constexpr bool kRaw = F::kRaw != 0 && kTokenTiles <= 2;
-  float excess[kRaw ? F::kPartSteps / kScaleSteps : 1][kTokenTiles][4];
-  if constexpr (kRaw) {
-    constexpr uint32_t kOnes[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
-#pragma unroll
-    for (int s = 0; s < F::kPartSteps; ++s)
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        const uint4 v = x[n][s / 2];
-        const uint32_t b0 = s % 2 == 0 ? v.x : v.z, b1 = s % 2 == 0 ? v.y : v.w;
-        float* const sum = excess[s / kScaleSteps][n];
-        s % kScaleSteps == 0 ? multiply_first(sum, kOnes, b0, b1) : multiply(sum, kOnes, b0, b1);
-      }
-  }
 #pragma unroll
   for (int r = 0; r < kTiles; ++r) {
     float partial[kTokenTiles][4];
@@ -143,10 +127,7 @@ __device__ __forceinline__ void multiply_part(float (&sums)[kTiles][kTokenTiles]
       const uint4 words = *reinterpret_cast<const uint4*>(chunk + ((r * 2 + word / 4) * 32 + lane) * 16);
       const uint32_t all[4] = {words.x, words.y, words.z, words.w};
       uint32_t a[4];
-      if constexpr (kRaw)
-        F::raw(all + s * F::kStepWords % 4, a);
-      else
-        F::widen(all + s * F::kStepWords % 4, a);
+      F::widen(all + s * F::kStepWords % 4, a);
       if constexpr (F::kSparse) {
         const uint32_t meta = *reinterpret_cast<const uint32_t*>(chunk + kMetaAt<F> + (step * 32 + lane) * 4);
 #pragma unroll
@@ -172,9 +153,6 @@ __device__ __forceinline__ void multiply_part(float (&sums)[kTiles][kTokenTiles]
                                                  ((step * 16 / F::kGroup * 8 + lane / 4) * kTiles + r) * 8);
 #pragma unroll
       for (int n = 0; n < kTokenTiles; ++n) {
-        if constexpr (kRaw)
-#pragma unroll
-          for (int i = 0; i < 4; ++i) partial[n][i] -= F::kRaw * excess[s / kScaleSteps][n][i];
         sums[r][n][0] += scale.x * partial[n][0];
         sums[r][n][1] += scale.x * partial[n][1];
         sums[r][n][2] += scale.y * partial[n][2];

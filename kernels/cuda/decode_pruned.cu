@@ -148,15 +148,26 @@ __global__ void __launch_bounds__(kThreads)
 
 // `to` holds zeros. What fills up a row's blocks is 0 and must not be written over another.
 __global__ void __launch_bounds__(kThreads)
-    blocks_expand_kernel(DecodeLayout layout, const uint32_t* packed, const uint2* columns, uint16_t* to) {
+    blocks_expand_kernel(DecodeLayout layout, const uint4* packed, const uint2* columns, uint16_t* to) {
   const Chunk chunk = chunk_of(layout);
   if (chunk.index >= layout.strips * layout.chunks) return;
-  packed += chunk.index * (kCodeBytes / 4);
-  each_register(threadIdx.x % 32, columns[chunk.index], [&](int word, int, int, int row, int64_t col) {
-    const uint32_t two = packed[word];
-    if (two != 0 && chunk.row + row < layout.rows)
-      *reinterpret_cast<uint32_t*>(to + (chunk.row + row) * layout.cols + col) = two;
-  });
+  packed += chunk.index * (kCodeBytes / 16);
+  const int lane = threadIdx.x % 32;
+  const uint2 named = columns[chunk.index];
+  uint4 registers[kTiles * Blocks::kSteps];
+#pragma unroll
+  for (int i = 0; i < kTiles * Blocks::kSteps; ++i) registers[i] = packed[i * 32 + lane];
+#pragma unroll
+  for (int i = 0; i < kTiles * Blocks::kSteps; ++i) {
+    const int64_t col = static_cast<int64_t>(named_column(named, i / 2, i % 2)) * 16 + lane % 4 * 4;
+    const uint2 halves[2] = {{registers[i].x, registers[i].z}, {registers[i].y, registers[i].w}};
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {  // rows g and g + 8, four columns each
+      const int64_t row = chunk.row + i / 2 * 16 + lane / 4 + half * 8;
+      if ((halves[half].x | halves[half].y) != 0 && row < layout.rows)
+        *reinterpret_cast<uint2*>(to + row * layout.cols + col) = halves[half];
+    }
+  }
 }
 
 unsigned blocks_for(const DecodeLayout& layout) {
@@ -209,8 +220,8 @@ void blocks_expand(const DecodeLayout& layout, const void* packed, const uint2* 
                    cudaStream_t stream) {
   cudaMemsetAsync(to, 0, static_cast<size_t>(layout.rows * layout.cols) * 2,
                   stream);  // check_launch() follows
-  blocks_expand_kernel<<<blocks_for(layout), kThreads, 0, stream>>>(
-      layout, static_cast<const uint32_t*>(packed), columns, static_cast<uint16_t*>(to));
+  blocks_expand_kernel<<<blocks_for(layout), kThreads, 0, stream>>>(layout, static_cast<const uint4*>(packed),
+                                                                    columns, static_cast<uint16_t*>(to));
 }
 
 }  // namespace lamina

@@ -3,35 +3,11 @@
 #include <algorithm>
 
 #include "kernels/cuda/cuda_device.hpp"
-#include "kernels/cuda/decode_formats.cuh"
+#include "kernels/cuda/prefill_multiply.cuh"
 #include "kernels/cuda/ptx.cuh"
-#include "kernels/cuda/warpgroup.cuh"
 
 namespace lamina {
 namespace {
-
-constexpr int kCluster = 2;  // blocks of threads side by side along rows, which share the tokens they fetch
-constexpr int kWarpgroups = 2;
-constexpr int kConsumers = kWarpgroups * 128;  // threads; one of a warpgroup more fetches for them
-constexpr int kThreads = kConsumers + 128;
-constexpr int kFetchRegisters = 40, kMultiplyRegisters = 232;
-constexpr int kRows = kWarpgroups * 64;  // of a block's tile
-constexpr int kXCols = 64;               // of a run of activations: 128 bytes, which the swizzle is of
-constexpr int kMostShared = 226 << 10, kMostStages = 8;
-static_assert(kRows == kBlockRows);
-
-template <class F, int kTokens>
-struct Tile {
-  static constexpr int kXRuns = F::kChunkCols / kXCols;
-  static constexpr int kRunBytes = kTokens * kXCols * 2;
-  static constexpr int kXBytes = kXRuns * kRunBytes;
-  static constexpr int kWeightBytes = kRowWarps * kChunkBytes<F>;
-  static constexpr int kStageBytes = (kXBytes + kWeightBytes + 1023) / 1024 * 1024;
-  static constexpr int kFit = kMostShared / kStageBytes;
-  static constexpr int kStages = kFit < kMostStages ? kFit : kMostStages;
-  static constexpr int kShared = kStages * kStageBytes + 1024;  // to begin at a multiple of it
-  static_assert(kStages >= 2);
-};
 
 struct Work {
   const uint8_t* weights;
@@ -51,65 +27,6 @@ __device__ __forceinline__ int64_t first_unit(const Work& work, int cluster) {
 }
 __device__ __forceinline__ int owner(const Work& work, int64_t unit) {
   return static_cast<int>(((unit + 1) * (gridDim.x / kCluster) - 1) / work.units);
-}
-
-// What one step multiplies: A's registers of this lane and, of 2:4, which columns they are.
-template <class F>
-__device__ __forceinline__ void load_step(const uint8_t* chunk, int tile, int step, int lane, uint32_t* a,
-                                          uint32_t* meta) {
-  const int word = step * F::kStepWords;
-  const uint4 words = *reinterpret_cast<const uint4*>(chunk + ((tile * 2 + word / 4) * 32 + lane) * 16);
-  const uint32_t all[4] = {words.x, words.y, words.z, words.w};
-  F::widen(all + word % 4, a);
-  if constexpr (F::kSparse)
-    *meta = *reinterpret_cast<const uint32_t*>(chunk + kMetaAt<F> +
-                                               (step * 32 + (lane & ~3) + tile * 2 + (lane & 1)) * 4);
-}
-
-// Puts the products of kRound steps on their way into `part`; of the first they are its sum alone.
-template <class F, int kTokens, int kRound>
-__device__ __forceinline__ void begin_round(float (&part)[kTokens / 2], const uint8_t* chunk, uint32_t x,
-                                            int tile, int round, int lane, bool first) {
-  constexpr int kStepBytes = F::kSparse ? 64 : 32;  // of a token's 128
-  constexpr int kRunSteps = 128 / kStepBytes;
-  uint32_t a[kRound][4], meta[kRound];
-#pragma unroll
-  for (int s = 0; s < kRound; ++s) load_step<F>(chunk, tile, round * kRound + s, lane, a[s], &meta[s]);
-  warpgroup_fence();
-#pragma unroll
-  for (int s = 0; s < kRound; ++s) {
-    const int step = round * kRound + s;
-    const uint64_t b =
-        matrix_at(x + step / kRunSteps * Tile<F, kTokens>::kRunBytes + step % kRunSteps * kStepBytes);
-    if constexpr (F::kSparse)
-      multiply_warpgroup_24(part, a[s], b, meta[s], first && s == 0);
-    else
-      multiply_warpgroup(part, a[s], b, first && s == 0);
-  }
-  warpgroup_commit();
-}
-
-// sums += a chunk of 16 rows a warp by its tokens, which begin at shared address `x`; of the first the sum
-// alone. A group's sum takes its scale and is added by ordinary additions.
-template <class F, int kTokens>
-__device__ __forceinline__ void multiply_chunk(float (&sums)[kTokens / 2], const uint8_t* chunk, uint32_t x,
-                                               int tile, int lane, bool first) {
-  if constexpr (!F::kGrouped) {
-    begin_round<F, kTokens, F::kSteps>(sums, chunk, x, tile, 0, lane, first);
-    warpgroup_wait(sums);
-  } else {
-    constexpr int kRound = F::kGroup / 16 < F::kSteps ? F::kGroup / 16 : F::kSteps;
-#pragma unroll
-    for (int round = 0; round < F::kSteps / kRound; ++round) {
-      float part[kTokens / 2];
-      begin_round<F, kTokens, kRound>(part, chunk, x, tile, round, lane, true);
-      const float2 scale =
-          *reinterpret_cast<const float2*>(chunk + kCodeBytes + ((round * 8 + lane / 4) * kTiles + tile) * 8);
-      warpgroup_wait(part);
-#pragma unroll
-      for (int i = 0; i < kTokens / 2; ++i) sums[i] += (i % 4 < 2 ? scale.x : scale.y) * part[i];
-    }
-  }
 }
 
 template <class F, int kTokens>
@@ -170,23 +87,16 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
     __syncwarp();
   } else {
     take_registers<kMultiplyRegisters>();
-    const int in_group = warp % 4, strip = warp / 2, row_in_tile = warp * 16 + lane / 4;
-    int stage = 0, parity = 0;
+    const int row_in_tile = warp * 16 + lane / 4;
+    Multiplier<F, kTokens> multiplier{
+        stages + T::kXBytes + warp / 2 * kChunkBytes<F>, shared, full, empty, warp % 2, lane};
     for (int64_t unit = begin; unit < end;) {
       const auto tile = static_cast<int>(unit / work.chunks);
       const int64_t tile_unit = int64_t{tile} * work.chunks;
       const int64_t stop = min(tile_unit + work.chunks, end);
       float sums[kTokens / 2] = {};
-      const int64_t from = unit;
-      for (; unit < stop; ++unit) {
-        barrier_wait(full + 8 * stage, parity);
-        const uint32_t at = stage * T::kStageBytes;
-        multiply_chunk<F, kTokens>(sums, stages + at + T::kXBytes + strip * kChunkBytes<F>, shared + at,
-                                   in_group % 2, lane, unit == from);
-        __syncwarp();
-        if (lane < kCluster) barrier_arrive(empty + 8 * stage, lane);
-        if (++stage == T::kStages) stage = 0, parity ^= 1;
-      }
+      multiplier.run(sums, stop - unit);
+      unit = stop;
 
       const int row_tile = tile / work.token_tiles * kCluster + rank, token_tile = tile % work.token_tiles;
       const int row = row_tile * kRows + row_in_tile, token = token_tile * kTokens + lane % 4 * 2;

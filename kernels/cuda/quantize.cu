@@ -144,7 +144,7 @@ constexpr int kScaledTokens = 8;  // of a thread, whose loads are on the way tog
 template <class Four>
 __global__ void __launch_bounds__(kThreads)
     scale_fours_kernel(const Four* sums, int tokens, int fours, int stride, const float4* scales,
-                       const float* token_scales, float4* y) {
+                       const float* token_scales, float4* y, int y_stride) {
   const int at = blockIdx.x * kThreads + threadIdx.x;
   if (at >= fours) return;
   const float4 scale = scales != nullptr ? scales[at] : float4{1, 1, 1, 1};
@@ -154,15 +154,15 @@ __global__ void __launch_bounds__(kThreads)
     if (token >= tokens) break;
     const float4 sum = floats(__ldcs(sums + int64_t{token} * stride + at));
     const float own = token_scales != nullptr ? token_scales[token] : 1.0f;
-    __stcs(y + int64_t{token} * fours + at, float4{sum.x * (scale.x * own), sum.y * (scale.y * own),
-                                                   sum.z * (scale.z * own), sum.w * (scale.w * own)});
+    __stcs(y + int64_t{token} * y_stride + at, float4{sum.x * (scale.x * own), sum.y * (scale.y * own),
+                                                      sum.z * (scale.z * own), sum.w * (scale.w * own)});
   }
 }
 
 template <class Sum>
 __global__ void __launch_bounds__(kThreads)
     scale_kernel(const Sum* sums, int tokens, int rows, int stride, const float* scales,
-                 const float* token_scales, float* y) {
+                 const float* token_scales, float* y, int y_stride) {
   const int at = blockIdx.x * kThreads + threadIdx.x;
   if (at >= rows) return;
   const float scale = scales != nullptr ? scales[at] : 1.0f;
@@ -170,31 +170,35 @@ __global__ void __launch_bounds__(kThreads)
     const int token = blockIdx.y * kScaledTokens + i;
     if (token >= tokens) break;
     const float own = token_scales != nullptr ? token_scales[token] : 1.0f;
-    y[int64_t{token} * rows + at] = static_cast<float>(sums[int64_t{token} * stride + at]) * (scale * own);
+    y[int64_t{token} * y_stride + at] =
+        static_cast<float>(sums[int64_t{token} * stride + at]) * (scale * own);
   }
 }
 
 template <class Four, class Sum>
 void scale(const Sum* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
-           const float* token_scales, float* y, cudaStream_t stream) {
+           const float* token_scales, float* y, int64_t y_stride, cudaStream_t stream) {
   // The grid's second edge is at most 65535.
   constexpr int64_t kTokens = 65535 * kScaledTokens;
   for (int64_t token = 0; token < tokens; token += kTokens) {
     const auto some = static_cast<int>(std::min(tokens - token, kTokens));
-    const bool fours = rows % 4 == 0 && stride % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0;
+    const bool fours =
+        rows % 4 == 0 && stride % 4 == 0 && y_stride % 4 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0;
     const int64_t across = fours ? rows / 4 : rows;
     const dim3 grid(static_cast<unsigned>((across + kThreads - 1) / kThreads),
                     static_cast<unsigned>((some + kScaledTokens - 1) / kScaledTokens));
     const Sum* const from = sums + token * stride;
     const float* const own = token_scales != nullptr ? token_scales + token : nullptr;
-    float* const to = y + token * rows;
+    float* const to = y + token * y_stride;
     if (fours)
       scale_fours_kernel<<<grid, kThreads, 0, stream>>>(
           reinterpret_cast<const Four*>(from), some, static_cast<int>(across), static_cast<int>(stride / 4),
-          reinterpret_cast<const float4*>(scales), own, reinterpret_cast<float4*>(to));
+          reinterpret_cast<const float4*>(scales), own, reinterpret_cast<float4*>(to),
+          static_cast<int>(y_stride / 4));
     else
       scale_kernel<<<grid, kThreads, 0, stream>>>(from, some, static_cast<int>(rows),
-                                                  static_cast<int>(stride), scales, own, to);
+                                                  static_cast<int>(stride), scales, own, to,
+                                                  static_cast<int>(y_stride));
   }
 }
 
@@ -211,13 +215,13 @@ void quantize_fp8(const void* x, int64_t tokens, int64_t cols, int64_t stride, v
 }
 
 void scale_int32(const int32_t* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
-                 const float* token_scales, float* y, cudaStream_t stream) {
-  scale<int4>(sums, tokens, rows, stride, scales, token_scales, y, stream);
+                 const float* token_scales, float* y, int64_t y_stride, cudaStream_t stream) {
+  scale<int4>(sums, tokens, rows, stride, scales, token_scales, y, y_stride, stream);
 }
 
 void scale_float(const float* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
-                 const float* token_scales, float* y, cudaStream_t stream) {
-  scale<float4>(sums, tokens, rows, stride, scales, token_scales, y, stream);
+                 const float* token_scales, float* y, int64_t y_stride, cudaStream_t stream) {
+  scale<float4>(sums, tokens, rows, stride, scales, token_scales, y, y_stride, stream);
 }
 
 }  // namespace lamina

@@ -50,6 +50,13 @@ __device__ __forceinline__ void warpgroup_wait(float (&d)[kCount]) {
 #endif
 }
 
+// Until all but the last are.
+__device__ __forceinline__ void warpgroup_wait_but_one() {
+#if LAMINA_WARPGROUPS
+  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+#endif
+}
+
 // What the products read of rows of 128 bytes, swizzled by 128, from this shared address on.
 __device__ __forceinline__ uint64_t matrix_at(uint32_t address) {
   constexpr uint64_t kEightRows = 1024 / 16, kSwizzle128 = 1;
