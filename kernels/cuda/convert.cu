@@ -1,8 +1,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "kernels/activations.hpp"
 #include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
 namespace {
@@ -18,15 +18,6 @@ int blocks_for(int64_t count) {
 #define FOR_EACH(i, count)                                                      \
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < (count); \
        i += int64_t{gridDim.x} * blockDim.x)
-
-// to_bfloat16 of float8.hpp, and what the rule takes for zero.
-__device__ uint16_t bf16_of(float value) {
-  const uint32_t bits = __float_as_uint(value), magnitude = bits & 0x7fffffffu;
-  if (fabsf(value) < kSmallestActivation) return 0;
-  if (magnitude >= 0x7f7f8000u)
-    return static_cast<uint16_t>(bits >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0u));
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
-}
 
 // float16_of_float of float8.hpp.
 __device__ uint16_t fp16_of(float value) {

@@ -1,7 +1,5 @@
 // W8A8 in e4m3: activations to fp8 by our kernel, cuBLASLt's product with a scale a row of W and one a token.
 // Where it offers none with such scales, ours follow its sums.
-#include <algorithm>
-
 #include "kernels/cuda/convert.hpp"
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
@@ -15,7 +13,6 @@ namespace {
 
 constexpr int64_t kAlign = 16;  // rows, columns and tokens, as its fp8 kernels want them
 constexpr int kOldestFp8 = 89;
-constexpr int64_t kSumBytes = int64_t{34} << 20, kRowUnit = 2048;
 
 int64_t aligned(int64_t size) {
   return (size + kAlign - 1) / kAlign * kAlign;
@@ -42,13 +39,7 @@ class Fp8Layer final : public CudaLayer {
     device.fill(token_scales_->data(), 0, token_scales_->bytes());
     types_.outer_scales = true;
     types_.outer_scales = matmul_offered(types_, n_, kAlign, k_);
-    // Of any number of tokens: those that make most sums.
-    int64_t sums = 0;
-    for (int64_t tokens = kAlign; tokens < 2 * most; tokens *= 2) {
-      const int64_t some = std::min(tokens, most);
-      sums = std::max(sums, some * rows_at_once(some));
-    }
-    sums_ = scratch(sums * 4);
+    sums_ = scratch(most * n_ * 4);
   }
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
@@ -61,28 +52,16 @@ class Fp8Layer final : public CudaLayer {
       matmul(types_, n_, tokens, k_, weights_.data(), codes_->data(), y, on, scales);
       return;
     }
-    const int64_t step = rows_at_once(aligned(tokens));
-    for (int64_t row = 0; row < n_; row += step) {
-      const int64_t some = std::min(step, n_ - row);
-      if (types_.outer_scales) scales.w = scales_.as<float>() + row;
-      matmul(types_, some, aligned(tokens), k_, weights_.data() + row * k_, codes_->data(), sums_->data(), on,
-             scales);
-      const bool scaled = types_.outer_scales;
-      scale_float(sums_->as<float>(), tokens, std::min(some, rows() - row), some,
-                  scaled ? nullptr : scales_.as<float>() + row, scaled ? nullptr : token_scales_->as<float>(),
-                  y + row, rows(), on);
-      check_launch("scaling sums");
-    }
+    // All rows at once: by blocks whose sums stay in the cache it was slower.
+    matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), on, scales);
+    const bool scaled = types_.outer_scales;
+    scale_float(sums_->as<float>(), tokens, rows(), n_, scaled ? nullptr : scales_.as<float>(),
+                scaled ? nullptr : token_scales_->as<float>(), y, rows(), on);
+    check_launch("scaling sums");
   }
   int64_t weight_bytes() const override { return weights_.bytes() + scales_.bytes(); }
 
  private:
-  // So many that their sums still lie in the cache when they are scaled.
-  int64_t rows_at_once(int64_t tokens) const {
-    const int64_t rows = kSumBytes / (4 * tokens) / kRowUnit * kRowUnit;
-    return std::min(std::max(rows, kRowUnit), n_);
-  }
-
   int64_t n_, k_;
   MatmulTypes types_{CUDA_R_8F_E4M3, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
   Buffer weights_, scales_;

@@ -16,7 +16,7 @@ namespace lamina {
 namespace {
 
 // Up to so many, tokens that wait in registers beat tokens in shared memory.
-constexpr int64_t kFewTokens = 16;
+constexpr int64_t kFewTokens = 32;
 
 DecodeFormat format_of(const Leaf& leaf) {
   const bool sparse = leaf.pattern.kind == PatternKind::n_of_m;

@@ -17,13 +17,49 @@ struct Work {
   float* partials;
   unsigned* counters;
   int rows, tokens, chunks, row_tiles, token_tiles;
-  // Chunks of all tiles, of which clusters take equal runs; tiles of the same rows follow one another, so
-  // that weights are fetched from memory once.
-  int64_t units;
+  // Clusters take whole tiles in turn, so that those at work at a time share rows and tokens; of the last
+  // tiles, fewer than there are clusters, they take equal runs of chunks.
+  int whole_tiles, whole_rounds;
+  int64_t units;  // chunks of the last tiles
 };
 
 __device__ __forceinline__ int64_t first_unit(const Work& work, int cluster) {
   return work.units * cluster / (gridDim.x / kCluster);
+}
+
+// A part of a tile's chunks.
+struct Run {
+  int tile, from, to;
+};
+// A cluster's runs, in order; false at their end.
+struct Runs {
+  int turn = 0;
+  int64_t unit, end;
+  __device__ Runs(const Work& work, int cluster)
+      : unit(first_unit(work, cluster)), end(first_unit(work, cluster + 1)) {}
+  __device__ __forceinline__ bool next(const Work& work, int cluster, Run& run) {
+    if (turn < work.whole_rounds) {
+      run = {turn++ * static_cast<int>(gridDim.x / kCluster) + cluster, 0, work.chunks};
+      return true;
+    }
+    if (unit >= end) return false;
+    const auto tile = static_cast<int>(unit / work.chunks);
+    const auto from = static_cast<int>(unit - int64_t{tile} * work.chunks);
+    const auto to = static_cast<int>(min(int64_t{from} + end - unit, int64_t{work.chunks}));
+    run = {work.whole_tiles + tile, from, to};
+    unit += to - from;
+    return true;
+  }
+};
+
+// Tiles by groups of tokens whose activations stay in the cache while all rows pass; in a group by rows,
+// whose weights then serve all its tokens.
+template <int kTokens>
+__device__ __forceinline__ int2 rows_and_tokens(const Work& work, int tile) {
+  constexpr int kGroup = 1024 / kTokens;
+  const int of_group = (work.row_tiles + kCluster - 1) / kCluster * kGroup, group = tile / of_group;
+  const int across = min(kGroup, work.token_tiles - group * kGroup), in_group = tile - group * of_group;
+  return {in_group / across, group * kGroup + in_group % across};
 }
 __device__ __forceinline__ int owner(const Work& work, int64_t unit) {
   return static_cast<int>(((unit + 1) * (gridDim.x / kCluster) - 1) / work.units);
@@ -53,35 +89,37 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
   let_next_begin();
   wait_for_previous();
 
-  const int64_t begin = first_unit(work, cluster), end = first_unit(work, cluster + 1);
-  const auto first_tile = static_cast<int>(begin / work.chunks);
+  Runs runs(work, cluster);
+  const int first_shared = work.whole_tiles + static_cast<int>(runs.unit / work.chunks);
+  Run run;
   if (warp >= kConsumers / 32) {
     give_registers<kFetchRegisters>();
     if (threadIdx.x == kConsumers) {
       int stage = 0, parity = 1;
-      int tile = first_tile, chunk = static_cast<int>(begin - int64_t{tile} * work.chunks);
-      for (int64_t unit = begin; unit < end; ++unit) {
+      while (runs.next(work, cluster, run)) {
+        const int2 at_tile = rows_and_tokens<kTokens>(work, run.tile);
         // Beyond the last tile of rows the other block's tokens still go through here.
-        const int row_tile = min(tile / work.token_tiles * kCluster + rank, work.row_tiles - 1);
-        const uint8_t* const weights =
-            work.weights + (int64_t{row_tile} * kRowWarps * work.chunks + chunk) * kChunkBytes<F>;
-        const uint8_t* const x =
-            work.x + (int64_t{tile % work.token_tiles} * work.chunks + chunk) * T::kXBytes;
-        const uint32_t to = shared + stage * T::kStageBytes, barrier = full + 8 * stage;
-        barrier_wait(empty + 8 * stage, parity);
-        barrier_expect(barrier, T::kXBytes + T::kWeightBytes);
-        constexpr int kShare = T::kRunBytes / kCluster;
+        const int row_tile = min(at_tile.x * kCluster + rank, work.row_tiles - 1);
+#pragma unroll 1
+        for (int chunk = run.from; chunk < run.to; ++chunk) {
+          const uint8_t* const weights =
+              work.weights + (int64_t{row_tile} * kRowWarps * work.chunks + chunk) * kChunkBytes<F>;
+          const uint8_t* const x = work.x + (int64_t{at_tile.y} * work.chunks + chunk) * T::kXBytes;
+          const uint32_t to = shared + stage * T::kStageBytes, barrier = full + 8 * stage;
+          barrier_wait(empty + 8 * stage, parity);
+          barrier_expect(barrier, T::kXBytes + T::kWeightBytes);
+          constexpr int kShare = T::kRunBytes / kCluster;
 #pragma unroll
-        for (int run = 0; run < T::kXRuns; ++run) {
-          const int at = run * T::kRunBytes + rank * kShare;
-          copy_bulk_to_all(to + at, x + at, kShare, barrier, (1 << kCluster) - 1);
+          for (int i = 0; i < T::kXRuns; ++i) {
+            const int at = i * T::kRunBytes + rank * kShare;
+            copy_bulk_to_all(to + at, x + at, kShare, barrier, (1 << kCluster) - 1);
+          }
+#pragma unroll
+          for (int strip = 0; strip < kRowWarps; ++strip)
+            copy_bulk(to + T::kXBytes + strip * kChunkBytes<F>,
+                      weights + int64_t{strip} * work.chunks * kChunkBytes<F>, kChunkBytes<F>, barrier);
+          if (++stage == T::kStages) stage = 0, parity ^= 1;
         }
-#pragma unroll
-        for (int strip = 0; strip < kRowWarps; ++strip)
-          copy_bulk(to + T::kXBytes + strip * kChunkBytes<F>,
-                    weights + int64_t{strip} * work.chunks * kChunkBytes<F>, kChunkBytes<F>, barrier);
-        if (++stage == T::kStages) stage = 0, parity ^= 1;
-        if (++chunk == work.chunks) chunk = 0, ++tile;
       }
     }
     __syncwarp();
@@ -90,15 +128,12 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
     const int row_in_tile = warp * 16 + lane / 4;
     Multiplier<F, kTokens> multiplier{
         stages + T::kXBytes + warp / 2 * kChunkBytes<F>, shared, full, empty, warp % 2, lane};
-    for (int64_t unit = begin; unit < end;) {
-      const auto tile = static_cast<int>(unit / work.chunks);
-      const int64_t tile_unit = int64_t{tile} * work.chunks;
-      const int64_t stop = min(tile_unit + work.chunks, end);
+    while (runs.next(work, cluster, run)) {
       float sums[kTokens / 2] = {};
-      multiplier.run(sums, stop - unit);
-      unit = stop;
+      multiplier.run(sums, run.to - run.from);
 
-      const int row_tile = tile / work.token_tiles * kCluster + rank, token_tile = tile % work.token_tiles;
+      const int2 at_tile = rows_and_tokens<kTokens>(work, run.tile);
+      const int row_tile = at_tile.x * kCluster + rank, token_tile = at_tile.y;
       const int row = row_tile * kRows + row_in_tile, token = token_tile * kTokens + lane % 4 * 2;
       const auto finish = [&] {
         float2 scale = {1, 1};
@@ -113,8 +148,11 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
             work.y[int64_t{own_token} * work.rows + own_row] = sums[i] * (i % 4 < 2 ? scale.x : scale.y);
         }
       };
-      const int first_owner = owner(work, tile_unit), last_owner = owner(work, tile_unit + work.chunks - 1);
-      if (first_owner == last_owner) {
+      const int64_t tile_unit = int64_t{run.tile - work.whole_tiles} * work.chunks;
+      const bool shares = run.to - run.from < work.chunks;
+      const int first_owner = shares ? owner(work, tile_unit) : 0,
+                last_owner = shares ? owner(work, tile_unit + work.chunks - 1) : 0;
+      if (!shares) {
         finish();
         continue;
       }
@@ -124,7 +162,7 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
         return reinterpret_cast<float4*>(work.partials) +
                ((2 * (int64_t{from} * kCluster + rank) + second) * kPart) / 4 + threadIdx.x;
       };
-      float4* const own = part_of(cluster, tile != first_tile);
+      float4* const own = part_of(cluster, run.tile != first_shared);
 #pragma unroll
       for (int i = 0; i < kTokens / 8; ++i)
         own[i * kConsumers] = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
@@ -212,9 +250,15 @@ void launch(const DecodeLayout& layout, const PrefillArguments& a, int64_t token
             static_cast<int>(layout.chunks),
             static_cast<int>(layout.strips / kRowWarps),
             static_cast<int>(token_tiles),
+            0,
+            0,
             0};
-  work.units = int64_t{(work.row_tiles + kCluster - 1) / kCluster} * work.token_tiles * work.chunks;
-  const int64_t clusters = std::min<int64_t>(cuda_properties().multiprocessors / kCluster, work.units);
+  const int64_t tiles = int64_t{(work.row_tiles + kCluster - 1) / kCluster} * work.token_tiles;
+  const int64_t clusters =
+      std::min<int64_t>(cuda_properties().multiprocessors / kCluster, tiles * work.chunks);
+  work.whole_rounds = static_cast<int>(tiles / clusters);
+  work.whole_tiles = static_cast<int>(work.whole_rounds * clusters);
+  work.units = (tiles - work.whole_tiles) * work.chunks;
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = kCluster;

@@ -12,7 +12,7 @@ constexpr int kCluster = 2;  // blocks of threads side by side along rows, which
 constexpr int kWarpgroups = 2;
 constexpr int kConsumers = kWarpgroups * 128;  // threads; one of a warpgroup more fetches for them
 constexpr int kThreads = kConsumers + 128;
-constexpr int kFetchRegisters = 40, kMultiplyRegisters = 232;
+constexpr int kFetchRegisters = 56, kMultiplyRegisters = 224;
 constexpr int kRows = kWarpgroups * 64;  // of a block's tile
 constexpr int kXCols = 64;               // of a run of activations: 128 bytes, which the swizzle is of
 constexpr int kMostShared = 226 << 10, kMostStages = 8;
