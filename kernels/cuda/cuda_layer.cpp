@@ -29,8 +29,11 @@ std::shared_ptr<Buffer> CudaLayer::scratch(int64_t bytes) {
 
 void CudaLayer::forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
                              Stream& stream) {
-  forward(x, middle, tokens, stream);
   auto& follower = dynamic_cast<CudaLayer&>(next);
+  if (follower.input_ == InputType::bf16 &&
+      forward_rounded(x, middle, follower.rounded_->data(), tokens, stream))
+    return next.forward(follower.rounded_->as<float>(), y, tokens, stream);
+  forward(x, middle, tokens, stream);
   const float* in = middle;
   if (follower.input_ != InputType::f32) {
     round_activations(middle, tokens * rows_, follower.input_ == InputType::f16, follower.rounded_->data(),

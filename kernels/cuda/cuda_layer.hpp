@@ -17,6 +17,11 @@ class CudaLayer : public Layer {
   Cost cost(int64_t tokens) const override;
 
  protected:
+  // forward() that writes y by the bf16 rule too, where a layer can in the same kernel; false where not.
+  virtual bool forward_rounded(const float* /*x*/, float* /*y*/, void* /*rounded*/, int64_t /*tokens*/,
+                               Stream& /*stream*/) {
+    return false;
+  }
   // Of its multiply-adds, how many are executed.
   virtual double work_share() const { return 1; }
   int64_t rows() const { return rows_; }

@@ -4,6 +4,7 @@
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/decode.hpp"
 #include "kernels/cuda/decode_multiply.cuh"
+#include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
 namespace {
@@ -27,6 +28,7 @@ struct Work {
   const float* row_scales;
   const uint8_t* x;
   float* y;
+  uint16_t* rounded;
   float* partials;
   unsigned* counters;
   int rows, tokens, chunks;
@@ -217,8 +219,10 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = row_block * kBlockRows + in_block + i;
-        if (row < work.rows)
-          work.y[int64_t{token} * work.rows + row] = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
+        if (row >= work.rows) continue;
+        const float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
+        work.y[int64_t{token} * work.rows + row] = value;
+        if (work.rounded != nullptr) work.rounded[int64_t{token} * work.rows + row] = bf16_of(value);
       }
     };
     float* const own = work.partials + (2 * blockIdx.x + (row_block != first_row)) * kPart;
@@ -280,6 +284,7 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
             a.row_scales,
             static_cast<const uint8_t*>(a.x),
             a.y,
+            static_cast<uint16_t*>(a.rounded),
             a.partials,
             a.counters,
             static_cast<int>(layout.rows),

@@ -55,6 +55,7 @@ struct DecodeArguments {
   const uint32_t* offsets = nullptr;  // of a bitmap: where each chunk begins, and the last ends, in 64 bytes
   const uint2* columns = nullptr;     // of blocks: of each chunk the units of 16 columns, two a tile of rows
   float* y = nullptr;                 // [tokens × rows]
+  void* rounded = nullptr;            // null, or y once more by the bf16 rule, [tokens × rows]
   float* partials = nullptr;          // decode_partial_bytes(tokens)
   unsigned* counters = nullptr;       // decode_counters(layout) zeros, which every call leaves zero
   int64_t tokens = 0;

@@ -90,7 +90,7 @@ class PackedLayer final : public CudaLayer {
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
     const cudaStream_t on = cuda_stream(stream);
-    if (many_ && tokens > kFewTokens) {
+    if (is_many(tokens)) {
       PrefillArguments arguments;
       arguments.weights = weights_.data();
       arguments.row_scales = row_scales_.as<float>();
@@ -104,6 +104,22 @@ class PackedLayer final : public CudaLayer {
       check_launch("multiplying packed weights by many tokens");
       return;
     }
+    multiply_few(x, y, nullptr, tokens, on);
+  }
+  int64_t weight_bytes() const override { return weights_.bytes() + row_scales_.bytes(); }
+
+ protected:
+  double work_share() const override { return work_share_; }
+  bool forward_rounded(const float* x, float* y, void* rounded, int64_t tokens, Stream& stream) override {
+    if (is_many(tokens)) return false;
+    multiply_few(x, y, rounded, tokens, cuda_stream(stream));
+    return true;
+  }
+
+ private:
+  bool is_many(int64_t tokens) const { return many_ && tokens > kFewTokens; }
+
+  void multiply_few(const float* x, float* y, void* rounded, int64_t tokens, cudaStream_t on) {
     const void* in = x;
     if (layout_.x_cols != cols()) {
       pad_rows(x, tokens, cols(), layout_.x_cols, 2, x_->data(), on);
@@ -116,6 +132,7 @@ class PackedLayer final : public CudaLayer {
       arguments.row_scales = row_scales_.as<float>();
       arguments.x = static_cast<const std::byte*>(in) + token * layout_.x_cols * 2;
       arguments.y = y + token * rows();
+      if (rounded != nullptr) arguments.rounded = static_cast<std::byte*>(rounded) + token * rows() * 2;
       arguments.partials = partials_->as<float>();
       arguments.counters = counters_.as<unsigned>();
       arguments.tokens = std::min(tokens - token, kDecodeTokens);
@@ -123,12 +140,7 @@ class PackedLayer final : public CudaLayer {
       check_launch("multiplying packed weights");
     }
   }
-  int64_t weight_bytes() const override { return weights_.bytes() + row_scales_.bytes(); }
 
- protected:
-  double work_share() const override { return work_share_; }
-
- private:
   DecodeFormat format_;
   DecodeLayout layout_;
   double work_share_;

@@ -169,6 +169,52 @@ TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
   }
 }
 
+// What the second factor reads is the first one's y by the bf16 rule, whichever kernel rounds it.
+TEST(CudaKernels, RoundBetweenFactors) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  for (const Value& factors : {nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}}),
+                               nested({{"type", std::string("int8")}, {"activations", std::string("f32")}}),
+                               nested({{"type", std::string("int4")}, {"group", int64_t{32}}})}) {
+    Problems problems;
+    const Shape shape{300, 224};
+    const auto scheme =
+        make_scheme("lowrank", {{"rank", int64_t{96}}, {"factors", factors}}, shape, problems);
+    ASSERT_NE(scheme, nullptr);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 5, 0.05f));
+    ASSERT_TRUE(weights.is_chain());
+    constexpr int64_t kTokens = 70;
+    Workspace first_workspace, second_workspace;
+    std::string why;
+    const Leaf &u = weights.leaves[0], &v = weights.leaves[1];
+    const Kernel *first_kernel = test_registry().choose("auto", "cuda", v, &why),
+                 *second_kernel = test_registry().choose("auto", "cuda", u, &why);
+    ASSERT_NE(first_kernel, nullptr) << why;
+    ASSERT_NE(second_kernel, nullptr) << why;
+    const auto first = first_kernel->make(
+                   v, {.max_tokens = kTokens, .threads = 1, .workspace = &first_workspace}),
+               second = second_kernel->make(
+                   u, {.max_tokens = kTokens, .threads = 1, .workspace = &second_workspace});
+    Stream stream = device->stream(1);
+    for (int64_t tokens : {1, 9, 33, 70}) {
+      SCOPED_TRACE(scheme->name() + ", " + std::to_string(tokens) + " tokens");
+      const Matrix<float> x = random_matrix(tokens, v.cols, 8);
+      const Buffer in = place_activations(*device, x.data.data(), tokens * v.cols, first_kernel->input);
+      DeviceOutput middle(*device, tokens * v.rows), y(*device, tokens * u.rows),
+          alone(*device, tokens * u.rows);
+      first->forward_then(*second, in.as<float>(), middle.y(), y.y(), tokens, stream);
+      const float* between = middle.fetch();
+      EXPECT_TRUE(middle.intact());
+      const Buffer again = place_activations(*device, between, tokens * v.rows, second_kernel->input);
+      second->forward(again.as<float>(), alone.y(), tokens, stream);
+      const float *found = y.fetch(), *expected = alone.fetch();
+      EXPECT_TRUE(y.intact());
+      EXPECT_TRUE(std::equal(found, found + tokens * u.rows, expected));
+    }
+  }
+}
+
 TEST(CudaDevice, SaysWhatDoesNotFit) {
   Device* device = find_device("cuda");
   if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
