@@ -17,6 +17,7 @@ Kernel cublaslt_int8_kernel();
 Kernel cublaslt_fp8_kernel();
 Kernel cuda_packed_kernel();
 Kernel cuda_pruned_kernel();
+Kernel cusparse_kernel();
 // One for each type of weights, or where cuSPARSELt was not found one that says so.
 std::vector<Kernel> cusparselt_kernels();
 

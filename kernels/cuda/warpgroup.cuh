@@ -5,45 +5,45 @@
 
 #include <cstdint>
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define LAMINA_WARPGROUPS 1
-#else
-#define LAMINA_WARPGROUPS 0
-#endif
-
 #include "kernels/cuda/warpgroup_products.cuh"
 
 namespace lamina {
 namespace {
 
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasWarpgroups = true;
+#else
+constexpr bool kHasWarpgroups = false;
+#endif
+
 // How many registers a thread of a warpgroup has from here on: what one gives up another takes.
 template <int kRegisters>
 __device__ __forceinline__ void give_registers() {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 #endif
 }
 template <int kRegisters>
 __device__ __forceinline__ void take_registers() {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 #endif
 }
 
 __device__ __forceinline__ void warpgroup_fence() {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #endif
 }
 __device__ __forceinline__ void warpgroup_commit() {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 #endif
 }
 // Until all are done. Names the sums, so that nothing that reads them moves before it.
 template <int kCount>
 __device__ __forceinline__ void warpgroup_wait(float (&d)[kCount]) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
@@ -52,7 +52,7 @@ __device__ __forceinline__ void warpgroup_wait(float (&d)[kCount]) {
 
 // Until all but the last are.
 __device__ __forceinline__ void warpgroup_wait_but_one() {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
 #endif
 }
@@ -67,7 +67,7 @@ __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
 }
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\n"
       "bra again;\ndone:\n}\n" ::"r"(barrier),
@@ -76,14 +76,14 @@ __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) 
 #endif
 }
 __device__ __forceinline__ void barrier_expect(uint32_t barrier, uint32_t bytes) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 #endif
 }
 // At the same barrier of another block of the cluster.
 __device__ __forceinline__ void barrier_arrive(uint32_t barrier, uint32_t block) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
       "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(barrier),
@@ -93,13 +93,13 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier, uint32_t block)
 }
 __device__ __forceinline__ uint32_t block_of_cluster() {
   uint32_t rank = 0;
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
 #endif
   return rank;
 }
 __device__ __forceinline__ void cluster_sync() {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
 }
@@ -107,7 +107,7 @@ __device__ __forceinline__ void cluster_sync() {
 // each one's barrier counts them.
 __device__ __forceinline__ void copy_bulk(uint32_t to, const uint8_t* from, uint32_t bytes,
                                           uint32_t barrier) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
       "l"(from), "r"(bytes), "r"(barrier)
@@ -116,7 +116,7 @@ __device__ __forceinline__ void copy_bulk(uint32_t to, const uint8_t* from, uint
 }
 __device__ __forceinline__ void copy_bulk_to_all(uint32_t to, const uint8_t* from, uint32_t bytes,
                                                  uint32_t barrier, uint16_t mask) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, "
       "[%3], "

@@ -20,7 +20,7 @@ namespace {
   LAMINA_SUMS_64, LAMINA_SUMS_AT(64), LAMINA_SUMS_AT(72), LAMINA_SUMS_AT(80), LAMINA_SUMS_AT(88), \
       LAMINA_SUMS_AT(96), LAMINA_SUMS_AT(104), LAMINA_SUMS_AT(112), LAMINA_SUMS_AT(120)
 __device__ __forceinline__ void multiply_warpgroup(float (&d)[8], const uint32_t* a, uint64_t b, bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %13, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
@@ -32,7 +32,7 @@ __device__ __forceinline__ void multiply_warpgroup(float (&d)[8], const uint32_t
 }
 __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[8], const uint32_t* a, uint64_t b,
                                                       uint32_t meta, bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %14, 0;\n"
       "wgmma.mma_async.sp.sync.aligned.m64n16k32.f32.bf16.bf16 {"
@@ -44,7 +44,7 @@ __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[8], const uint3
 }
 __device__ __forceinline__ void multiply_warpgroup(float (&d)[16], const uint32_t* a, uint64_t b,
                                                    bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %21, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
@@ -56,7 +56,7 @@ __device__ __forceinline__ void multiply_warpgroup(float (&d)[16], const uint32_
 }
 __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[16], const uint32_t* a, uint64_t b,
                                                       uint32_t meta, bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %22, 0;\n"
       "wgmma.mma_async.sp.sync.aligned.m64n32k32.f32.bf16.bf16 {"
@@ -68,7 +68,7 @@ __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[16], const uint
 }
 __device__ __forceinline__ void multiply_warpgroup(float (&d)[32], const uint32_t* a, uint64_t b,
                                                    bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %37, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -81,7 +81,7 @@ __device__ __forceinline__ void multiply_warpgroup(float (&d)[32], const uint32_
 }
 __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[32], const uint32_t* a, uint64_t b,
                                                       uint32_t meta, bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %38, 0;\n"
       "wgmma.mma_async.sp.sync.aligned.m64n64k32.f32.bf16.bf16 {"
@@ -94,7 +94,7 @@ __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[32], const uint
 }
 __device__ __forceinline__ void multiply_warpgroup(float (&d)[64], const uint32_t* a, uint64_t b,
                                                    bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %69, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -109,7 +109,7 @@ __device__ __forceinline__ void multiply_warpgroup(float (&d)[64], const uint32_
 }
 __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[64], const uint32_t* a, uint64_t b,
                                                       uint32_t meta, bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %70, 0;\n"
       "wgmma.mma_async.sp.sync.aligned.m64n128k32.f32.bf16.bf16 {"
@@ -124,7 +124,7 @@ __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[64], const uint
 }
 __device__ __forceinline__ void multiply_warpgroup(float (&d)[128], const uint32_t* a, uint64_t b,
                                                    bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %133, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 {"
@@ -143,7 +143,7 @@ __device__ __forceinline__ void multiply_warpgroup(float (&d)[128], const uint32
 }
 __device__ __forceinline__ void multiply_warpgroup_24(float (&d)[128], const uint32_t* a, uint64_t b,
                                                       uint32_t meta, bool first) {
-#if LAMINA_WARPGROUPS
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
       "{\n.reg .pred p;\nsetp.eq.u32 p, %134, 0;\n"
       "wgmma.mma_async.sp.sync.aligned.m64n256k32.f32.bf16.bf16 {"
