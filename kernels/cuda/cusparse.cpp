@@ -173,7 +173,8 @@ class SparseLayer final : public CudaLayer {
 
   double kept_ = 1;
   cusparseSpMatDescr_t weights_ = nullptr;
-  cusparseSpMMAlg_t algorithm_ = CUSPARSE_SPMM_ALG_DEFAULT;
+  cusparseSpMMAlg_t algorithm_ =
+      CUSPARSE_SPMM_CSR_ALG3;  // the one whose sums are in the same order each time
   Buffer values_, starts_, columns_;
   std::shared_ptr<Buffer> workspace_;
   std::map<int64_t, Product> products_;

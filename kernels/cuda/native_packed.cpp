@@ -15,8 +15,10 @@
 namespace lamina {
 namespace {
 
-// Up to so many, tokens that wait in registers beat tokens in shared memory.
-constexpr int64_t kFewTokens = 32;
+// Up to so many, tokens that wait in registers are no slower than tokens in shared memory: as measured.
+int64_t few_tokens(DecodeFormat format) {
+  return format == DecodeFormat::int8 || format == DecodeFormat::fp8 ? 32 : 16;
+}
 
 DecodeFormat format_of(const Leaf& leaf) {
   const bool sparse = leaf.pattern.kind == PatternKind::n_of_m;
@@ -39,6 +41,7 @@ class PackedLayer final : public CudaLayer {
       : CudaLayer(leaf, options, InputType::bf16, Arithmetic::bf16),
         format_(format_of(leaf)),
         layout_(decode_layout(format_, leaf.rows, leaf.cols)),
+        few_tokens_(few_tokens(format_)),
         work_share_(leaf.pattern.kind == PatternKind::n_of_m ? 0.5 : 1) {
     Device& device = *cuda_device();
     weights_ = device.allocate(layout_.bytes());
@@ -62,13 +65,13 @@ class PackedLayer final : public CudaLayer {
       throw std::invalid_argument("2:4 weights: expected at most 2 kept of every 4, found more");
     if (leaf.bits == 8) row_scales_ = std::move(scales);
 
-    many_ = prefill_usable() && options.max_tokens > kFewTokens;
-    const int64_t few = many_ ? kFewTokens : std::min(options.max_tokens, kDecodeTokens);
+    many_ = prefill_usable() && options.max_tokens > few_tokens_;
+    const int64_t few = many_ ? few_tokens_ : std::min(options.max_tokens, kDecodeTokens);
     const int64_t most = options.max_tokens;
     // Of any number of tokens up to those: tiles grow with it, so that one more may take less.
     const auto largest = [&](auto bytes) {
       int64_t result = bytes(most);
-      for (int64_t tokens = kFewTokens * 2; tokens < most; tokens *= 2)
+      for (int64_t tokens = few_tokens_ * 2; tokens < most; tokens *= 2)
         result = std::max(result, bytes(tokens));
       return result;
     };
@@ -117,7 +120,7 @@ class PackedLayer final : public CudaLayer {
   }
 
  private:
-  bool is_many(int64_t tokens) const { return many_ && tokens > kFewTokens; }
+  bool is_many(int64_t tokens) const { return many_ && tokens > few_tokens_; }
 
   void multiply_few(const float* x, float* y, void* rounded, int64_t tokens, cudaStream_t on) {
     const void* in = x;
@@ -143,6 +146,7 @@ class PackedLayer final : public CudaLayer {
 
   DecodeFormat format_;
   DecodeLayout layout_;
+  int64_t few_tokens_;
   double work_share_;
   bool many_ = false;
   Buffer weights_, row_scales_, counters_;
