@@ -303,6 +303,7 @@ void TiledCodes::prepare_token(const CpuOps& ops, const float* x, int64_t tokens
 
 std::string native_refusal(const Leaf& leaf) {
   if (!leaf.zero_points.empty()) return "takes no zero points";
+  if (leaf.fp16) return "takes no float16 weights";
   if (leaf.rows > INT_MAX || leaf.cols > INT_MAX) return fmt::format("takes fewer than 2³¹ rows and columns");
   return {};
 }
