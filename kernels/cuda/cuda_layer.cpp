@@ -28,14 +28,17 @@ std::shared_ptr<Buffer> CudaLayer::scratch(int64_t bytes) {
 void CudaLayer::forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
                              Stream& stream) {
   forward(x, middle, tokens, stream);
-  auto& follower = dynamic_cast<CudaLayer&>(next);
-  const float* in = middle;
-  if (follower.input_ == InputType::bf16) {
-    round_bf16(middle, tokens * rows_, follower.rounded_->data(), cuda_stream(stream));
+  next.forward_rounding(middle, y, tokens, stream);
+}
+
+void CudaLayer::forward_rounding(const float* x, float* y, int64_t tokens, Stream& stream) {
+  const float* in = x;
+  if (input_ == InputType::bf16) {
+    round_bf16(x, tokens * cols_, rounded_->data(), cuda_stream(stream));
     check_launch("rounding activations");
-    in = follower.rounded_->as<float>();
+    in = rounded_->as<float>();
   }
-  next.forward(in, y, tokens, stream);
+  forward(in, y, tokens, stream);
 }
 
 Cost CudaLayer::cost(int64_t tokens) const {
