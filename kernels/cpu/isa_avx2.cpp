@@ -16,6 +16,7 @@ constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
 constexpr int kTokensBitmap = 4, kFewBitmap = 8, kSumsBitmap = 12;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
+constexpr int kReadStreams = 8;
 constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 

@@ -18,6 +18,7 @@ constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
 constexpr int kTokensBitmap = 4, kFewBitmap = 4, kSumsBitmap = 8;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
+constexpr int kReadStreams = 8;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
 #if defined(__SSE2__)
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
