@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # NVIDIA's compute-sanitizer over the tests of the GPU's kernels: memcheck, racecheck and initcheck.
 #   scripts/sanitize_gpu.sh [BUILD_FOLDER] [TOOL...]
-# Large layers are left out, which would take an hour. Libraries' own kernels are checked along with ours.
+# Large layers are left out. On one H200 memcheck takes seconds, the others minutes.
 set -euo pipefail
 build=${1:-build-cuda}
 shift || true
@@ -10,8 +10,8 @@ tools=("$@")
 failed=0
 for tool in "${tools[@]}"; do
   more=()
-  # A buffer that is written in part is not wrong, and libraries' uninitialised padding is not ours.
-  [ "$tool" = initcheck ] && more=(--track-unused-memory no)
+  # It does not see the bulk copies by which cuBLASLt's kernels store sums, and takes the scaling that reads them for wrong.
+  [ "$tool" = initcheck ] && more=(--kernel-name-exclude kernel_substring=scale_)
   echo "== $tool"
   compute-sanitizer --tool "$tool" --error-exitcode 9 "${more[@]}" "$build/tests/kernels_test" \
     --gtest_filter='*Cuda*-*LargeLayers*:*ProbesRun*:*SaysWhatDoesNotFit*:*SurvivesAFailedCapture*' || failed=1

@@ -127,9 +127,7 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
     take_registers<kMultiplyRegisters>();
     const int row_in_tile = warp * 16 + lane / 4;
     Multiplier<F, kTokens> multiplier{
-        stages + T::kXBytes + warp / 2 * kChunkBytes<F>, shared, full, empty, warp % 2, lane, warp / 4};
-    if constexpr (F::kGrouped)
-      if (warp / 4 == 1) multiplier.give_turn();  // the first one begins
+        stages + T::kXBytes + warp / 2 * kChunkBytes<F>, shared, full, empty, warp % 2, lane};
     while (runs.next(work, cluster, run)) {
       float sums[kTokens / 2] = {};
       multiplier.run(sums, run.to - run.from);

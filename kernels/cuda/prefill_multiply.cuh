@@ -16,7 +16,7 @@ constexpr int kFetchRegisters = 56, kMultiplyRegisters = 224;
 constexpr int kRows = kWarpgroups * 64;  // of a block's tile
 constexpr int kXCols = 64;               // of a run of activations: 128 bytes, which the swizzle is of
 constexpr int kMostShared = 226 << 10, kMostStages = 8;
-static_assert(kRows == kBlockRows && kWarpgroups == 2);
+static_assert(kRows == kBlockRows);
 
 template <class F, int kTokens>
 struct Tile {
@@ -95,7 +95,7 @@ struct Multiplier {
   using R = Round<F>;
   const uint8_t* weights;  // of the first stage: this warp's strip
   uint32_t x, full, empty;
-  int tile, lane, warpgroup;
+  int tile, lane;
   Place place;
   R rounds[2];
 
@@ -105,15 +105,6 @@ struct Multiplier {
   __device__ __forceinline__ void release(Place at) const {
     __syncwarp();
     if (lane < kCluster) barrier_arrive(empty + 8 * at.stage, lane);
-  }
-
-  // Warpgroups put their rounds on the tensor cores in turn, so that one's sums are scaled while the other's
-  // products run: left alone, both would run and then both be scaled. Named barriers 2 and 3 are their turns.
-  __device__ __forceinline__ void take_turn() const {
-    asm volatile("bar.sync %0, %1;" ::"r"(2 + warpgroup), "n"(kConsumers) : "memory");
-  }
-  __device__ __forceinline__ void give_turn() const {
-    asm volatile("bar.arrive %0, %1;" ::"r"(3 - warpgroup), "n"(kConsumers) : "memory");
   }
 
   // The chunk at `place`, whose first round waits in rounds[kFirst]; leaves the next one's in
@@ -138,10 +129,8 @@ struct Multiplier {
 #pragma unroll
       for (int round = 0; round < R::kOfChunk; ++round) {
         float part[kTokens / 2];
-        take_turn();
         rounds[(kFirst + round) % 2].template multiply<kTokens>(part, x + place.stage * T::kStageBytes, round,
                                                                 true);
-        give_turn();
         auto& other = rounds[(kFirst + round + 1) % 2];
         if (round + 1 < R::kOfChunk)
           other.load(chunk(place), tile, round + 1, lane);
