@@ -278,7 +278,10 @@ void choose_gpu(int local_rank) {
 
 void cuda_silu_gate(const float* gate_up, void* hidden, InputType type, int64_t tokens, int64_t width,
                     Stream& stream) {
-  silu_gate(gate_up, hidden, type == InputType::bf16, tokens, width, cuda_stream(stream));
+  const HiddenType as = type == InputType::bf16  ? HiddenType::bf16
+                        : type == InputType::f16 ? HiddenType::f16
+                                                 : HiddenType::f32;
+  silu_gate(gate_up, hidden, as, tokens, width, cuda_stream(stream));
   check_launch("the gate between projections");
 }
 
