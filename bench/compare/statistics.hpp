@@ -9,8 +9,8 @@ namespace lamina::compare {
 
 double mean(const std::vector<double>& values);
 
-// Launches left out at each end of so many, so that one that the machine held up does not hide what the others
-// say: one for every five past the first five, none below ten, which can spare none.
+// Launches left out at each end of so many, so that one that the machine held up does not hide what the
+// others say: one for every five past the first five, none below ten, which can spare none.
 int64_t trimmed(int64_t count);
 
 // The logarithm of a ratio of times, and how far it can be trusted.
