@@ -17,9 +17,8 @@ namespace {
 static_assert(std::atomic<uint64_t>::is_always_lock_free,
               "step counters live in memory that processes share");
 
-// Four slots of this size a rank: within a core's second-level cache, and long enough for a step's waiting to
-// be little of it.
-constexpr int64_t kSlotBytes = 256 << 10;
+// Four slots of this size a rank: several times a chunk, for messages to take turns in (place_for).
+constexpr int64_t kSlotBytes = 1 << 20;
 constexpr int64_t kLine = 64;
 constexpr const char* kWindowVariable = "LAMINA_SHM_WINDOW_KIB";
 constexpr const char* kMemory = "/dev/shm";

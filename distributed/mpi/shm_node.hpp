@@ -62,6 +62,13 @@ class ShmNode {
   // Of the present step, and of the one before.
   std::byte* slot(int local) { return slot(local, 0, step_); }
   std::byte* slot_before(int local) { return slot(local, 0, step_ - 1); }
+  // Where in its slot a message of so many bytes goes in this step: another place each time, so that it is
+  // long since out of the caches of those who read the last one there, and writing to it need not wait for
+  // them.
+  int64_t place_for(int64_t bytes) const {
+    const int64_t size = (bytes + 63) / 64 * 64, places = slot_bytes_ / size;
+    return static_cast<int64_t>((step_ >> 1) % static_cast<uint64_t>(places)) * size;
+  }
   std::byte* result(int local) { return slot(local, 1, step_); }
   // A whole step of a message of at most kTinyBytes: its counter lies in its own line. Every rank's, in
   // order, at kTinyBytes apart in the array returned.

@@ -18,8 +18,10 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kLine = 64;
-// Up to here every rank adds up everything itself: one meeting instead of two.
+// Up to here every rank adds up everything itself: one meeting instead of two. Two ranks always do, chunk by
+// chunk: either way each reads as many bytes of the other's as the message has.
 constexpr int64_t kOneShotBytes = 64 << 10;
+constexpr int64_t kChunkBytes = 256 << 10;
 
 std::byte* at(void* base, int64_t offset) {
   return static_cast<std::byte*>(base) + offset;
@@ -64,8 +66,11 @@ class ShmTransport final : public Transport {
       const std::byte* all = node_.exchange_tiny(in, bytes);
       for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
       combine(parts_.data(), locals(), out, count, dtype, op);
-    } else if (bytes <= std::min(kOneShotBytes, node_.slot_bytes())) {
-      reduce_at_once(in, out, count, dtype, op);
+    } else if (locals() == 2 || bytes <= std::min(kOneShotBytes, node_.slot_bytes())) {
+      const int64_t most = chunk_bytes() / width;
+      for (int64_t begin = 0; begin < count; begin += most)
+        reduce_at_once(at(in, begin * width), at(out, begin * width), std::min(most, count - begin), dtype,
+                       op);
     } else {
       reduce_in_two(in, out, count, dtype, op);
     }
@@ -150,6 +155,7 @@ class ShmTransport final : public Transport {
   }
 
  private:
+  int64_t chunk_bytes() const { return std::min(kChunkBytes, node_.slot_bytes()); }
   int me() const { return node_.local_rank(); }
   int locals() const { return node_.local_size(); }
   const void*& part(int local) { return parts_[static_cast<size_t>(local)]; }
@@ -173,11 +179,13 @@ class ShmTransport final : public Transport {
 
   // One step: every rank adds up every rank's numbers. Identical on all, since all add in rank order.
   void reduce_at_once(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
+    const int64_t bytes = count * dtype_bytes(dtype);
     node_.begin();
-    copy_bytes(node_.slot(me()), in, count * dtype_bytes(dtype));
+    const int64_t place = node_.place_for(bytes);
+    copy_bytes(node_.slot(me()) + place, in, bytes);
     node_.publish();
     node_.await_all();
-    for (int local = 0; local < locals(); ++local) part(local) = node_.slot(local);
+    for (int local = 0; local < locals(); ++local) part(local) = node_.slot(local) + place;
     part(me()) = in;
     combine(parts_.data(), locals(), out, count, dtype, op);
   }
@@ -187,7 +195,7 @@ class ShmTransport final : public Transport {
   // parts of that.
   void reduce_in_two(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
     const int64_t width = dtype_bytes(dtype), unit = kLine / width;
-    const int64_t most = node_.slot_bytes() / width;
+    const int64_t most = chunk_bytes() / width;
     const int64_t chunks = (count + most - 1) / most;
     for (int64_t step = 0; step <= chunks; ++step) {
       node_.begin();

@@ -127,7 +127,7 @@ class OneshotTransport final : public Transport {
     for (int64_t begin = 0; begin < count; begin += most) {
       oneshot_all_reduce(group_, static_cast<const std::byte*>(in) + begin * width,
                          static_cast<std::byte*>(out) + begin * width, std::min(most, count - begin),
-                         *oneshot_type(dtype), two_shots, stream.beside, cuda_stream(stream));
+                         *oneshot_type(dtype), two_shots, cuda_stream(stream));
       check_launch("one-shot all-reduce");
     }
   }

@@ -124,7 +124,6 @@ class CudaSideStream final : public SideStream {
     cudaStream_t made = nullptr;
     check_cuda(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "making a stream");
     stream_.handle = made;
-    stream_.beside = true;
     check_cuda(cudaEventCreateWithFlags(&followed_, cudaEventDisableTiming), "making an event");
     check_cuda(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "making an event");
   }

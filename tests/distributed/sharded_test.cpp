@@ -104,7 +104,7 @@ TEST(Sharded, TokensAreCutOverRanks) {
   for (const test::SchemeCase& each : test::scheme_cases()) {
     if (!registry().find_scheme(each.type)) continue;
     for (const Shard shard : {Shard::column, Shard::row})
-      for (const int64_t tokens : {1, 2, 5, 21}) {
+      for (const int64_t tokens : {1, 5}) {
         Rig rig({130, 192}, each, {.shard = shard, .max_tokens = tokens, .sequence = true});
         const std::string what = rig.scheme->name() + ", " + to_string(shard) + ", " + std::to_string(tokens);
         const CheckResult result = rig.check();
