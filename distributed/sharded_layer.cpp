@@ -277,7 +277,8 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
         layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
         done = true;
       } else {
-        product(s, copy, in, scatters_ && reduces(stage) ? stages_[s].partial.as<float>() : out, tokens, stream);
+        product(s, copy, in, scatters_ && reduces(stage) ? stages_[s].partial.as<float>() : out, tokens,
+                stream);
       }
     } else {
       done = false;
