@@ -10,7 +10,6 @@
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
-#include "kernels/compress/float8.hpp"
 #include "kernels/reference.hpp"
 
 namespace lamina {
@@ -102,7 +101,7 @@ std::vector<std::vector<Range>> gather_ranges(Range own, Communicator& comm) {
 
 ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, const Probe& probe) {
   const Leaf& truth = *stage.truth;
-  const bool rounds = stage.kernel->input == InputType::bf16;
+  const InputType input_type = stage.kernel->input;
   const int64_t k = truth.cols;
   std::vector<int64_t> cuts = {0, k};
   if (stage.cut.reduce) {
@@ -119,7 +118,7 @@ ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, con
     // What an earlier stage got wrong has already failed it; here it must not become undefined behaviour.
     std::transform(x + begin * k, x + (begin + chunk.rows) * k, chunk.data.begin(), [&](float value) {
       if (!std::isfinite(value)) return 0.0f;
-      return rounds ? bf16_activation(value) : value;
+      return rounded_input(value, input_type);
     });
     const Matrix<double> seen = reference_activations(chunk, truth, cuts);
     for (int64_t i = 0; i < chunk.rows; ++i) {

@@ -283,7 +283,7 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
     } else {
       done = false;
     }
-    if (part != Part::compute && reduces(stage) && overlap_ == 1) sum(s, out, tokens, part, stream);
+    if (part != Part::compute && reduces(stage) && overlap_ == 1) sum(s, out, tokens, part, 0, stream);
     in = out;
     if (scatters_ && reduces(stage)) tokens = own_tokens(tokens).size();
   }
@@ -301,7 +301,7 @@ void ShardedLayer::product(size_t s, int copy, const float* x, float* out, int64
   s == 0 ? layer.forward(x, out, tokens, stream) : layer.forward_rounding(x, out, tokens, stream);
 }
 
-void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, Stream& stream) {
+void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream) {
   const Stage& stage = stages_[s];
   if (scatters_) {
     const Buffer& from = part == Part::communicate ? stage.payload : stage.partial;
@@ -310,7 +310,8 @@ void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, Stream& 
     return;
   }
   // Alone, a sum in place would sum its own result, call after call, until it is infinite.
-  const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
+  const float* partial =
+      part == Part::communicate ? stage.payload.as<float>() + begin * stage.local_out : out;
   transport_->all_reduce(partial, out, tokens * stage.local_out, DType::f32, ReduceOp::sum, stream);
 }
 
@@ -326,12 +327,16 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
         reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(x) + begin * token_bytes);
     float* to = out + begin * stage.local_out;
     if (part != Part::communicate) product(s, copy, from, to, count, stream);
-    if (part == Part::communicate) sum(s, to, count, part, stream);
-    if (part != Part::all) continue;
-    side_->follow(stream);
-    sum(s, to, count, part, side_->stream());
+    if (part == Part::compute) continue;
+    // Behind the last there is nothing to hide it: it may have the whole GPU.
+    const bool beside = part == Part::all && begin + chunk < tokens;
+    if (beside) {
+      side_->follow(stream);
+    } else if (part == Part::all && begin > 0) {
+      side_->join(stream);
+    }
+    sum(s, to, count, part, begin, beside ? side_->stream() : stream);
   }
-  if (part == Part::all) side_->join(stream);
 }
 
 int ShardedLayer::copies() const {

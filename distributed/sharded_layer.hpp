@@ -121,7 +121,8 @@ class ShardedLayer {
   // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it beyond the first stage.
   void product(size_t stage, int copy, const float* x, float* out, int64_t tokens, Stream& stream);
   int64_t share(int64_t tokens) const { return (tokens + comm_.size() - 1) / comm_.size(); }
-  void sum(size_t stage, float* out, int64_t tokens, Part part, Stream& stream);
+  // `out` are the tokens from `begin` on.
+  void sum(size_t stage, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream);
   void overlapped(size_t stage, int copy, const float* x, float* out, int64_t tokens, Part part,
                   Stream& stream);
 

@@ -85,7 +85,7 @@ struct SvdMethod {
   // give up.
   int64_t (*memory_bytes)(Shape shape, int64_t rank, int ranks, const SvdOptions& options) = nullptr;
 };
-// gram, randomized, scalapack, scalapack-f64, lapack.
+// gram, gram-cuda, randomized, scalapack, scalapack-f64, lapack.
 const std::vector<SvdMethod>& svd_methods();
 const SvdMethod* find_svd_method(std::string_view name);
 

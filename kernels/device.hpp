@@ -20,6 +20,7 @@ namespace lamina {
 struct Stream {
   int threads = 1;
   void* handle = nullptr;  // the GPU's own stream; null on the CPU
+  bool beside = false;     // runs beside another stream, to which it should leave most of the GPU
 };
 
 // What a device could not do: what, where, and what to do about it.

@@ -7,6 +7,17 @@
 
 namespace lamina {
 
+float rounded_input(float value, InputType type) {
+  switch (type) {
+    case InputType::bf16:
+      return bf16_activation(value);
+    case InputType::f16:
+      return to_float16(value);
+    default:
+      return value;
+  }
+}
+
 Buffer place_activations(Device& device, const float* x, int64_t count, InputType type) {
   Buffer placed = device.allocate(count * bytes_of(type));
   if (type == InputType::f32) {
@@ -17,7 +28,8 @@ Buffer place_activations(Device& device, const float* x, int64_t count, InputTyp
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < count; ++i)
     rounded[static_cast<size_t>(i)] =
-        static_cast<uint16_t>(std::bit_cast<uint32_t>(bf16_activation(x[i])) >> 16);
+        type == InputType::f16 ? float16_of_float(x[i])
+                               : static_cast<uint16_t>(std::bit_cast<uint32_t>(bf16_activation(x[i])) >> 16);
   device.upload(placed.data(), rounded.data(), placed.bytes());
   return placed;
 }

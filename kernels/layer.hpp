@@ -46,13 +46,15 @@ struct Cost {
   }
 };
 
-// What a kernel reads activations as. On the CPU float32. On a GPU most take bfloat16, as the layer before
-// would hand them over: rounded by the bf16 rule (activations.hpp) outside the timed region, before any rule
-// of the leaf's own.
-enum class InputType { f32, bf16 };
+// What a kernel reads activations as. On the CPU float32. On a GPU most take bfloat16 (for float16 weights
+// float16), as the layer before would hand them over: rounded by the bf16 (f16) rule (activations.hpp)
+// outside the timed region, before any rule of the leaf's own.
+enum class InputType { f32, bf16, f16 };
 inline int64_t bytes_of(InputType type) {
-  return type == InputType::bf16 ? 2 : 4;
+  return type == InputType::f32 ? 4 : 2;
 }
+// The number that such a kernel reads in place of this one.
+float rounded_input(float value, InputType type);
 
 // Y[M×N] = X[M×K]·W[N×K]ᵀ, row-major and contiguous, in the memory of the layer's device. Y is float32: the
 // check holds it to sums in float32, and what a wider y costs a GPU at few tokens is nothing.

@@ -63,6 +63,14 @@ double nearest_bfloat16(float value) {
   return std::clamp(std::ldexp(std::nearbyint(fraction * 256), exponent - 8), -kLargest, kLargest);
 }
 
+// The nearest e4m3, by arithmetic: 4 bits of fraction, the first included, and no finer than 2⁻⁹.
+double nearest_e4m3(double value) {
+  int exponent = 0;
+  std::frexp(value, &exponent);
+  const double unit = std::ldexp(1.0, std::max(exponent - 4, -9));
+  return std::clamp(std::nearbyint(value / unit) * unit, -448.0, 448.0);
+}
+
 void expect_columns(const char* what, int64_t expected, int64_t found) {
   if (expected != found)
     throw std::invalid_argument(
@@ -91,11 +99,15 @@ Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule
       for (int64_t k = cuts[c]; k < cuts[c + 1]; ++k) amax = std::max(amax, std::fabs(x(s, k)));
       // Below this 127/amax is no finite float: such a segment counts as zero.
       if (amax < kSmallestActivation) continue;
-      const float inverse = 127.0f / amax;
-      const float scale = amax / 127.0f;
+      const float largest = rule == ActivationRule::fp8_per_token ? 448.0f : 127.0f;
+      const float inverse = largest / amax;
+      const float scale = amax / largest;
       for (int64_t k = cuts[c]; k < cuts[c + 1]; ++k) {
-        const float code = std::clamp(std::nearbyint(x(s, k) * inverse), -127.0f, 127.0f);
-        out(s, k) = static_cast<double>(code) * static_cast<double>(scale);
+        const float scaled = x(s, k) * inverse;
+        const double code = rule == ActivationRule::fp8_per_token
+                                ? nearest_e4m3(scaled)
+                                : std::clamp(std::nearbyint(scaled), -127.0f, 127.0f);
+        out(s, k) = code * static_cast<double>(scale);
       }
     }
   }

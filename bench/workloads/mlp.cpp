@@ -13,6 +13,7 @@
 #include "bench/workloads/sharded_case.hpp"
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
+#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/silu.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/reference.hpp"
@@ -36,6 +37,7 @@ const KeySpec kShard{
 
 constexpr double kActivationFactor = 32;         // float32 roundings in silu(g)·u, with margin
 constexpr double kBfloat16Rounding = 0x1.01p-8;  // half of its last place, of what float32 gave
+constexpr double kFloat16Rounding = 0x1.01p-11, kFloat16Least = 0x1p-25;  // likewise, and of its least number
 
 struct MlpRefs {
   LayerRef gate_up, down;
@@ -114,7 +116,10 @@ class MlpCase : public ForwardCase {
     const int64_t width = refs_.down.shape.in_features;
     Matrix<float> h(tokens_, width);
     silu_gate(gates.data.data(), h.data.data(), tokens_, width, stream_.threads);
-    const bool rounds = down_.input_type() == InputType::bf16;
+    const InputType type = down_.input_type();
+    const double rounding = type == InputType::bf16  ? kBfloat16Rounding
+                            : type == InputType::f16 ? kFloat16Rounding
+                                                     : 0;
     CheckResult activation;
     for (int64_t t = 0; t < tokens_; ++t)
       for (int64_t i = own.begin; i < own.end; ++i) {
@@ -124,7 +129,7 @@ class MlpCase : public ForwardCase {
             static_cast<double>(hidden[static_cast<size_t>(t * own.size() + i - own.begin)]) - wanted);
         if (std::isnan(one.error)) one.error = std::numeric_limits<double>::infinity();
         one.tolerance = kActivationFactor * kFloat32Epsilon * std::abs(gate * up) +
-                        (rounds ? kBfloat16Rounding * std::abs(wanted) : 0) + 1e-30;
+                        rounding * std::abs(wanted) + (type == InputType::f16 ? kFloat16Least : 1e-30);
         one.passed = one.error <= one.tolerance;
         if (!one.passed)
           one.where = fmt::format("activation, token {}, feature {}, rank {}", t, i, down_.comm().rank());
@@ -225,7 +230,9 @@ class MlpCase : public ForwardCase {
     together(down_.comm(), [&] { down_.device().download(narrow.data(), hidden_.data(), 2 * count); });
     std::vector<float> values;
     for (const uint16_t one : narrow)
-      values.push_back(std::bit_cast<float>(static_cast<uint32_t>(one) << 16));
+      values.push_back(down_.input_type() == InputType::f16
+                           ? float_of_float16(one)
+                           : std::bit_cast<float>(static_cast<uint32_t>(one) << 16));
     return values;
   }
 

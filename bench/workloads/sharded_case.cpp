@@ -48,6 +48,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
     const std::vector<Leaf>& leaves = weights.canonical.leaves;
     const Leaf& leaf = leaves.front();
     weight_dtypes.push_back(leaf.bits == 32   ? "f32"
+                            : leaf.fp16       ? "fp16"
                             : leaf.bits == 16 ? "bf16"
                             : leaf.fp8        ? "fp8-e4m3"
                             : leaf.bits == 8  ? "int8"

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <optional>
 #include <string_view>
@@ -22,7 +23,7 @@
 namespace lamina {
 namespace {
 
-constexpr int64_t kSmallest = 1 << 10;  // measured at set-up, and twice as much each time
+constexpr int64_t kSmallest = 1 << 10, kLargest = 64 << 20;  // measured at set-up
 constexpr int kCalls = 20, kRounds = 5;
 
 class OneshotTransport final : public Transport {
@@ -112,32 +113,36 @@ class OneshotTransport final : public Transport {
 
  private:
   bool force(std::string_view way) {
-    const int64_t one = oneshot_limit(size(), false), two = oneshot_limit(size(), true);
-    if (way == "one-shot") times_ = {{.bytes = one, .nccl_us = 2, .one_shot_us = 1}};
-    if (way == "two-shots") times_ = {{.bytes = two, .nccl_us = 2, .two_shots_us = 1}};
+    constexpr int64_t any = INT64_MAX;
+    if (way == "one-shot") times_ = {{.bytes = any, .nccl_us = 2, .one_shot_us = 1}};
+    if (way == "two-shots") times_ = {{.bytes = any, .nccl_us = 2, .two_shots_us = 1}};
     return way == "nccl" || !times_.empty();
   }
 
   void all_reduce_by(AllReduceWay way, const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                      Stream& stream) {
     if (way == AllReduceWay::nccl) return nccl_->all_reduce(in, out, count, dtype, op, stream);
-    oneshot_all_reduce(group_, in, out, count, *oneshot_type(dtype), way == AllReduceWay::two_shots,
-                       cuda_stream(stream));
-    check_launch("one-shot all-reduce");
+    const bool two_shots = way == AllReduceWay::two_shots;
+    const int64_t width = dtype_bytes(dtype), most = oneshot_limit(size(), two_shots) / 16 * 16 / width;
+    for (int64_t begin = 0; begin < count; begin += most) {
+      oneshot_all_reduce(group_, static_cast<const std::byte*>(in) + begin * width,
+                         static_cast<std::byte*>(out) + begin * width, std::min(most, count - begin),
+                         *oneshot_type(dtype), two_shots, stream.beside, cuda_stream(stream));
+      check_launch("one-shot all-reduce");
+    }
   }
 
   // Times every way of every size in graphs, as layers run them; the slowest rank's best of a few rounds.
   void measure(Communicator& comm, Device& device) {
     Stream stream = device.stream(1);
-    const int64_t most = oneshot_limit(size(), true);
     Buffer in, out;
     together(comm, [&] {
-      in = device.allocate(most);
-      out = device.allocate(most);
-      device.fill(in.data(), 0x3f000000u, most / 4 * 4);  // 0.5
+      in = device.allocate(kLargest);
+      out = device.allocate(kLargest);
+      device.fill(in.data(), 0x3f000000u, kLargest);  // 0.5
     });
     std::vector<AllReduceTimes> times;
-    for (int64_t bytes = kSmallest; bytes <= most; bytes *= 2) {
+    for (int64_t bytes = kSmallest; bytes <= kLargest; bytes *= 2) {
       const auto time = [&](AllReduceWay way) {
         double best = 0;
         together(comm, [&] {
@@ -159,7 +164,7 @@ class OneshotTransport final : public Transport {
         return comm.max(best);
       };
       AllReduceTimes entry{.bytes = bytes, .nccl_us = time(AllReduceWay::nccl)};
-      if (bytes <= oneshot_limit(size(), false)) entry.one_shot_us = time(AllReduceWay::one_shot);
+      entry.one_shot_us = time(AllReduceWay::one_shot);
       if (size() > 2) entry.two_shots_us = time(AllReduceWay::two_shots);  // of two ranks they are one
       times.push_back(entry);
     }

@@ -18,8 +18,8 @@ namespace svd {
 namespace {
 
 const std::vector<Method>& methods() {
-  static const std::vector<Method> list = {gram_method(), randomized_method(), scalapack_method(),
-                                           scalapack_f64_method(), lapack_method()};
+  static const std::vector<Method> list = {gram_method(),      gram_cuda_method(),     randomized_method(),
+                                           scalapack_method(), scalapack_f64_method(), lapack_method()};
   return list;
 }
 

@@ -15,17 +15,18 @@
 #include "distributed/svd/tall.hpp"
 
 namespace lamina::svd {
-namespace {
 
 // Error of the float32 factors, of V with r columns and T = A·V, given the share ρ = 1 − ‖T‖²/‖A‖².
 // Were V's columns orthonormal and T exact, ‖A − T·Vᵀ‖² = ρ·‖A‖². In float64, with ε = 2^-52 and s the
 // smaller side: the product's rounding is at most s·ε/2·‖|A|·|V|‖ ≤ s·√r·ε/2·‖A‖, so ‖T‖² is off by at most
 // s·√r·ε·‖A‖²; and eigenvectors are orthonormal to about s·ε, which moves ‖T·Vᵀ‖² by at most
 // s·ε·‖A‖². Rounding to float32 adds kFactorRounding.
-double bound(double rho, int64_t small, int64_t r) {
+double gram_bound(double rho, int64_t small, int64_t r) {
   const double slack = static_cast<double>(small) * (std::sqrt(static_cast<double>(r)) + 1) * 0x1p-52;
   return std::sqrt(std::max(0.0, rho) + slack) + kFactorRounding;
 }
+
+namespace {
 
 // From this side on, and from two ranks, a distributed solver is the faster one: docs/svd.md has the figures.
 constexpr int64_t kDistributedSide = 2048;
@@ -158,7 +159,8 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   {
     const Phase phase(result.phases.eigensolve_s, comm);
     const ChooseRank choose = [&](const std::vector<double>& values) {
-      return choose_rank(values, input, [&](double rho, int64_t r) { return bound(rho, sides.small, r); });
+      return choose_rank(values, input,
+                         [&](double rho, int64_t r) { return gram_bound(rho, sides.small, r); });
     };
     pairs = eigenpairs(std::move(gram), choose, options, input.rank, sides.small, comm, result.solved_by);
   }
@@ -187,7 +189,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     take_share(pairs.vectors, small_share, factored.small);
     divide_out(input, pairs.vectors, factored, comm, threads);
   }
-  result.error_bound = bound(1 - factored.projected / input.norm_squared, sides.small, r);
+  result.error_bound = gram_bound(1 - factored.projected / input.norm_squared, sides.small, r);
   result.singular_values = std::move(factored.sigma);
   result.u = std::move(sides.long_is_rows ? factored.longer : factored.small);
   result.v = std::move(sides.long_is_rows ? factored.small : factored.longer);

@@ -121,6 +121,7 @@ struct Method {
   SvdResult (*run)(const Input& input, const SvdOptions& options, TimedCommunicator& comm) = nullptr;
 };
 Method gram_method();
+Method gram_cuda_method();
 Method randomized_method();
 Method lapack_method();
 // Numbers that sgesdd asks for with all of the smaller side's vectors: what its documentation says, and room
@@ -143,6 +144,9 @@ class InLayout {
 // redistribute(), of a part that need not be owned.
 SpreadMatrix redistribute(Shape shape, const Distribution& from, const Matrix<float>& local,
                           const Distribution& to, Communicator& comm, int threads);
+
+// Error of gram's float32 factors of r columns, s the smaller side, given the share ρ = 1 − ‖T‖²/‖A‖².
+double gram_bound(double rho, int64_t small, int64_t r);
 
 // What float32 factors lose against the float64 ones they are rounded from, relative to ‖A‖: at most 2^-24 of
 // each element, so ‖dU·Σ·Vᵀ‖ + ‖U·Σ·dVᵀ‖ ≤ 2·2^-24·√Σσ² for orthonormal columns; the rest covers the product

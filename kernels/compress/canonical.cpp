@@ -55,7 +55,7 @@ void append(std::vector<T>& to, const std::vector<T>& from) {
 struct Header {
   char magic[8] = {'l', 'm', 'n', 'l', 'e', 'a', 'f', '1'};
   int64_t rows, cols, whole_rows, whole_cols, row_begin, col_begin, bits, group;
-  int64_t kind, n, m, block_rows, block_cols, activation, per_channel, fp8;
+  int64_t kind, n, m, block_rows, block_cols, activation, per_channel, fp8, fp16;
 };
 static_assert(std::is_trivially_copyable_v<Header>);
 
@@ -77,6 +77,8 @@ const char* name_of(ActivationRule rule) {
       return "int8";
     case ActivationRule::bf16:
       return "bf16";
+    case ActivationRule::fp8_per_token:
+      return "fp8";
     default:
       return "f32";
   }
@@ -103,6 +105,8 @@ void check_leaf(const Leaf& leaf) {
         fmt::format("leaf: {} × {} weights are too many to count", leaf.rows, leaf.cols));
   if (leaf.fp8 && (leaf.bits != 8 || !leaf.zero_points.empty()))
     throw std::invalid_argument("leaf: expected fp8 codes of 8 bits without zero points");
+  if (leaf.fp16 && leaf.bits != 16)
+    throw std::invalid_argument("leaf: expected float16 values to have 16 bits");
   if (leaf.bits == 32 || leaf.bits == 16) {
     expect_size("values", leaf.values.size(), leaf.rows, leaf.cols);
     expect_size("codes (of float weights)", leaf.codes.size(), 0, 0);
@@ -151,6 +155,7 @@ Leaf slice(const Leaf& leaf, Range rows, Range cols) {
   part.col_begin = leaf.col_begin + cols.begin;
   part.bits = leaf.bits;
   part.fp8 = leaf.fp8;
+  part.fp16 = leaf.fp16;
   part.pattern = leaf.pattern;
   part.activation = leaf.activation;
   part.per_channel = leaf.per_channel;
@@ -178,8 +183,9 @@ Leaf stack_rows(const std::vector<Leaf>& parts) {
     check_leaf(part);
     if (part.cols != whole.cols || part.col_begin != whole.col_begin || part.whole_rows != whole.whole_rows ||
         part.whole_cols != whole.whole_cols || part.bits != whole.bits || part.fp8 != whole.fp8 ||
-        part.group != whole.group || part.pattern != whole.pattern || part.activation != whole.activation ||
-        part.per_channel != whole.per_channel || part.input_scales != whole.input_scales)
+        part.fp16 != whole.fp16 || part.group != whole.group || part.pattern != whole.pattern ||
+        part.activation != whole.activation || part.per_channel != whole.per_channel ||
+        part.input_scales != whole.input_scales)
       throw std::invalid_argument(fmt::format(
           "stack_rows: expected parts of the same columns and kind, found part {} of {} columns at {} "
           "beside {} columns at {}",
@@ -220,6 +226,7 @@ std::vector<std::byte> serialize(const Leaf& leaf) {
   header.activation = static_cast<int64_t>(leaf.activation);
   header.per_channel = leaf.per_channel ? 1 : 0;
   header.fp8 = leaf.fp8 ? 1 : 0;
+  header.fp16 = leaf.fp16 ? 1 : 0;
 
   size_t size = sizeof header;
   for_each_array(leaf, [&](const auto& array) { size += sizeof(int64_t) + array.size() * sizeof(array[0]); });
@@ -252,7 +259,7 @@ Leaf deserialize(const std::byte* bytes, int64_t size) {
   if (std::memcmp(header.magic, Header{}.magic, sizeof header.magic) != 0)
     throw std::invalid_argument("deserialize: the bytes are not a serialized leaf");
   if (header.kind < 0 || header.kind > static_cast<int64_t>(PatternKind::block) || header.activation < 0 ||
-      header.activation > static_cast<int64_t>(ActivationRule::bf16))
+      header.activation > static_cast<int64_t>(ActivationRule::fp8_per_token))
     throw std::invalid_argument("deserialize: unknown pattern or activation rule");
   Leaf leaf;
   leaf.rows = header.rows;
@@ -268,6 +275,7 @@ Leaf deserialize(const std::byte* bytes, int64_t size) {
   leaf.activation = static_cast<ActivationRule>(header.activation);
   leaf.per_channel = header.per_channel != 0;
   leaf.fp8 = header.fp8 != 0;
+  leaf.fp16 = header.fp16 != 0;
   for_each_array(leaf, [&](auto& array) {
     int64_t count = 0;
     take(&count, sizeof count);

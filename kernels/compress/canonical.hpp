@@ -19,8 +19,9 @@ enum class ActivationRule {
   f32,             // nothing
   int8_per_token,  // q = clamp(rint(x·127/amax(token)), ±127), dynamic
   bf16,            // each becomes the nearest bfloat16: activations.hpp
+  fp8_per_token,   // e4m3 of x·448/amax(token), dynamic
 };
-// "f32", "int8", "bf16": as keys and records say it.
+// "f32", "int8", "bf16", "fp8": as keys and records say it.
 const char* name_of(ActivationRule rule);
 
 // How zeros are laid out, for kernels that exploit it.
@@ -53,6 +54,7 @@ struct Leaf {
   std::vector<float> values;  // [rows × cols], or empty
   std::vector<int8_t> codes;  // [rows × cols], or empty
   int bits = 32;              // 32: values; 16: values that are bfloat16; 8 or 4: codes, in ±127 or −8..7
+  bool fp16 = false;          // the 16-bit values are float16 instead
   bool fp8 = false;           // the 8-bit codes are e4m3
   int64_t group = 0;          // columns that share a scale; divides cols (cols itself: per output channel)
   std::vector<float> scales;  // [rows × cols/group]

@@ -1,4 +1,4 @@
-// dense: W as it is, in float32 or rounded to bfloat16; the latter with activations of either.
+// dense: W as it is, in float32 or rounded to bfloat16 or float16; bfloat16 with activations of its own too.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace {
 const KeySpec kDtype{.name = "dtype",
                      .help = "how weights are stored",
                      .fallback = std::string("f32"),
-                     .choices = {"f32", "bf16"}};
+                     .choices = {"f32", "bf16", "fp16"}};
 const KeySpec kActivations{.name = "activations",
                            .help = "bf16: activations are rounded to bfloat16 too; needs dtype bf16",
                            .fallback = std::string("f32"),
@@ -30,7 +30,7 @@ class Dense final : public Scheme {
   }
   CutUnits units() const override { return {}; }
   int64_t estimated_weight_bytes(Shape shape) const override {
-    return (dtype_ == "bf16" ? 2 : 4) * shape.out_features * shape.in_features;
+    return (dtype_ == "f32" ? 4 : 2) * shape.out_features * shape.in_features;
   }
   int64_t estimated_canonical_bytes(Shape shape) const override {
     return 4 * shape.out_features * shape.in_features;
@@ -47,6 +47,11 @@ class Dense final : public Scheme {
       leaf.bits = 16;
       std::transform(leaf.values.begin(), leaf.values.end(), leaf.values.begin(), to_bfloat16);
     }
+    if (dtype_ == "fp16") {
+      leaf.bits = 16;
+      leaf.fp16 = true;
+      std::transform(leaf.values.begin(), leaf.values.end(), leaf.values.begin(), to_float16);
+    }
     if (activations_ == "bf16") leaf.activation = ActivationRule::bf16;
     return Canonical{{std::move(leaf)}};
   }
@@ -60,7 +65,7 @@ class Dense final : public Scheme {
 SchemeType dense_scheme() {
   SchemeType type;
   type.type = "dense";
-  type.help = "W as it is (f32: the baseline of every other scheme), or rounded to bf16";
+  type.help = "W as it is (f32: the baseline of every other scheme), or rounded to bf16 or fp16";
   type.keys = {kDtype, kActivations};
   type.make = [](const Params& params, Shape, const Registry&) -> std::unique_ptr<Scheme> {
     const std::string dtype = params.string(kDtype), activations = params.string(kActivations);

@@ -50,6 +50,30 @@ inline float to_bfloat16(float value) {
     return std::bit_cast<float>((bits & 0xffff0000u) | (magnitude > 0x7f800000u ? 0x00400000u : 0u));
   return std::bit_cast<float>((bits + 0x7fffu + (bits >> 16 & 1)) & 0xffff0000u);
 }
+// The bits of the nearest float16, ties to even. What is finite stays so, beyond the largest float16 too;
+// subnormal numbers, infinities and NaN stay.
+inline uint16_t float16_of_float(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value), kept = bits & 0x7fffffffu;
+  const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+  if (kept >= 0x7f800000u) return static_cast<uint16_t>(sign | (kept > 0x7f800000u ? 0x7e00u : 0x7c00u));
+  const float magnitude = std::bit_cast<float>(kept);
+  uint32_t code = 0x7bffu;
+  if (magnitude < 0x1p-14f)  // multiples of 2⁻²⁴: adding ½ leaves a float no finer bits
+    code = std::bit_cast<uint32_t>(magnitude + 0.5f) & 0x7ffu;
+  else if (magnitude < 65504.0f)
+    code = ((kept + 0xfffu + (kept >> 13 & 1)) >> 13) - (112u << 10);
+  return static_cast<uint16_t>(sign | (code > 0x7bffu ? 0x7bffu : code));
+}
+inline float float_of_float16(uint16_t code) {
+  const uint32_t sign = uint32_t{code} << 16 & 0x80000000u, kept = code & 0x7fffu;
+  if (kept >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (kept > 0x7c00u ? 0x400000u : 0u));
+  if (kept < 0x400u) return (sign != 0 ? -0x1p-24f : 0x1p-24f) * static_cast<float>(kept);
+  return std::bit_cast<float>(sign | ((kept << 13) + (112u << 23)));
+}
+inline float to_float16(float value) {
+  return float_of_float16(float16_of_float(value));
+}
+
 // The rule for bf16 activations (activations.hpp).
 inline float bf16_activation(float value) {
   return value < kSmallestActivation && value > -kSmallestActivation ? 0.0f : to_bfloat16(value);

@@ -4,11 +4,13 @@
 
 #include <bit>
 #include <cfloat>
+#include <chrono>
 #include <climits>
 #include <cmath>
 #include <cstring>
 
 #include "kernels/compress/rows.hpp"
+#include "kernels/cpu/slowdown.hpp"
 
 namespace lamina {
 
@@ -37,7 +39,7 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
   if (threads == 1) {
     x = divide(x, tokens, 0, 1);
     prepare(x, tokens, 0, 1);
-    compute(x, y, tokens, {0, rows_}, 0);
+    compute_rows(x, y, tokens, {0, rows_}, 0);
     if (ops_.end_panels != nullptr) ops_.end_panels();
     return;
   }
@@ -59,6 +61,20 @@ void CpuLayer::forward_then(Layer& next, const float* x, float* middle, float* y
   }
 }
 
+void CpuLayer::compute_rows(const float* x, float* y, int64_t tokens, Range rows, int part) {
+  using Clock = std::chrono::steady_clock;
+  const double slowdown = injected_slowdown();
+  const auto begin = slowdown > 0 ? Clock::now() : Clock::time_point();
+  compute(x, y, tokens, rows, part);
+  if (slowdown <= 0) return;
+  // By time, not by rows: what was just computed lies in the caches, and takes less than its share the second
+  // time.
+  const auto once = Clock::now(),
+             until = once + std::chrono::duration_cast<Clock::duration>(slowdown * (once - begin));
+  for (int64_t row = rows.begin; row < rows.end && Clock::now() < until; row += row_unit_)
+    compute(x, y, tokens, {row, std::min(row + row_unit_, rows.end)}, part);
+}
+
 void CpuLayer::share(const float* x, float* y, int64_t tokens) {
   const int part = omp_get_thread_num(), parts = omp_get_num_threads();
   x = divide(x, tokens, part, parts);
@@ -67,7 +83,7 @@ void CpuLayer::share(const float* x, float* y, int64_t tokens) {
   }
   prepare(x, tokens, part, parts);
 #pragma omp barrier
-  compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
+  compute_rows(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
   if (ops_.end_panels != nullptr) ops_.end_panels();
 }
 
@@ -287,6 +303,7 @@ void TiledCodes::prepare_token(const CpuOps& ops, const float* x, int64_t tokens
 
 std::string native_refusal(const Leaf& leaf) {
   if (!leaf.zero_points.empty()) return "takes no zero points";
+  if (leaf.fp16) return "takes no float16 weights";
   if (leaf.rows > INT_MAX || leaf.cols > INT_MAX) return fmt::format("takes fewer than 2³¹ rows and columns");
   return {};
 }

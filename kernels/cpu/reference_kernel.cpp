@@ -75,6 +75,13 @@ class ReferenceLayer final : public Layer {
       std::fill(x_.begin(), x_.end(), 0.0);
       return;
     }
+    if (leaf_.activation == ActivationRule::fp8_per_token) {
+      const float up = kLargestE4m3 / amax;
+      const double down = amax / kLargestE4m3;
+      for (int64_t k = 0; k < leaf_.cols; ++k)
+        x_[static_cast<size_t>(k)] = down * static_cast<double>(float_of_e4m3(e4m3_of_float(x[k] * up)));
+      return;
+    }
     const float inverse = 127.0f / amax;
     const double scale = amax / 127.0f;
     for (int64_t k = 0; k < leaf_.cols; ++k)

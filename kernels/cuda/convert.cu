@@ -1,7 +1,8 @@
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
-#include "kernels/activations.hpp"
 #include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
 namespace {
@@ -18,17 +19,24 @@ int blocks_for(int64_t count) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < (count); \
        i += int64_t{gridDim.x} * blockDim.x)
 
-// to_bfloat16 of float8.hpp, and what the rule takes for zero.
-__device__ uint16_t bf16_of(float value) {
-  const uint32_t bits = __float_as_uint(value), magnitude = bits & 0x7fffffffu;
-  if (fabsf(value) < kSmallestActivation) return 0;
-  if (magnitude >= 0x7f7f8000u)
-    return static_cast<uint16_t>(bits >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0u));
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+template <bool kHalf>
+__global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
+  FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
 }
 
-__global__ void round_bf16_kernel(const float* from, int64_t count, uint16_t* to) {
-  FOR_EACH(i, count) to[i] = bf16_of(from[i]);
+__global__ void widen_f64_kernel(const float* from, int64_t count, double* to) {
+  FOR_EACH(i, count) to[i] = from[i];
+}
+
+__global__ void widen_kernel(const uint16_t* from, int64_t count, float* to) {
+  FOR_EACH(i, count) to[i] = __uint_as_float(uint32_t{from[i]} << 16);
+}
+__global__ void widen_fours_kernel(const uint2* from, int64_t count, float4* to) {
+  FOR_EACH(i, count) {
+    const uint2 four = from[i];
+    to[i] = {__uint_as_float(four.x << 16), __uint_as_float(four.x & 0xffff0000u),
+             __uint_as_float(four.y << 16), __uint_as_float(four.y & 0xffff0000u)};
+  }
 }
 
 template <class In, class Out, int kShift>
@@ -39,61 +47,25 @@ __global__ void pad_kernel(const In* from, int64_t rows, int64_t cols, int64_t s
   }
 }
 
-// One block a token. amax and codes by the rule's own arithmetic: float32, rounded to nearest even.
-__global__ void __launch_bounds__(1024)
-    quantize_int8_kernel(const __nv_bfloat16* x, int64_t cols, int64_t stride, int8_t* codes, float* scales) {
-  x += blockIdx.x * cols;
-  codes += blockIdx.x * stride;
-  float amax = 0;
-  const bool pairs = cols % 2 == 0;
-  if (pairs) {
-    const auto* two = reinterpret_cast<const __nv_bfloat162*>(x);
-    for (int64_t i = threadIdx.x; i < cols / 2; i += blockDim.x) {
-      const float2 v = __bfloat1622float2(two[i]);
-      amax = fmaxf(amax, fmaxf(fabsf(v.x), fabsf(v.y)));
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < cols; i += blockDim.x)
-      amax = fmaxf(amax, fabsf(__bfloat162float(x[i])));
-  }
-  __shared__ float parts[32];
-  for (int offset = 16; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
-  if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = amax;
-  __syncthreads();
-  amax = threadIdx.x % 32 < blockDim.x / 32 ? parts[threadIdx.x % 32] : 0.0f;
-  for (int offset = 16; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
-  const bool zero = amax < kSmallestActivation;
-  const float inverse = zero ? 0.0f : __fdiv_rn(127.0f, amax);
-  const auto code = [=](float value) {
-    return static_cast<int8_t>(fminf(fmaxf(rintf(__fmul_rn(value, inverse)), -127.0f), 127.0f));
-  };
-  if (pairs) {
-    const auto* two = reinterpret_cast<const __nv_bfloat162*>(x);
-    for (int64_t i = threadIdx.x; i < stride / 2; i += blockDim.x) {
-      const float2 v = 2 * i < cols ? __bfloat1622float2(two[i]) : float2{0, 0};
-      reinterpret_cast<char2*>(codes)[i] = {code(v.x), code(v.y)};
-    }
-  } else {
-    for (int64_t i = threadIdx.x; i < stride; i += blockDim.x)
-      codes[i] = i < cols ? code(__bfloat162float(x[i])) : int8_t{0};
-  }
-  if (threadIdx.x == 0) scales[blockIdx.x] = zero ? 0.0f : __fdiv_rn(amax, 127.0f);
-}
-
-__global__ void scale_int32_kernel(const int32_t* sums, int64_t tokens, int64_t rows, int64_t stride,
-                                   const float* scales, const float* token_scales, float* y) {
-  for (int64_t token = blockIdx.y; token < tokens; token += gridDim.y) {
-    const float own = token_scales[token];
-    FOR_EACH(i, rows)
-    y[token * rows + i] = static_cast<float>(sums[token * stride + i]) * (scales[i] * own);
-  }
-}
-
 }  // namespace
 
-void round_bf16(const float* from, int64_t count, void* to, cudaStream_t stream) {
+void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream) {
   if (count == 0) return;
-  round_bf16_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
+  const auto kernel = half ? round_kernel<true> : round_kernel<false>;
+  kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
+}
+
+void widen_f64(const float* from, int64_t count, double* to, cudaStream_t stream) {
+  if (count > 0) widen_f64_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, to);
+}
+
+void widen_bf16(const void* from, int64_t count, float* to, cudaStream_t stream) {
+  if (count == 0) return;
+  if (count % 4 == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0)
+    widen_fours_kernel<<<blocks_for(count / 4), kThreads, 0, stream>>>(
+        static_cast<const uint2*>(from), count / 4, reinterpret_cast<float4*>(to));
+  else
+    widen_kernel<<<blocks_for(count), kThreads, 0, stream>>>(static_cast<const uint16_t*>(from), count, to);
 }
 
 void narrow_bf16(const float* from, int64_t rows, int64_t cols, int64_t stride, void* to,
@@ -113,19 +85,6 @@ void pad_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, int6
   else
     pad_kernel<uint16_t, uint16_t, 0><<<blocks, kThreads, 0, stream>>>(
         static_cast<const uint16_t*>(from), rows, cols, stride, static_cast<uint16_t*>(to));
-}
-
-void quantize_int8(const void* x, int64_t tokens, int64_t cols, int64_t stride, int8_t* codes, float* scales,
-                   cudaStream_t stream) {
-  quantize_int8_kernel<<<static_cast<unsigned>(tokens), 1024, 0, stream>>>(
-      static_cast<const __nv_bfloat16*>(x), cols, stride, codes, scales);
-}
-
-void scale_int32(const int32_t* sums, int64_t tokens, int64_t rows, int64_t stride, const float* scales,
-                 const float* token_scales, float* y, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(blocks_for(rows)),
-                  static_cast<unsigned>(tokens < 65535 ? tokens : 65535));
-  scale_int32_kernel<<<grid, kThreads, 0, stream>>>(sums, tokens, rows, stride, scales, token_scales, y);
 }
 
 }  // namespace lamina

@@ -1,6 +1,8 @@
-// Dense weights by cuBLASLt: float32 by float32, and bfloat16 by bfloat16 activations. Sums are float32 in
-// both; TF32 stays off.
-#include <algorithm>
+// Dense weights by cuBLASLt: float32 by float32, and bfloat16 or float16 by activations of their own type.
+// Sums are float32 in all; TF32 stays off.
+#include <fmt/format.h>
+
+#include <string>
 
 #include "kernels/cuda/convert.hpp"
 #include "kernels/cuda/cuda_device.hpp"
@@ -13,29 +15,31 @@
 namespace lamina {
 namespace {
 
-constexpr int64_t kStagedBytes = int64_t{256} << 20;  // of float32 rows on their way to bfloat16
+InputType input_of(const Leaf& leaf) {
+  return leaf.bits != 16 ? InputType::f32 : leaf.fp16 ? InputType::f16 : InputType::bf16;
+}
 
 class DenseLayer final : public CudaLayer {
  public:
   DenseLayer(const Leaf& leaf, const LayerOptions& options)
-      : CudaLayer(leaf, options, leaf.bits == 16 ? InputType::bf16 : InputType::f32,
-                  leaf.bits == 16 ? Arithmetic::bf16 : Arithmetic::f32) {
+      : CudaLayer(leaf, options, input_of(leaf), leaf.bits == 16 ? Arithmetic::bf16 : Arithmetic::f32) {
     if (leaf.bits != 16) {
       types_ = {CUDA_R_32F, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F};
       weights_ = to_device(leaf.values.data(), rows() * cols() * 4);
       return;
     }
-    Device& device = *cuda_device();
-    const cudaStream_t stream = cuda_stream(device.stream(1));
-    weights_ = device.allocate(rows() * cols() * 2);
-    const int64_t step = std::max<int64_t>(kStagedBytes / (4 * cols()), 1);
-    for (int64_t row = 0; row < rows(); row += step) {
-      const int64_t count = std::min(step, rows() - row);
-      const Buffer staged = to_device(leaf.values.data() + row * cols(), count * cols() * 4);
-      narrow_bf16(staged.as<float>(), count, cols(), cols(), weights_.data() + row * cols() * 2, stream);
-      check_launch("packing bfloat16 weights");
-      device.synchronize();
+    if (!leaf.fp16) {
+      weights_ = upload_bf16(leaf.values.data(), rows(), cols());
+      return;
     }
+    types_.in = CUDA_R_16F;
+    Device& device = *cuda_device();
+    weights_ = device.allocate(rows() * cols() * 2);
+    const Buffer staged = to_device(leaf.values.data(), rows() * cols() * 4);
+    round_activations(staged.as<float>(), rows() * cols(), true, weights_.data(),
+                      cuda_stream(device.stream(1)));
+    check_launch("packing float16 weights");
+    device.synchronize();
   }
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
@@ -48,20 +52,22 @@ class DenseLayer final : public CudaLayer {
   Buffer weights_;
 };
 
-Kernel dense_kernel(int bits) {
-  Kernel kernel = cuda_kernel("cublaslt", "cublaslt", bits == 16 ? InputType::bf16 : InputType::f32,
-                              [bits](const Leaf& leaf) -> std::string {
-                                if (leaf.bits != bits)
-                                  return bits == 16 ? "takes dense bfloat16" : "takes dense float32";
-                                return "";
-                              });
+// Of one of the three types.
+Kernel dense_kernel(InputType input, const std::string& type) {
+  Kernel kernel = cuda_kernel("cublaslt", "cublaslt", input, [input, type](const Leaf& leaf) -> std::string {
+    if (leaf.pattern.kind != PatternKind::dense) return "takes no pruned weights";
+    if (leaf.quantized() || input_of(leaf) != input) return "takes dense " + type;
+    if (input == InputType::f16 && leaf.activation != ActivationRule::f32)
+      return "takes activations that stay floats";
+    return "";
+  });
   kernel.preference = 10;
   // Hopper's tensor cores cut sums off instead of rounding them, and cuBLASLt leaves all of K to them: by
   // 28672 columns the worst of a million sums is 2.2 times float32's tolerance off.
-  if (bits == 16) kernel.rounding = 4;
+  if (input != InputType::f32) kernel.rounding = 4;
   kernel.help =
-      bits == 16 ? "dense bfloat16 by bfloat16 activations, by cuBLASLt: its fastest algorithm for the shape"
-                 : "dense float32 by cuBLASLt, without TF32: its fastest algorithm for the shape";
+      fmt::format("dense {0} by {0} activations, by cuBLASLt{1}: its fastest algorithm for the shape", type,
+                  input == InputType::f32 ? ", without TF32" : "");
   kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
     return std::make_unique<DenseLayer>(leaf, options);
   };
@@ -71,11 +77,15 @@ Kernel dense_kernel(int bits) {
 }  // namespace
 
 Kernel cublaslt_dense_kernel() {
-  return dense_kernel(32);
+  return dense_kernel(InputType::f32, "float32");
 }
 
 Kernel cublaslt_bf16_kernel() {
-  return dense_kernel(16);
+  return dense_kernel(InputType::bf16, "bfloat16");
+}
+
+Kernel cublaslt_fp16_kernel() {
+  return dense_kernel(InputType::f16, "float16");
 }
 
 }  // namespace lamina

@@ -45,7 +45,7 @@ class Int8Layer final : public CudaLayer {
     matmul({CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I}, n_, aligned(tokens), k_, weights_.data(),
            codes_->data(), sums_->data(), on);
     scale_int32(sums_->as<int32_t>(), tokens, rows(), n_, scales_.as<float>(), token_scales_->as<float>(), y,
-                on);
+                rows(), on);
     check_launch("scaling sums");
   }
   int64_t weight_bytes() const override { return weights_.bytes() + scales_.bytes(); }
@@ -60,6 +60,7 @@ class Int8Layer final : public CudaLayer {
 
 Kernel cublaslt_int8_kernel() {
   Kernel kernel = cuda_kernel("cublaslt", "cublaslt", InputType::bf16, [](const Leaf& leaf) -> std::string {
+    if (leaf.pattern.kind != PatternKind::dense) return "takes no pruned weights";
     if (leaf.bits != 8 || leaf.fp8 || leaf.activation != ActivationRule::int8_per_token)
       return "takes int8 weights by int8 activations";
     if (!leaf.per_channel) return "takes one scale an output channel";

@@ -124,6 +124,7 @@ class CudaSideStream final : public SideStream {
     cudaStream_t made = nullptr;
     check_cuda(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "making a stream");
     stream_.handle = made;
+    stream_.beside = true;
     check_cuda(cudaEventCreateWithFlags(&followed_, cudaEventDisableTiming), "making an event");
     check_cuda(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "making an event");
   }
@@ -277,7 +278,10 @@ void choose_gpu(int local_rank) {
 
 void cuda_silu_gate(const float* gate_up, void* hidden, InputType type, int64_t tokens, int64_t width,
                     Stream& stream) {
-  silu_gate(gate_up, hidden, type == InputType::bf16, tokens, width, cuda_stream(stream));
+  const HiddenType as = type == InputType::bf16  ? HiddenType::bf16
+                        : type == InputType::f16 ? HiddenType::f16
+                                                 : HiddenType::f32;
+  silu_gate(gate_up, hidden, as, tokens, width, cuda_stream(stream));
   check_launch("the gate between projections");
 }
 

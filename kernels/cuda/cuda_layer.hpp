@@ -18,6 +18,13 @@ class CudaLayer : public Layer {
   Cost cost(int64_t tokens) const override;
 
  protected:
+  // forward() that writes y by the bf16 rule too, where a layer can in the same kernel; false where not.
+  virtual bool forward_rounded(const float* /*x*/, float* /*y*/, void* /*rounded*/, int64_t /*tokens*/,
+                               Stream& /*stream*/) {
+    return false;
+  }
+  // Of its multiply-adds, how many are executed.
+  virtual double work_share() const { return 1; }
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }
   // Device memory for scratch, shared with the layer's copies; in the order that every copy asks in.
@@ -28,10 +35,13 @@ class CudaLayer : public Layer {
   InputType input_;
   Arithmetic arithmetic_;
   Workspace* workspace_;
-  std::shared_ptr<Buffer> rounded_;  // x of a factor that follows another; [max_tokens × cols] bfloat16
+  std::shared_ptr<Buffer> rounded_;  // x of a factor that follows another; [max_tokens × cols]
 };
 
 // The device's memory with these host bytes in it.
 Buffer to_device(const void* data, int64_t bytes);
+// Numbers that are bfloat16 already, as bfloat16 [rows × cols]; in pieces, so that it takes little more
+// memory.
+Buffer upload_bf16(const float* values, int64_t rows, int64_t cols);
 
 }  // namespace lamina

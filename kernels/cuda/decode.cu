@@ -3,7 +3,8 @@
 
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/decode.hpp"
-#include "kernels/cuda/decode_formats.cuh"
+#include "kernels/cuda/decode_multiply.cuh"
+#include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
 namespace {
@@ -14,10 +15,10 @@ constexpr int kRedPad = 4;      // floats, against bank conflicts
 // By tiles of 8 tokens: warps that work on K side by side, chunks that each has on the way, and blocks of
 // threads that a multiprocessor holds. Few chunks are enough, and small blocks let the next kernel's begin
 // where this one's have ended. Sums of 64 tokens want the registers of two.
-template <int kTokenTiles>
+template <class F, int kTokenTiles>
 struct Block {
   static constexpr int kColWarps = 2;
-  static constexpr int kStages = 3;
+  static constexpr int kStages = F::kBitmap ? 2 : 3;
   static constexpr int kPerMultiprocessor = kTokenTiles <= 4 ? kMostBlocks : 1;
   static constexpr int kWarps = kRowWarps * kColWarps;
 };
@@ -27,10 +28,14 @@ struct Work {
   const float* row_scales;
   const uint8_t* x;
   float* y;
+  uint16_t* rounded;
   float* partials;
   unsigned* counters;
   int rows, tokens, chunks;
   int64_t x_stride;  // bytes
+  const uint32_t* offsets;
+  const uint2* columns;
+  int slot_bytes;  // of a chunk in the ring
   // Chunks of all rows of blocks, of which blocks of threads take equal runs. Times their number it fits 32
   // bits, whose divisions are many times faster.
   uint32_t units;
@@ -44,102 +49,13 @@ __device__ __forceinline__ uint32_t owner(const Work& work, uint32_t unit) {
   return ((unit + 1) * gridDim.x - 1) / work.units;
 }
 
-// Programmatic dependent launch (Hopper and newer): the next kernel on the stream may begin, and this one
-// waits until all before it are done and their writes seen. Weights do not depend on them: they are fetched
-// before.
-__device__ __forceinline__ void let_next_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-__device__ __forceinline__ void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ __forceinline__ void copy_async(uint32_t to, const uint8_t* from) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(to), "l"(from));
-}
-
-__device__ __forceinline__ void multiply(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// The same with sums of nothing before it: no registers are cleared.
-__device__ __forceinline__ void multiply_first(float* c, const uint32_t* a, uint32_t b0, uint32_t b1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
-      "{%10,%10,%10,%10};"
-      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
-}
-
-__device__ __forceinline__ void add(float4& sum, const float4& other) {
-  sum.x += other.x;
-  sum.y += other.y;
-  sum.z += other.z;
-  sum.w += other.w;
-}
-
-// A lane's activations of 64 columns: words 2s and 2s + 1 are step s's.
-template <int kTokenTiles>
-__device__ __forceinline__ void load_x(uint4 (&x)[kTokenTiles][2], const Work& work, int64_t column,
-                                       int lane) {
-  const int g = lane / 4, t = lane % 4;
-#pragma unroll
-  for (int n = 0; n < kTokenTiles; ++n) {
-    const int token = n * 8 + g;
-    const uint8_t* from = work.x + token * work.x_stride + 2 * (column + 8 * t);
-#pragma unroll
-    for (int j = 0; j < 2; ++j)
-      x[n][j] =
-          token < work.tokens ? __ldg(reinterpret_cast<const uint4*>(from + 64 * j)) : uint4{0, 0, 0, 0};
-  }
-}
-
-// sums += 64 columns of a chunk by their activations.
-template <class F, int kTokenTiles>
-__device__ __forceinline__ void multiply_half(float (&sums)[kTiles][kTokenTiles][4], const uint8_t* chunk,
-                                              const uint4 (&x)[kTokenTiles][2], int half, int lane) {
-  constexpr int kScaleSteps = (F::kGroup < 64 ? F::kGroup : 64) / 16;  // after which sums are scaled
-  constexpr int kPartSteps = 4 / F::kStepWords;                        // that 16 bytes of a lane hold
-#pragma unroll
-  for (int r = 0; r < kTiles; ++r) {
-    float part[kTokenTiles][4];
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      const int piece = (F::kStepWords == 1 ? half : 0) + s / kPartSteps;
-      const uint4 words = *reinterpret_cast<const uint4*>(chunk + ((r * 2 + piece) * 32 + lane) * 16);
-      const uint32_t all[4] = {words.x, words.y, words.z, words.w};
-      uint32_t a[4];
-      F::widen(all + s % kPartSteps * F::kStepWords, a);
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        const uint4 v = x[n][s / 2];
-        const uint32_t b0 = s % 2 == 0 ? v.x : v.z, b1 = s % 2 == 0 ? v.y : v.w;
-        s % kScaleSteps == 0 ? multiply_first(part[n], a, b0, b1) : multiply(part[n], a, b0, b1);
-      }
-      if ((s + 1) % kScaleSteps != 0) continue;
-      float2 scale = {1, 1};
-      if constexpr (F::kGrouped) {
-        const int group = (half * 64 + s * 16) / F::kGroup;
-        scale =
-            *reinterpret_cast<const float2*>(chunk + kCodeBytes + ((group * 8 + lane / 4) * kTiles + r) * 8);
-      }
-#pragma unroll
-      for (int n = 0; n < kTokenTiles; ++n) {
-        sums[r][n][0] += scale.x * part[n][0];
-        sums[r][n][1] += scale.x * part[n][1];
-        sums[r][n][2] += scale.y * part[n][2];
-        sums[r][n][3] += scale.y * part[n][3];
-      }
-    }
-  }
+// Known when compiled where chunks are of one size.
+template <class F>
+__device__ __forceinline__ int slot_of(const Work& work) {
+  if constexpr (F::kBitmap)
+    return work.slot_bytes;
+  else
+    return kChunkBytes<F>;
 }
 
 // A block's run of units, row of blocks by row of blocks. Warps of one strip take its chunks in turn.
@@ -148,16 +64,17 @@ struct Cursor {
 };
 
 template <class F, int kTokenTiles>
-__global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenTiles>::kPerMultiprocessor)
-    decode_kernel(const Work work) {
-  using B = Block<kTokenTiles>;
-  constexpr int kBytes = kChunkBytes<F>, kRedStride = kBlockRows + kRedPad;
+__global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
+                                  Block<F, kTokenTiles>::kPerMultiprocessor) decode_kernel(const Work work) {
+  using B = Block<F, kTokenTiles>;
+  const int slot_bytes = slot_of<F>(work);
+  constexpr int kRedStride = kBlockRows + kRedPad;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int row_warp = warp % kRowWarps, col_warp = warp / kRowWarps;
-  uint8_t* const ring = shared + warp * B::kStages * kBytes;
+  uint8_t* const ring = shared + warp * B::kStages * slot_bytes;
   const auto ring_address = static_cast<uint32_t>(__cvta_generic_to_shared(ring));
-  auto* const red = reinterpret_cast<float*>(shared + B::kWarps * B::kStages * kBytes);
+  auto* const red = reinterpret_cast<float*>(shared + B::kWarps * B::kStages * slot_bytes);
   __shared__ bool last_shared;
 
   const uint32_t begin = first_unit(work, blockIdx.x), end = first_unit(work, blockIdx.x + 1);
@@ -168,9 +85,22 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
   const auto stop_of = [&](int row_block) { return row_block == last_row ? last_stop : work.chunks; };
 
   Cursor ahead{first_row, first_chunk + col_warp, stop_of(first_row)};
+  const auto index_of = [&](int row_block, int chunk) {
+    return int64_t{row_block * kRowWarps + row_warp} * work.chunks + chunk;
+  };
   const auto address = [&] {
-    return work.weights +
-           (int64_t{ahead.row_block * kRowWarps + row_warp} * work.chunks + ahead.chunk) * kBytes + lane * 16;
+    if constexpr (F::kBitmap)
+      return work.weights + lane * 16;
+    else
+      return work.weights + index_of(ahead.row_block, ahead.chunk) * slot_bytes + lane * 16;
+  };
+  // Of a bitmap: where the chunk that is fetched next begins and ends, asked for one fetch before.
+  uint2 span = {0, 0};
+  const auto ask_span = [&] {
+    if constexpr (F::kBitmap) {
+      const uint32_t* const from = work.offsets + index_of(ahead.row_block, ahead.chunk);
+      if (ahead.chunk < ahead.stop) span = {__ldg(from), __ldg(from + 1)};
+    }
   };
   const uint8_t* next = address();
   uint32_t slot_in = ring_address + lane * 16;
@@ -182,22 +112,33 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
         ahead.stop = stop_of(ahead.row_block);
       } while (ahead.chunk >= ahead.stop && ahead.row_block < last_row);
       next = address();
+      ask_span();
     }
     if (ahead.chunk < ahead.stop) {
+      if constexpr (F::kBitmap) {
+        const uint8_t* const from = next + int64_t{span.x} * 64;
+        const auto bytes = static_cast<int>(span.y - span.x) * 64;
+        for (int i = lane * 16; i < bytes; i += 512)
+          copy_async(slot_in + i - lane * 16, from + i - lane * 16);
+        ahead.chunk += B::kColWarps;
+        ask_span();
+      } else {
 #pragma unroll
-      for (int i = 0; i < kCodeBytes / 512; ++i) copy_async(slot_in + i * 512, next + i * 512);
-      constexpr int kScalePieces = kGroups<F> * kStripRows / 4;  // of 16 bytes
+        for (int i = 0; i < kCodeBytes / 512; ++i) copy_async(slot_in + i * 512, next + i * 512);
+        constexpr int kMorePieces = (kChunkBytes<F> - kCodeBytes) / 16;
 #pragma unroll
-      for (int i = 0; i < kScalePieces; i += 32)
-        if (i + lane < kScalePieces) copy_async(slot_in + kCodeBytes + i * 16, next + kCodeBytes + i * 16);
-      ahead.chunk += B::kColWarps;
-      next += B::kColWarps * kBytes;
+        for (int i = 0; i < kMorePieces; i += 32)
+          if (i + lane < kMorePieces) copy_async(slot_in + kCodeBytes + i * 16, next + kCodeBytes + i * 16);
+        ahead.chunk += B::kColWarps;
+        next += B::kColWarps * slot_bytes;
+      }
     }
     asm volatile("cp.async.commit_group;");
-    slot_in += kBytes;
-    if (slot_in >= ring_address + B::kStages * kBytes) slot_in -= B::kStages * kBytes;
+    slot_in += slot_bytes;
+    if (slot_in >= ring_address + B::kStages * slot_bytes) slot_in -= B::kStages * slot_bytes;
   };
   let_next_begin();
+  ask_span();
   for (int i = 0; i + 1 < B::kStages; ++i) fetch();
   wait_for_previous();
 
@@ -205,23 +146,47 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
   for (int row_block = first_row; row_block <= last_row; ++row_block) {
     const int from = row_block == first_row ? first_chunk : 0, stop = stop_of(row_block);
     float sums[kTiles][kTokenTiles][4] = {};
+    uint2 columns = {0, 0};  // of the chunk that comes next
+    const auto ask_columns = [&](int chunk) {
+      if constexpr (F::kIndexed)
+        if (chunk < stop) columns = __ldg(work.columns + index_of(row_block, chunk));
+    };
+    ask_columns(from + col_warp);
     for (int chunk = from + col_warp; chunk < stop; chunk += B::kColWarps) {
-      constexpr int kHalves = F::kChunkCols / 64;
-      constexpr bool kEarly = kTokenTiles <= 2;  // where registers hold all of a chunk's activations
-      uint4 x[kEarly ? kHalves : 1][kTokenTiles][2];
+      constexpr int kParts = F::kSteps / F::kPartSteps, kPartCols = F::kChunkCols / kParts;
+      // Where registers hold all of a chunk's activations.
+      constexpr bool kEarly = kTokenTiles * kParts * kXPieces<F> <= 8;
+      uint4 x[kEarly ? kParts : 1][kTokenTiles][kXPieces<F>];
       const int64_t column = int64_t{chunk} * F::kChunkCols;
+      const auto load_part = [&](uint4(&to)[kTokenTiles][kXPieces<F>], int64_t first) {
+        if constexpr (F::kIndexed)
+          load_named_x<kTokenTiles>(to, work.x, work.x_stride, work.tokens, columns, lane);
+        else
+          load_x<F, kTokenTiles>(to, work.x, work.x_stride, work.tokens, first, lane);
+      };
       if constexpr (kEarly) {
 #pragma unroll
-        for (int h = 0; h < kHalves; ++h) load_x<kTokenTiles>(x[h], work, column + 64 * h, lane);
+        for (int p = 0; p < kParts; ++p) load_part(x[p], column + p * kPartCols);
+        ask_columns(chunk + B::kColWarps);
       }
       asm volatile("cp.async.wait_group %0;" ::"n"(B::kStages - 2) : "memory");
       __syncwarp();  // a lane reads scales that others fetched, and none still reads the slot that is next
                      // filled
       fetch();
+      // Of a bitmap: the lane's bits, and where its values begin.
+      uint4 bits = {0, 0, 0, 0};
+      uint32_t value_at = ring_address + slot * slot_bytes + Bitmap::kBitBytes + lane * 2;
+      if constexpr (F::kBitmap) bits = *reinterpret_cast<const uint4*>(ring + slot * slot_bytes + lane * 16);
 #pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        if constexpr (!kEarly) load_x<kTokenTiles>(x[0], work, column + 64 * h, lane);
-        multiply_half<F, kTokenTiles>(sums, ring + slot * kBytes, x[kEarly ? h : 0], h, lane);
+      for (int p = 0; p < kParts; ++p) {
+        if constexpr (!kEarly) {
+          load_part(x[0], column + p * kPartCols);
+          ask_columns(chunk + B::kColWarps);
+        }
+        if constexpr (F::kBitmap)
+          multiply_bitmap<kTokenTiles>(sums, bits, x[kEarly ? p : 0], p, value_at);
+        else
+          multiply_part<F, kTokenTiles>(sums, ring + slot * slot_bytes, x[kEarly ? p : 0], p, lane);
       }
       slot = slot + 1 == B::kStages ? 0 : slot + 1;
     }
@@ -254,8 +219,10 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int row = row_block * kBlockRows + in_block + i;
-        if (row < work.rows)
-          work.y[int64_t{token} * work.rows + row] = F::kGrouped ? all[i] : all[i] * work.row_scales[row];
+        if (row >= work.rows) continue;
+        const float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
+        work.y[int64_t{token} * work.rows + row] = value;
+        if (work.rounded != nullptr) work.rounded[int64_t{token} * work.rows + row] = bf16_of(value);
       }
     };
     float* const own = work.partials + (2 * blockIdx.x + (row_block != first_row)) * kPart;
@@ -299,24 +266,36 @@ __global__ void __launch_bounds__(Block<kTokenTiles>::kWarps * 32, Block<kTokenT
 
 template <class F, int kTokenTiles>
 void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
-  using B = Block<kTokenTiles>;
-  constexpr int kShared =
-      B::kWarps * B::kStages * kChunkBytes<F> + B::kColWarps * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4;
-  static const cudaError_t allowed = cudaFuncSetAttribute(
-      decode_kernel<F, kTokenTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  (void)allowed;  // a launch that is refused says so itself
+  using B = Block<F, kTokenTiles>;
+  const auto shared = static_cast<int>(B::kWarps * B::kStages * layout.chunk_bytes +
+                                       B::kColWarps * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4);
+  // Of a bitmap chunks are as long as a layer's are.
+  static int allowed = 0, resident = B::kPerMultiprocessor;
+  if (shared > allowed) {
+    cudaFuncSetAttribute(decode_kernel<F, kTokenTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    allowed = shared;
+    if constexpr (F::kBitmap)
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, decode_kernel<F, kTokenTiles>, B::kWarps * 32,
+                                                    static_cast<size_t>(shared));
+    resident = std::clamp(resident, 1, B::kPerMultiprocessor);
+  }
+  // a launch that is refused says so itself
   Work work{static_cast<const uint8_t*>(a.weights),
             a.row_scales,
             static_cast<const uint8_t*>(a.x),
             a.y,
+            static_cast<uint16_t*>(a.rounded),
             a.partials,
             a.counters,
             static_cast<int>(layout.rows),
             static_cast<int>(a.tokens),
             static_cast<int>(layout.chunks),
-            2 * layout.padded_cols(),
+            2 * layout.x_cols,
+            a.offsets,
+            a.columns,
+            static_cast<int>(layout.chunk_bytes),
             static_cast<uint32_t>(layout.strips / kRowWarps * layout.chunks)};
-  const int64_t blocks = std::min<int64_t>(cuda_properties().multiprocessors * B::kPerMultiprocessor,
+  const int64_t blocks = std::min<int64_t>(cuda_properties().multiprocessors * resident,
                                            (int64_t{work.units} + B::kColWarps - 1) / B::kColWarps);
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -324,7 +303,7 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
   cudaLaunchConfig_t config{};
   config.gridDim = static_cast<unsigned>(blocks);
   config.blockDim = B::kWarps * 32;
-  config.dynamicSmemBytes = kShared;
+  config.dynamicSmemBytes = static_cast<size_t>(shared);
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = cuda_properties().capability >= 90 ? 1 : 0;
@@ -363,7 +342,12 @@ int64_t decode_counters(const DecodeLayout& layout) {
 
 void decode(DecodeFormat format, const DecodeLayout& layout, const DecodeArguments& arguments,
             cudaStream_t stream) {
-  with_format(format, [&]<class F>(F) { launch_for<F>(layout, arguments, stream); });
+  if (format == DecodeFormat::bitmap)
+    launch_for<Bitmap>(layout, arguments, stream);
+  else if (format == DecodeFormat::blocks)
+    launch_for<Blocks>(layout, arguments, stream);
+  else
+    with_format(format, [&]<class F>(F) { launch_for<F>(layout, arguments, stream); });
 }
 
 }  // namespace lamina

@@ -9,24 +9,40 @@
 namespace lamina {
 
 // How codes are stored, and how they become bfloat16.
-enum class DecodeFormat { int8, fp8, int4_g32, int4_g64, int4_g128 };
+enum class DecodeFormat {
+  int8,
+  fp8,
+  int4_g32,
+  int4_g64,
+  int4_g128,
+  // 2 of every 4 columns; groups are of columns of the whole.
+  bf16_24,
+  int8_24,
+  int4_g32_24,
+  int4_g64_24,
+  int4_g128_24,
+  // bfloat16 of any pattern, and of blocks of 16 columns by 16 rows.
+  bitmap,
+  blocks
+};
 
 // A strip is 32 rows; a chunk of it, 2 KB of codes and, of groups, their scales, is what a warp takes at a
 // time.
 struct DecodeLayout {
   int64_t rows = 0, cols = 0;
-  int64_t strips = 0;  // padded to what a block of threads takes
-  int64_t chunks = 0;  // of a strip; the last is padded
-  int64_t chunk_cols = 0, chunk_bytes = 0;
-  int64_t padded_cols() const { return chunks * chunk_cols; }
+  int64_t strips = 0;                       // padded to what a block of threads takes
+  int64_t chunks = 0;                       // of a strip; the last is padded
+  int64_t chunk_cols = 0, chunk_bytes = 0;  // of a bitmap the longest chunk's
+  int64_t x_cols = 0;                       // of x, zeros past `cols`
   int64_t bytes() const { return strips * chunks * chunk_bytes; }
 };
 DecodeLayout decode_layout(DecodeFormat format, int64_t rows, int64_t cols);
 
-// Packs canonical codes [rows × cols] and, of groups, scales [rows × cols/group] into layout.bytes() at `to`.
-// All in device memory.
-void decode_pack(DecodeFormat format, const DecodeLayout& layout, const int8_t* codes, const float* scales,
-                 void* to, cudaStream_t stream);
+// Of all formats but bitmap and blocks: packs canonical codes (of bf16_24 bfloat16) [rows × cols] and, of
+// groups, scales [rows × cols/group] into layout.bytes() at `to`. All in device memory. Of 2:4 `too_many`,
+// zero before, tells where more are kept.
+void decode_pack(DecodeFormat format, const DecodeLayout& layout, const void* codes, const float* scales,
+                 void* to, unsigned* too_many, cudaStream_t stream);
 
 // At most this many tokens a call.
 inline constexpr int64_t kDecodeTokens = 64;
@@ -34,11 +50,14 @@ inline constexpr int64_t kDecodeTokens = 64;
 struct DecodeArguments {
   const void* weights = nullptr;      // packed
   const float* row_scales = nullptr;  // [rows], of formats without groups
-  const void* x =
-      nullptr;  // [tokens × padded_cols] bfloat16, aligned to 16 bytes; finite where weights are padding
-  float* y = nullptr;            // [tokens × rows]
-  float* partials = nullptr;     // decode_partial_bytes(tokens)
-  unsigned* counters = nullptr;  // decode_counters(layout) zeros, which every call leaves zero
+  // [tokens × x_cols] bfloat16, aligned to 16 bytes; finite where weights are padding
+  const void* x = nullptr;
+  const uint32_t* offsets = nullptr;  // of a bitmap: where each chunk begins, and the last ends, in 64 bytes
+  const uint2* columns = nullptr;     // of blocks: of each chunk the units of 16 columns, two a tile of rows
+  float* y = nullptr;                 // [tokens × rows]
+  void* rounded = nullptr;            // null, or y once more by the bf16 rule, [tokens × rows]
+  float* partials = nullptr;          // decode_partial_bytes(tokens)
+  unsigned* counters = nullptr;       // decode_counters(layout) zeros, which every call leaves zero
   int64_t tokens = 0;
 };
 int64_t decode_partial_bytes(int64_t tokens);

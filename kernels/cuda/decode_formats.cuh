@@ -28,28 +28,49 @@ __device__ __forceinline__ uint32_t minus(uint32_t a, uint32_t b) {
   return as_bits(__hsub2(as_bf16(a), as_bf16(b)));
 }
 
-// A word holds 8 nibbles, code + 8: number i the first of register i's two weights, number i + 4 the second.
-// Behind the bits of 128, whose last place is 1, a nibble is 128 + itself, exactly.
+// What most formats are not.
+struct Plain {
+  static constexpr bool kGrouped = false;    // scales a group lie behind a chunk's codes
+  static constexpr bool kRowScales = false;  // a scale a row comes last
+  static constexpr bool kSparse = false;     // 2 of every 4 columns, for mma.sp
+  static constexpr bool kBitmap = false;     // chunks as long as what is kept
+  static constexpr bool kIndexed = false;    // steps of 16 columns each that are named beside the weights
+};
+
+// A word holds 8 nibbles, code + 8: each of register i's two weights in 4 bits of a half, so that a shift
+// brings them to the upper bits of bfloat16's fraction, where behind the bits of 16 a nibble is 16 + itself,
+// exactly. The last register's lie across the halves' ends: a rotation brings them.
 template <int kGroup_>
-struct Int4 {
+struct Int4 : Plain {
   static constexpr int kGroup = kGroup_;
   static constexpr int kChunkCols = 128;
   static constexpr int kStepWords = 1;  // of a lane, for 16 columns of 16 rows
+  static constexpr int kSteps = 8;      // of a chunk
+  static constexpr int kPartSteps = 4;  // whose activations are loaded together
   static constexpr bool kGrouped = true;
+  using Word = int8_t;  // as codes come
+  __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code + 8) & 15u; }
+  __device__ static constexpr int place(int i, int e) { return 3 + 4 * i + 16 * e; }
   __device__ static void widen(const uint32_t* words, uint32_t* a) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      a[i] = minus(and_or(words[0] >> (4 * i), 0x000f000fu, 0x43004300u), 0x43084308u);
+      a[i] = minus(and_or(i < 3 ? words[0] >> (4 * i) : __funnelshift_r(words[0], words[0], 12), 0x00780078u,
+                          0x41804180u),
+                   0x41c041c0u);
   }
 };
 
 // A word holds 4 bytes: numbers 0 and 2 one register's weights, 1 and 3 the next one's. The low 7 bits behind
 // the bits of 128, less 128 or, where the sign is set, 256.
-struct Int8 {
+struct Int8 : Plain {
   static constexpr int kGroup = 64;
   static constexpr int kChunkCols = 64;
   static constexpr int kStepWords = 2;
-  static constexpr bool kGrouped = false;
+  static constexpr int kSteps = 4, kPartSteps = 4;
+  static constexpr bool kRowScales = true;
+  using Word = int8_t;
+  __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code) & 255u; }
+  __device__ static constexpr int place(int i, int e) { return 8 * (i + 2 * e); }
   __device__ static uint32_t pair(uint32_t word) {
     return minus(and_or(word, 0x007f007fu, 0x43004300u), and_or(word, 0x00800080u, 0x43004300u));
   }
@@ -64,11 +85,15 @@ struct Int8 {
 
 // The same places. e4m3's bits, moved to where bfloat16 has its exponent, are the number times 2⁻¹²⁰,
 // subnormal ones too.
-struct Fp8 {
+struct Fp8 : Plain {
   static constexpr int kGroup = 64;
   static constexpr int kChunkCols = 64;
   static constexpr int kStepWords = 2;
-  static constexpr bool kGrouped = false;
+  static constexpr int kSteps = 4, kPartSteps = 4;
+  static constexpr bool kRowScales = true;
+  using Word = int8_t;
+  __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code) & 255u; }
+  __device__ static constexpr int place(int i, int e) { return 8 * (i + 2 * e); }
   __device__ static uint32_t pair(uint32_t magnitude, uint32_t sign) {
     return as_bits(
         __hmul2(as_bf16(and_or(magnitude, 0x07f007f0u, sign & 0x80008000u)), as_bf16(0x7b807b80u)));
@@ -82,18 +107,69 @@ struct Fp8 {
   }
 };
 
+// Values as they are.
+struct Bf16 : Plain {
+  static constexpr int kGroup = 32;
+  static constexpr int kChunkCols = 32;
+  static constexpr int kStepWords = 4;
+  static constexpr int kSteps = 2, kPartSteps = 2;
+  using Word = uint16_t;
+  __device__ static uint32_t stored(Word value) { return value; }
+  __device__ static constexpr int place(int, int e) { return 16 * e; }
+  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) a[i] = words[i];
+  }
+};
+
+// 2 of every 4 columns, stored as V stores columns: of twice as many, a step being 32. A group of V's is of
+// what is kept. Behind codes and scales lies a word a lane and step that says which are kept, as mma.sp reads
+// it.
+template <class V>
+struct Sparse24 : V {
+  using Values = V;
+  static constexpr int kChunkCols = 2 * V::kChunkCols;
+  static constexpr bool kSparse = true;
+};
+
+// The kept of any pattern, as they are: a lane's weights of a chunk in the order of its registers, its bits
+// in 16 bytes, and behind all lanes' bits their values in rows of 32, as many as the lane with most has.
+struct Bitmap : Plain {
+  static constexpr bool kBitmap = true;
+  static constexpr int kGroup = 64;
+  static constexpr int kChunkCols = 128;
+  static constexpr int kSteps = 8, kPartSteps = 4;
+  static constexpr int kBitBytes = 512, kValueBytes = 64;  // of all lanes, and of a row of values
+};
+
+// 16 columns by 16 rows, those that are kept.
+struct Blocks : Bf16 {
+  static constexpr bool kIndexed = true;
+};
+
 constexpr int kTiles = 2;                // of 16 rows, that a warp holds side by side
 constexpr int kStripRows = 16 * kTiles;  // a warp's rows
 constexpr int kRowWarps = 4;             // strips of a block; they read the same activations
 constexpr int kBlockRows = kStripRows * kRowWarps;
 constexpr int kCodeBytes = kTiles * 1024;  // of a chunk
 
-template <class F>
-constexpr int kGroups = F::kGrouped ? F::kChunkCols / F::kGroup : 0;  // of a chunk
-template <class F>
-constexpr int kChunkBytes = kCodeBytes + kGroups<F>* kStripRows * 4;
+// A word's bits, from a place on, round and round.
+__device__ __forceinline__ uint32_t at_place(uint32_t bits, int place) {
+  return __funnelshift_l(bits, bits, place);
+}
 
-// Calls `run` with the format's type.
+template <class F>
+constexpr int kGroups = F::kGrouped ? F::kSteps * 16 / F::kGroup : 0;  // of a chunk
+template <class F>
+constexpr int kMetaAt = kCodeBytes + kGroups<F>* kStripRows * 4;
+template <class F>
+constexpr int kChunkBytes = kMetaAt<F> + (F::kSparse ? F::kSteps * 128 : 0);
+
+// Of a lane's activations, 16 bytes each, for the steps that are loaded together.
+template <class F>
+constexpr int kXPieces = F::kIndexed ? kTiles : F::kPartSteps*(F::kSparse ? 2 : 1) / 2;
+
+// Calls `run` with the format's type, of those whose chunks are of one size and meet all columns.
 template <class Run>
 auto with_format(DecodeFormat format, Run run) {
   switch (format) {
@@ -105,8 +181,18 @@ auto with_format(DecodeFormat format, Run run) {
       return run(Int4<32>());
     case DecodeFormat::int4_g64:
       return run(Int4<64>());
-    default:
+    case DecodeFormat::int4_g128:
       return run(Int4<128>());
+    case DecodeFormat::bf16_24:
+      return run(Sparse24<Bf16>());
+    case DecodeFormat::int8_24:
+      return run(Sparse24<Int8>());
+    case DecodeFormat::int4_g32_24:
+      return run(Sparse24<Int4<16>>());
+    case DecodeFormat::int4_g64_24:
+      return run(Sparse24<Int4<32>>());
+    default:
+      return run(Sparse24<Int4<64>>());
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "kernels/registry.hpp"
 
@@ -11,11 +12,17 @@ namespace lamina {
 
 Kernel cublaslt_dense_kernel();
 Kernel cublaslt_bf16_kernel();
+Kernel cublaslt_fp16_kernel();
 Kernel cublaslt_int8_kernel();
-Kernel cuda_weight_only_kernel();
+Kernel cublaslt_fp8_kernel();
+Kernel cuda_packed_kernel();
+Kernel cuda_pruned_kernel();
+Kernel cusparse_kernel();
+// One for each type of weights, or where cuSPARSELt was not found one that says so.
+std::vector<Kernel> cusparselt_kernels();
 
-// What kernels for GPUs have alike: absent where there is no GPU, and they leave pruned weights, zero points
-// and input scales to others, beside what `refuses` says. `make` is left to fill.
+// What kernels for GPUs have alike: absent where there is no GPU, and they leave zero points and input scales
+// to others, beside what `refuses` says. `make` is left to fill.
 Kernel cuda_kernel(std::string name, std::string isa, InputType input,
                    std::function<std::string(const Leaf& leaf)> refuses);
 

@@ -60,7 +60,16 @@ struct Plan {
   cublasLtMatmulAlgo_t algorithm{};
   cudaDataType_t scale = CUDA_R_32F;
 
-  cublasStatus_t run(const void* w_data, const void* x_data, void* y_data, cudaStream_t stream) const {
+  cublasStatus_t run(const void* w_data, const void* x_data, void* y_data, cudaStream_t stream,
+                     MatmulScales scales) const {
+    if (scales.w != nullptr) {
+      check_cublas(cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
+                                                  &scales.w, sizeof scales.w),
+                   "naming scales");
+      check_cublas(cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+                                                  &scales.x, sizeof scales.x),
+                   "naming scales");
+    }
     const float one = 1, zero = 0;
     const int32_t int_one = 1, int_zero = 0;
     const bool whole = scale == CUDA_R_32I;
@@ -73,12 +82,12 @@ struct Plan {
 
 // Microseconds of one product, or a negative number where this algorithm does not run.
 double time_once(const Plan& plan, const void* w, const void* x, void* y, cudaStream_t stream,
-                 const std::array<cudaEvent_t, 2>& events) {
-  if (plan.run(w, x, y, stream) != CUBLAS_STATUS_SUCCESS) return -1;
+                 MatmulScales scales, const std::array<cudaEvent_t, 2>& events) {
+  if (plan.run(w, x, y, stream, scales) != CUBLAS_STATUS_SUCCESS) return -1;
   std::vector<double> us;
   for (int i = 0; i < kTimedRuns; ++i) {
     check_cuda(cudaEventRecord(events[0], stream), "recording an event");
-    if (plan.run(w, x, y, stream) != CUBLAS_STATUS_SUCCESS) return -1;
+    if (plan.run(w, x, y, stream, scales) != CUBLAS_STATUS_SUCCESS) return -1;
     check_cuda(cudaEventRecord(events[1], stream), "recording an event");
     check_cuda(cudaEventSynchronize(events[1]), "timing cuBLASLt's algorithms");
     float ms = 0;
@@ -89,7 +98,8 @@ double time_once(const Plan& plan, const void* w, const void* x, void* y, cudaSt
   return us[us.size() / 2];
 }
 
-void choose(Plan& plan, const std::string& what, const void* w, const void* x, void* y, cudaStream_t stream) {
+std::array<cublasLtMatmulHeuristicResult_t, kCandidates> candidates(const Plan& plan, int* count,
+                                                                    cublasStatus_t* status) {
   cublasLtMatmulPreference_t made = nullptr;
   check_cublas(cublasLtMatmulPreferenceCreate(&made), "describing what is wanted");
   const Preference preference(made);
@@ -97,11 +107,19 @@ void choose(Plan& plan, const std::string& what, const void* w, const void* x, v
                                                     &kWorkspaceBytes, sizeof kWorkspaceBytes),
                "describing what is wanted");
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found{};
-  int count = 0;
-  const cublasStatus_t status =
+  *status =
       cublasLtMatmulAlgoGetHeuristic(library().handle, plan.operation.get(), plan.w.get(), plan.x.get(),
-                                     plan.y.get(), plan.y.get(), made, kCandidates, found.data(), &count);
-  if (status != CUBLAS_STATUS_SUCCESS || count == 0)
+                                     plan.y.get(), plan.y.get(), made, kCandidates, found.data(), count);
+  if (*status != CUBLAS_STATUS_SUCCESS) *count = 0;
+  return found;
+}
+
+void choose(Plan& plan, const std::string& what, const void* w, const void* x, void* y, cudaStream_t stream,
+            MatmulScales scales) {
+  int count = 0;
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+  const auto found = candidates(plan, &count, &status);
+  if (count == 0)
     throw DeviceError(fmt::format("cuda: cuBLASLt has no algorithm for {} ({}); use another shape or kernel",
                                   what, cublasLtGetStatusString(status)));
   std::array<cudaEvent_t, 2> events{};
@@ -111,7 +129,7 @@ void choose(Plan& plan, const std::string& what, const void* w, const void* x, v
   for (int i = 0; i < count; ++i) {
     if (found[static_cast<size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
     plan.algorithm = found[static_cast<size_t>(i)].algo;
-    const double us = time_once(plan, w, x, y, stream, events);
+    const double us = time_once(plan, w, x, y, stream, scales, events);
     if (us < 0 || (best >= 0 && us >= best)) continue;
     best = us;
     winner = plan.algorithm;
@@ -119,6 +137,27 @@ void choose(Plan& plan, const std::string& what, const void* w, const void* x, v
   for (cudaEvent_t event : events) cudaEventDestroy(event);
   if (best < 0) throw DeviceError(fmt::format("cuda: none of cuBLASLt's algorithms runs {}", what));
   plan.algorithm = winner;
+}
+
+Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k) {
+  Plan plan;
+  cublasLtMatmulDesc_t made = nullptr;
+  check_cublas(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "describing a product");
+  plan.operation.reset(made);
+  plan.scale = types.scale;
+  const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
+    check_cublas(cublasLtMatmulDescSetAttribute(made, attribute, &value, sizeof value),
+                 "describing a product");
+  };
+  set(CUBLASLT_MATMUL_DESC_TRANSA, CUBLAS_OP_T);
+  if (types.outer_scales) {
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
+  }
+  plan.w = make_layout(types.in, k, n);
+  plan.x = make_layout(types.in, k, m);
+  plan.y = make_layout(types.out, n, m);
+  return plan;
 }
 
 }  // namespace
@@ -129,11 +168,11 @@ void check_cublas(cublasStatus_t status, const char* what) {
 }
 
 void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
-            cudaStream_t stream) {
+            cudaStream_t stream, MatmulScales scales) {
   // Of one device: a process uses one.
-  static std::map<std::tuple<int, int, int, int64_t, int64_t, int64_t>, Plan> plans;
+  static std::map<std::tuple<int, int, int, bool, int64_t, int64_t, int64_t>, Plan> plans;
   const auto key = std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
-                                   static_cast<int>(types.compute), n, m, k);
+                                   static_cast<int>(types.compute), types.outer_scales, n, m, k);
   auto found = plans.find(key);
   if (found == plans.end()) {
     const std::string what = fmt::format("{} tokens by {}×{}", m, n, k);
@@ -141,22 +180,19 @@ void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const voi
     check_cuda(cudaStreamIsCapturing(stream, &capturing), "asking for a capture");
     if (capturing != cudaStreamCaptureStatusNone)
       throw DeviceError(fmt::format("cuda: a capture met {} for the first time; run it once before", what));
-    Plan plan;
-    cublasLtMatmulDesc_t made = nullptr;
-    check_cublas(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "describing a product");
-    plan.operation.reset(made);
-    plan.scale = types.scale;
-    const cublasOperation_t transposed = CUBLAS_OP_T;
-    check_cublas(
-        cublasLtMatmulDescSetAttribute(made, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed),
-        "describing a product");
-    plan.w = make_layout(types.in, k, n);
-    plan.x = make_layout(types.in, k, m);
-    plan.y = make_layout(types.out, n, m);
-    choose(plan, what, w, x, y, stream);
+    Plan plan = make_plan(types, n, m, k);
+    choose(plan, what, w, x, y, stream, scales);
     found = plans.emplace(key, std::move(plan)).first;
   }
-  check_cublas(found->second.run(w, x, y, stream), "multiplying by cuBLASLt");
+  check_cublas(found->second.run(w, x, y, stream, scales), "multiplying by cuBLASLt");
+}
+
+bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k) {
+  const Plan plan = make_plan(types, n, m, k);
+  int count = 0;
+  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+  candidates(plan, &count, &status);
+  return count > 0;
 }
 
 }  // namespace lamina

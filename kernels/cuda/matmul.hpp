@@ -14,6 +14,12 @@ struct MatmulTypes {
   cudaDataType_t out = CUDA_R_32F;
   cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
   cudaDataType_t scale = CUDA_R_32F;
+  bool outer_scales = false;  // y[t][i] = sum · scales.w[i] · scales.x[t]
+};
+// float32, one a row of W and one a token; of types with outer_scales.
+struct MatmulScales {
+  const float* w = nullptr;
+  const float* x = nullptr;
 };
 
 // Puts the product on the stream. The first call for types and shape asks the heuristic and times its
@@ -21,6 +27,8 @@ struct MatmulTypes {
 // Later ones only launch. Throws DeviceError: where cuBLASLt has no algorithm for the shape, and where a
 // capture meets a shape for the first time.
 void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
-            cudaStream_t stream);
+            cudaStream_t stream, MatmulScales scales = {});
+// Whether cuBLASLt's heuristic offers anything for it.
+bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k);
 
 }  // namespace lamina

@@ -12,10 +12,13 @@ namespace {
 constexpr int kBlocks =
     128;  // all of them run at once: one that waited for another's place might wait for ever
 constexpr int kVectorBytes = 16;
+// Beside another stream's work: a matrix product of 128 tiles, a wave's, leaves four of 132 multiprocessors
+// idle, and with fewer than 128 left it would take twice as long.
+constexpr int kBlocksBeside = 4, kThreadsBeside = 1024;
 // A rank's memory: two halves, which calls of a block of threads take in turn. Each half holds what the
 // others send of their inputs and, in the second shot, their sums: a slot from each rank, of which each block
 // of threads has a part of its own. So a word has one writer and one reader, the same thread of each side.
-constexpr int64_t kAreaBytes = int64_t{16} << 20;
+constexpr int64_t kAreaBytes = int64_t{64} << 20;
 
 struct Call {
   OneshotGroup group;
@@ -24,6 +27,7 @@ struct Call {
   int64_t count;    // numbers
   int64_t vectors;  // of the message
   int64_t part;     // of them, a rank's in two shots; all in one
+  int blocks;       // that a part falls into
   int64_t share;    // of a part, a block's
   int64_t slot_bytes, block_bytes;
   bool in_aligned, out_aligned;
@@ -52,140 +56,204 @@ struct Place {
   }
 };
 
-// The sum over ranks of what they sent for vector i, with this rank's own, in rank order.
-template <class Type, int kMost>
-__device__ __forceinline__ Vector sum_vector(const Call& call, const Place& place, int64_t i,
-                                             const Vector& own) {
-  uint8_t* memory = call.group.memory[call.group.rank];
-  Vector came[kMost];
-#pragma unroll
-  for (int r = 0; r < kMost; ++r)  // all on their way at once
-    if (r < call.group.ranks && r != call.group.rank) came[r] = peek(memory + place(r, i));
-  float sums[Type::kNumbers];
-#pragma unroll
-  for (int r = 0; r < kMost; ++r) {
-    if (r >= call.group.ranks) break;
-    const Vector v = r == call.group.rank ? own : take(memory + place(r, i), came[r]);
-    float numbers[Type::kNumbers];
-    Type::widen(v, numbers);
-#pragma unroll
-    for (int n = 0; n < Type::kNumbers; ++n) sums[n] = r == 0 ? numbers[n] : sums[n] + numbers[n];
-  }
-  return Type::narrow(sums);
-}
+// Vectors that a thread has on their way at once: as many as there are registers for.
+template <int kMost, int kThreads>
+constexpr int kUnroll = kMost <= 2 && kThreads <= 512                   ? 4
+                        : kMost <= 2 || (kMost <= 4 && kThreads <= 512) ? 2
+                                                                        : 1;
 
-// Each thread sends its vectors to every rank, then adds up what it got at the same places.
+// What a block of threads does for one of the message's blocks; few do several.
 template <class Type, int kMost>
-__global__ void __launch_bounds__(512) one_shot_kernel(const __grid_constant__ Call call) {
-  begin_after_previous();
-  const uint32_t epoch = call.group.epochs[blockIdx.x];
-  const int64_t first = blockIdx.x * call.share;
-  const int64_t mine = min(call.share, call.vectors - first);
-  const Place place{(epoch & 1) * 2 * kAreaBytes, call.slot_bytes, blockIdx.x * call.block_bytes};
-  const auto load = [&](int64_t i) {
-    return plain_zeros(load_vector<Type>(call.in, first + i, call.count, call.in_aligned));
-  };
-  for (int64_t i = threadIdx.x; i < mine; i += blockDim.x) {
-    const Vector own = load(i);
+struct Turn {
+  const Call& call;
+  int64_t first, mine;  // vectors, of a part
+  Place place;
+
+  __device__ Turn(const Call& call_, int block, uint32_t epoch)
+      : call(call_),
+        first(block * call_.share),
+        mine(min(call_.share, call_.part - first)),
+        place{(epoch & 1) * 2 * kAreaBytes, call_.slot_bytes, block * call_.block_bytes} {}
+
+  __device__ Vector load(int64_t vector) const {
+    return plain_zeros(load_vector<Type>(call.in, vector, call.count, call.in_aligned));
+  }
+  __device__ void store(int64_t vector, const Vector& v) const {
+    store_vector<Type>(call.out, vector, call.count, call.out_aligned, v);
+  }
+  __device__ uint8_t* own_memory() const { return call.group.memory[call.group.rank]; }
+  __device__ void expect(int64_t i, Vector* came) const {
 #pragma unroll
-    for (int step = 1; step < kMost; ++step) {  // each rank begins with another
+    for (int r = 0; r < kMost; ++r)
+      if (r < call.group.ranks && r != call.group.rank) came[r] = peek(own_memory() + place(r, i));
+  }
+  // The sum over ranks of what they sent for vector i, with this rank's own, in rank order.
+  __device__ Vector sum(int64_t i, const Vector& own, const Vector* came) const {
+    float sums[Type::kNumbers];
+#pragma unroll
+    for (int r = 0; r < kMost; ++r) {
+      if (r >= call.group.ranks) break;
+      const Vector v = r == call.group.rank ? own : take(own_memory() + place(r, i), came[r]);
+      float numbers[Type::kNumbers];
+      Type::widen(v, numbers);
+#pragma unroll
+      for (int n = 0; n < Type::kNumbers; ++n) sums[n] = r == 0 ? numbers[n] : sums[n] + numbers[n];
+    }
+    return Type::narrow(sums);
+  }
+  // To every other rank, each rank beginning with another.
+  __device__ void send(int64_t i, const Vector& v, bool sums) const {
+#pragma unroll
+    for (int step = 1; step < kMost; ++step) {
       if (step >= call.group.ranks) break;
       const int peer = (call.group.rank + step) % call.group.ranks;
-      push(call.group.memory[peer] + place(call.group.rank, i), own);
+      push(call.group.memory[peer] + place(call.group.rank, i, sums), v);
     }
   }
-  for (int64_t i = threadIdx.x; i < mine; i += blockDim.x)
-    store_vector<Type>(call.out, first + i, call.count, call.out_aligned,
-                       sum_vector<Type, kMost>(call, place, i, load(i)));
-  __syncthreads();  // all have read the epoch
-  if (threadIdx.x == 0) call.group.epochs[blockIdx.x] = epoch + 1;
+};
+
+// Calls work(turn) for this block's turns, and has their epochs advanced after the last of several rounds.
+template <class Type, int kMost>
+struct Turns {
+  const Call& call;
+  uint32_t epoch;  // of the first
+  __device__ explicit Turns(const Call& call_) : call(call_), epoch(call_.group.epochs[blockIdx.x]) {}
+  template <class Work>
+  __device__ void each(const Work& work) const {
+    for (int block = static_cast<int>(blockIdx.x); block < call.blocks; block += static_cast<int>(gridDim.x))
+      work(Turn<Type, kMost>(call, block,
+                             block == static_cast<int>(blockIdx.x) ? epoch : call.group.epochs[block]));
+  }
+  __device__ void end() const {
+    __syncthreads();  // all have read the epochs
+    const int block = static_cast<int>(blockIdx.x + threadIdx.x * gridDim.x);
+    if (block < call.blocks) ++call.group.epochs[block];
+  }
+};
+
+// Each thread sends its vectors to every rank, then adds up what it got at the same places.
+template <class Type, int kMost, int kThreads>
+__global__ void __launch_bounds__(kThreads) one_shot_kernel(const __grid_constant__ Call call) {
+  begin_after_previous();
+  constexpr int kWide = kUnroll<kMost, kThreads>;
+  const Turns<Type, kMost> turns(call);
+  const int64_t step = blockDim.x;
+  turns.each([&](const Turn<Type, kMost>& turn) {
+    for (int64_t i = threadIdx.x; i < turn.mine; i += kWide * step) {
+      Vector own[kWide];
+#pragma unroll
+      for (int u = 0; u < kWide; ++u)
+        if (i + u * step < turn.mine) own[u] = turn.load(turn.first + i + u * step);
+#pragma unroll
+      for (int u = 0; u < kWide; ++u)
+        if (i + u * step < turn.mine) turn.send(i + u * step, own[u], false);
+    }
+  });
+  turns.each([&](const Turn<Type, kMost>& turn) {
+    for (int64_t i = threadIdx.x; i < turn.mine; i += kWide * step) {
+      Vector own[kWide], came[kWide][kMost];
+#pragma unroll
+      for (int u = 0; u < kWide; ++u)
+        if (i + u * step < turn.mine) {
+          turn.expect(i + u * step, came[u]);
+          own[u] = turn.load(turn.first + i + u * step);
+        }
+#pragma unroll
+      for (int u = 0; u < kWide; ++u)
+        if (i + u * step < turn.mine)
+          turn.store(turn.first + i + u * step, turn.sum(i + u * step, own[u], came[u]));
+    }
+  });
+  turns.end();
 }
 
 // Each rank adds up a part of the message and sends the sums around.
-template <class Type, int kMost>
-__global__ void __launch_bounds__(512) two_shot_kernel(const __grid_constant__ Call call) {
+template <class Type, int kMost, int kThreads>
+__global__ void __launch_bounds__(kThreads) two_shot_kernel(const __grid_constant__ Call call) {
   begin_after_previous();
-  const uint32_t epoch = call.group.epochs[blockIdx.x];
   const int rank = call.group.rank, ranks = call.group.ranks;
-  const int64_t first = blockIdx.x * call.share;
-  const int64_t mine = min(call.share, call.part - first);
-  const Place place{(epoch & 1) * 2 * kAreaBytes, call.slot_bytes, blockIdx.x * call.block_bytes};
-  const auto vector_of = [&](int of, int64_t i) { return of * call.part + first + i; };
-  const auto load = [&](int64_t v) {
-    return plain_zeros(load_vector<Type>(call.in, v, call.count, call.in_aligned));
+  const Turns<Type, kMost> turns(call);
+  const auto each_vector = [&](const auto& work) {
+    turns.each([&](const Turn<Type, kMost>& turn) {
+      for (int64_t i = threadIdx.x; i < turn.mine; i += blockDim.x) work(turn, i);
+    });
   };
-  for (int64_t i = threadIdx.x; i < mine; i += blockDim.x) {
+  each_vector([&](const Turn<Type, kMost>& turn, int64_t i) {
 #pragma unroll
     for (int step = 1; step < kMost; ++step) {
       if (step >= ranks) break;
       const int peer = (rank + step) % ranks;
-      const int64_t v = vector_of(peer, i);
-      if (v < call.vectors) push(call.group.memory[peer] + place(rank, i), load(v));
+      const int64_t v = peer * call.part + turn.first + i;
+      if (v < call.vectors) push(call.group.memory[peer] + turn.place(rank, i), turn.load(v));
     }
-  }
-  for (int64_t i = threadIdx.x; i < mine; i += blockDim.x) {
-    const int64_t v = vector_of(rank, i);
-    if (v >= call.vectors) break;
-    const Vector sum = plain_zeros(sum_vector<Type, kMost>(call, place, i, load(v)));
-#pragma unroll
-    for (int step = 1; step < kMost; ++step) {
-      if (step >= ranks) break;
-      push(call.group.memory[(rank + step) % ranks] + place(rank, i, true), sum);
-    }
-    store_vector<Type>(call.out, v, call.count, call.out_aligned, sum);
-  }
-  uint8_t* memory = call.group.memory[rank];
-  for (int64_t i = threadIdx.x; i < mine; i += blockDim.x) {
+  });
+  each_vector([&](const Turn<Type, kMost>& turn, int64_t i) {
+    const int64_t v = rank * call.part + turn.first + i;
+    if (v >= call.vectors) return;
+    Vector came[kMost];
+    turn.expect(i, came);
+    const Vector sum = plain_zeros(turn.sum(i, turn.load(v), came));
+    turn.send(i, sum, true);
+    turn.store(v, sum);
+  });
+  each_vector([&](const Turn<Type, kMost>& turn, int64_t i) {
 #pragma unroll
     for (int step = 1; step < kMost; ++step) {
       if (step >= ranks) break;
       const int peer = (rank + step) % ranks;
-      const int64_t v = vector_of(peer, i);
+      const int64_t v = peer * call.part + turn.first + i;
       if (v >= call.vectors) continue;
-      uint8_t* from = memory + place(peer, i, true);
-      store_vector<Type>(call.out, v, call.count, call.out_aligned, take(from, peek(from)));
+      uint8_t* from = turn.own_memory() + turn.place(peer, i, true);
+      turn.store(v, take(from, peek(from)));
     }
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) call.group.epochs[blockIdx.x] = epoch + 1;
+  });
+  turns.end();
 }
 
 template <class Type, int kMost>
-void launch(const Call& call, bool two_shots, unsigned blocks, unsigned threads, cudaStream_t stream) {
+void launch(const Call& call, bool two_shots, bool beside, unsigned threads, cudaStream_t stream) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
-  config.blockDim = threads;
+  config.gridDim = static_cast<unsigned>(beside ? std::min(call.blocks, kBlocksBeside) : call.blocks);
+  config.blockDim = beside ? kThreadsBeside : threads;
   config.stream = stream;
   config.attrs = &overlap;
   config.numAttrs = cuda_properties().capability >= 90 ? 1 : 0;
-  cudaLaunchKernelEx(&config, two_shots ? two_shot_kernel<Type, kMost> : one_shot_kernel<Type, kMost>, call);
+  auto* kernel = two_shots ? two_shot_kernel<Type, kMost, 512> : one_shot_kernel<Type, kMost, 512>;
+  if (beside)
+    kernel = two_shots ? two_shot_kernel<Type, kMost, kThreadsBeside>
+                       : one_shot_kernel<Type, kMost, kThreadsBeside>;
+  cudaLaunchKernelEx(&config, kernel, call);
+}
+
+int64_t slot_bytes(int ranks) {
+  return kAreaBytes / ranks / (kBlocks * kVectorBytes) * (kBlocks * kVectorBytes);
 }
 
 template <class Type>
-void launch_for(Call call, bool two_shots, cudaStream_t stream) {
+void launch_for(Call call, bool two_shots, bool beside, cudaStream_t stream) {
   call.vectors = (call.count + Type::kNumbers - 1) / Type::kNumbers;
   const int ranks = call.group.ranks;
   call.part = two_shots ? (call.vectors + ranks - 1) / ranks : call.vectors;
-  call.slot_bytes = kAreaBytes / ranks / (kBlocks * kVectorBytes) * (kBlocks * kVectorBytes);
+  call.slot_bytes = slot_bytes(ranks);
   call.block_bytes = call.slot_bytes / kBlocks;
   // Many small blocks of threads while each has a vector a thread: they spread over the multiprocessors.
   const int64_t threads = call.part <= int64_t{kBlocks} * 128   ? 128
                           : call.part <= int64_t{kBlocks} * 256 ? 256
                                                                 : 512;
-  const int64_t blocks = std::min<int64_t>((call.part + threads - 1) / threads, kBlocks);
-  call.share = (call.part + blocks - 1) / blocks;
+  call.blocks = static_cast<int>(std::min<int64_t>((call.part + threads - 1) / threads, kBlocks));
+  call.share = (call.part + call.blocks - 1) / call.blocks;
   if (call.share * kVectorBytes > call.block_bytes)
     throw std::logic_error("oneshot_all_reduce: a message over oneshot_limit()");
-  const auto grid = static_cast<unsigned>(blocks), block = static_cast<unsigned>(threads);
+  const auto block = static_cast<unsigned>(threads);
   if (ranks <= 2)
-    launch<Type, 2>(call, two_shots, grid, block, stream);
+    launch<Type, 2>(call, two_shots, beside, block, stream);
   else if (ranks <= 4)
-    launch<Type, 4>(call, two_shots, grid, block, stream);
+    launch<Type, 4>(call, two_shots, beside, block, stream);
   else
-    launch<Type, kOneshotRanks>(call, two_shots, grid, block, stream);
+    launch<Type, kOneshotRanks>(call, two_shots, beside, block, stream);
 }
 
 }  // namespace
@@ -199,9 +267,8 @@ int64_t oneshot_epoch_bytes() {
 }
 
 int64_t oneshot_limit(int ranks, bool two_shots) {
-  const int64_t slot = kAreaBytes / ranks / (kBlocks * kVectorBytes) * (kBlocks * kVectorBytes);
   // Shares are rounded up, so a vector a block is kept back.
-  return (slot - kBlocks * kVectorBytes) * (two_shots ? ranks : 1);
+  return (slot_bytes(ranks) - kBlocks * kVectorBytes) * (two_shots ? ranks : 1);
 }
 
 void oneshot_prepare(uint8_t* memory, cudaStream_t stream) {
@@ -209,7 +276,7 @@ void oneshot_prepare(uint8_t* memory, cudaStream_t stream) {
 }
 
 void oneshot_all_reduce(const OneshotGroup& group, const void* in, void* out, int64_t count, OneshotType type,
-                        bool two_shots, cudaStream_t stream) {
+                        bool two_shots, bool beside, cudaStream_t stream) {
   if (count <= 0) return;
   Call call{};
   call.group = group;
@@ -220,11 +287,11 @@ void oneshot_all_reduce(const OneshotGroup& group, const void* in, void* out, in
   call.out_aligned = reinterpret_cast<uintptr_t>(out) % kVectorBytes == 0;
   switch (type) {
     case OneshotType::f32:
-      return launch_for<Float32>(call, two_shots, stream);
+      return launch_for<Float32>(call, two_shots, beside, stream);
     case OneshotType::bf16:
-      return launch_for<Bfloat16>(call, two_shots, stream);
+      return launch_for<Bfloat16>(call, two_shots, beside, stream);
     case OneshotType::f16:
-      return launch_for<Float16>(call, two_shots, stream);
+      return launch_for<Float16>(call, two_shots, beside, stream);
   }
 }
 

@@ -29,8 +29,9 @@ int64_t oneshot_limit(int ranks, bool two_shots);
 void oneshot_prepare(uint8_t* memory, cudaStream_t stream);
 
 // Sums [count] over ranks: `out` may be `in`. Every rank makes the same calls in one order, each on a stream
-// that runs them in that order. Puts one launch on the stream, which may be captured; check_launch() follows.
+// that runs them in that order. `beside`: on few multiprocessors, leaving the others to another stream. Puts
+// one launch on the stream, which may be captured; check_launch() follows.
 void oneshot_all_reduce(const OneshotGroup& group, const void* in, void* out, int64_t count, OneshotType type,
-                        bool two_shots, cudaStream_t stream);
+                        bool two_shots, bool beside, cudaStream_t stream);
 
 }  // namespace lamina

@@ -9,8 +9,13 @@ namespace lamina {
 void register_cuda_kernels(Registry& registry) {
   registry.add(cublaslt_dense_kernel());
   registry.add(cublaslt_bf16_kernel());
+  registry.add(cublaslt_fp16_kernel());
   registry.add(cublaslt_int8_kernel());
-  registry.add(cuda_weight_only_kernel());
+  registry.add(cublaslt_fp8_kernel());
+  registry.add(cuda_packed_kernel());
+  registry.add(cuda_pruned_kernel());
+  registry.add(cusparse_kernel());
+  for (Kernel& kernel : cusparselt_kernels()) registry.add(std::move(kernel));
 }
 
 Kernel cuda_kernel(std::string name, std::string isa, InputType input,
@@ -25,7 +30,6 @@ Kernel cuda_kernel(std::string name, std::string isa, InputType input,
   kernel.refuses = [refuses = std::move(refuses)](const Leaf& leaf) -> std::string {
     if (!leaf.zero_points.empty()) return "takes no zero points";
     if (!leaf.input_scales.empty()) return "takes no input scales";
-    if (leaf.pattern.kind != PatternKind::dense) return "takes no pruned weights";
     return refuses(leaf);
   };
   return kernel;

@@ -8,9 +8,12 @@
 
 namespace lamina {
 
-// hidden = silu(gate)·up of gate_up [tokens × 2·width]; `hidden` is bfloat16 (rounded by the activation rule)
-// or float32, [tokens × width].
-void silu_gate(const float* gate_up, void* hidden, bool bf16, int64_t tokens, int64_t width,
+// What the projection after the gate reads.
+enum class HiddenType { f32, bf16, f16 };
+
+// hidden = silu(gate)·up of gate_up [tokens × 2·width]; `hidden` [tokens × width] is rounded by its type's
+// activation rule.
+void silu_gate(const float* gate_up, void* hidden, HiddenType type, int64_t tokens, int64_t width,
                cudaStream_t stream);
 // Keeps the stream busy for so long, while the host queues what comes after.
 void hold(int64_t nanoseconds, cudaStream_t stream);

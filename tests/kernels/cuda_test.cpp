@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "kernels/compress/float8.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "tests/kernels/kernel_cases.hpp"
 
@@ -57,9 +56,9 @@ DeviceProblem make_problem(const Leaf& leaf, InputType input, uint64_t seed, int
   for (int64_t t = 0; t < tokens; ++t) problem.x(t, leaf.cols / 2) *= 30;
   std::fill(problem.x.row(1), problem.x.row(1) + leaf.cols, 0.0f);
   Matrix<float> seen = problem.x;
-  if (input == InputType::bf16)
-    for (float& value : seen.data) value = bf16_activation(value);
-  problem.reference = reference_of(leaf, seen);
+  for (float& value : seen.data) value = rounded_input(value, input);
+  problem.reference =
+      reference_product(leaf, product_input(reference_activations(seen, leaf, {0, leaf.cols})), 16);
   return problem;
 }
 
@@ -70,7 +69,7 @@ void check_kernel(Device& device, const Kernel& kernel, const Leaf& leaf, const 
   EXPECT_GT(layer->weight_bytes(), 0);
   EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
   Stream stream = device.stream(1);
-  for (int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 64, 65, 130}) {
+  for (int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 64, 65, 130, 300}) {
     if (tokens > problem.x.rows) continue;
     const Buffer x = place_activations(device, problem.x.data.data(), tokens * leaf.cols, kernel.input);
     DeviceOutput first(device, tokens * leaf.rows), second(device, tokens * leaf.rows);
@@ -117,6 +116,14 @@ TEST_P(EveryCudaKernel, MatchesReference) {
 INSTANTIATE_TEST_SUITE_P(Schemes, EveryCudaKernel, testing::ValuesIn(scheme_cases()),
                          [](const auto& one) { return one.param.name; });
 
+Value nested(const Keys& values) {
+  static Problems unused;
+  return make_params(values, unused, "/scheme/values");
+}
+Keys two_of_four(const Keys& values) {
+  return {{"pattern", std::string("2:4")}, {"values", nested(values)}};
+}
+
 // Sizes at which blocks of threads share rows of blocks, and several a block of threads.
 TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
   Device* device = find_device("cuda");
@@ -127,10 +134,27 @@ TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
     Shape shape;
   };
   for (const Case& one :
-       {Case{"int4", {{"group", int64_t{128}}}, {4096, 4096}},
+       {Case{"int4", {{"group", int64_t{128}}}, {2048, 4096}},
         Case{"int4", {{"group", int64_t{32}}}, {192, 16384}},
         Case{"int8", {{"activations", std::string("f32")}}, {20000, 640}}, Case{"int8", {}, {1024, 2048}},
-        Case{"fp8", {}, {3000, 2112}}, Case{"dense", {{"dtype", std::string("bf16")}}, {512, 28672}}}) {
+        Case{"fp8", {}, {3000, 2112}}, Case{"fp8", {{"activations", std::string("fp8")}}, {1024, 2048}},
+        Case{"pruned",
+             two_of_four({{"type", std::string("dense")}, {"dtype", std::string("bf16")}}),
+             {3008, 2112}},
+        Case{"pruned", two_of_four({{"type", std::string("int8")}}), {1024, 2048}},
+        Case{"pruned",
+             two_of_four({{"type", std::string("fp8")}, {"activations", std::string("fp8")}}),
+             {1024, 2048}},
+        Case{"pruned",
+             {{"values", nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}})}},
+             {1100, 4096}},
+        Case{"pruned",
+             {{"pattern", std::string("block")},
+              {"block", int64_t{32}},
+              {"values", nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}})}},
+             {2048, 4096}},
+        Case{"pruned", two_of_four({{"type", std::string("int4")}, {"group", int64_t{128}}}), {2048, 4096}},
+        Case{"dense", {{"dtype", std::string("bf16")}}, {512, 28672}}}) {
     Problems problems;
     const auto scheme = make_scheme(one.type, one.keys, one.shape, problems);
     ASSERT_NE(scheme, nullptr);
@@ -140,7 +164,53 @@ TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
       if (!kernel->absent.empty() || !kernel->refuses(weights.leaves[0]).empty()) continue;
       SCOPED_TRACE(scheme->name() + " by " + kernel->name);
       check_kernel(*device, *kernel, weights.leaves[0],
-                   make_problem(weights.leaves[0], kernel->input, 5, 17));
+                   make_problem(weights.leaves[0], kernel->input, 5, 140));
+    }
+  }
+}
+
+// What the second factor reads is the first one's y by the bf16 rule, whichever kernel rounds it.
+TEST(CudaKernels, RoundBetweenFactors) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  for (const Value& factors : {nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}}),
+                               nested({{"type", std::string("int8")}, {"activations", std::string("f32")}}),
+                               nested({{"type", std::string("int4")}, {"group", int64_t{32}}})}) {
+    Problems problems;
+    const Shape shape{300, 224};
+    const auto scheme =
+        make_scheme("lowrank", {{"rank", int64_t{96}}, {"factors", factors}}, shape, problems);
+    ASSERT_NE(scheme, nullptr);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 5, 0.05f));
+    ASSERT_TRUE(weights.is_chain());
+    constexpr int64_t kTokens = 70;
+    Workspace first_workspace, second_workspace;
+    std::string why;
+    const Leaf &u = weights.leaves[0], &v = weights.leaves[1];
+    const Kernel *first_kernel = test_registry().choose("auto", "cuda", v, &why),
+                 *second_kernel = test_registry().choose("auto", "cuda", u, &why);
+    ASSERT_NE(first_kernel, nullptr) << why;
+    ASSERT_NE(second_kernel, nullptr) << why;
+    const auto first = first_kernel->make(
+                   v, {.max_tokens = kTokens, .threads = 1, .workspace = &first_workspace}),
+               second = second_kernel->make(
+                   u, {.max_tokens = kTokens, .threads = 1, .workspace = &second_workspace});
+    Stream stream = device->stream(1);
+    for (int64_t tokens : {1, 9, 33, 70}) {
+      SCOPED_TRACE(scheme->name() + ", " + std::to_string(tokens) + " tokens");
+      const Matrix<float> x = random_matrix(tokens, v.cols, 8);
+      const Buffer in = place_activations(*device, x.data.data(), tokens * v.cols, first_kernel->input);
+      DeviceOutput middle(*device, tokens * v.rows), y(*device, tokens * u.rows),
+          alone(*device, tokens * u.rows);
+      first->forward_then(*second, in.as<float>(), middle.y(), y.y(), tokens, stream);
+      const float* between = middle.fetch();
+      EXPECT_TRUE(middle.intact());
+      const Buffer again = place_activations(*device, between, tokens * v.rows, second_kernel->input);
+      second->forward(again.as<float>(), alone.y(), tokens, stream);
+      const float *found = y.fetch(), *expected = alone.fetch();
+      EXPECT_TRUE(y.intact());
+      EXPECT_TRUE(std::equal(found, found + tokens * u.rows, expected));
     }
   }
 }
