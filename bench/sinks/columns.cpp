@@ -151,6 +151,12 @@ std::string payload(const Row& row) {
          (feedback != nullptr && *feedback ? " ef" : "");
 }
 
+// With "o4" where sums of 4 chunks overlap products.
+std::string shard(const Row& row) {
+  const double chunks = row.record->number("overlap");
+  return escaped(row.record->text("shard")) + (chunks > 1 ? fmt::format(" o{:.0f}", chunks) : "");
+}
+
 // "in" or "out of" place, and whether a GPU's calls went without a graph.
 std::string place(const Row& row) {
   const auto* in_place = std::get_if<bool>(&row.record->get("in_place"));
@@ -170,7 +176,7 @@ const std::vector<Column>& forward_columns() {
       text_column(kCommunicator, "communicator"),
       text_column("weights", "weights_source"),
       text_column("scheme", "scheme"),
-      text_column("shard", "shard"),
+      {"shard", false, shard},
       {"ranks×threads", true, [](const Row& row) { return size_of_launch(*row.record); }},
       text_column("kernel", "kernel"),
       {"p50 µs [95 % CI]", true, [](const Row& row) { return latency(*row.record, 1); }},

@@ -298,6 +298,22 @@ TEST(Simulation, FalseAlarmsAreRareAndFivePercentAreFound) {
   EXPECT_LT(in_looks.launches, 100 * 15) << "stops early";
 }
 
+// docs/regression.md's table: bench_test --gtest_also_run_disabled_tests --gtest_filter='*PrintsTheTable*', a
+// minute.
+TEST(Simulation, DISABLED_PrintsTheTableOfTheDocs) {
+  for (const auto& looks : {std::vector<Look>{{3, 1}}, {{5, 1}}, {{10, 1}}, {{15, 1}}, looks_of(15)}) {
+    const Called alarms = called(4000, looks, 1);
+    fmt::print("{} pairs, {} looks: {} gates, {} rows, {:.1f} pairs;", looks.back().pairs, looks.size(),
+               alarms.gates, alarms.rows, static_cast<double>(alarms.launches) / 4000);
+    for (const double slowdown : kInjected) {
+      const Called found = called(1000, looks, 1 + slowdown);
+      fmt::print(" {:.3g} % ({:.1f} pairs)", static_cast<double>(found.rows) / 100,
+                 static_cast<double>(found.launches) / 1000);
+    }
+    fmt::print("\n");
+  }
+}
+
 // A bank of launches of one build: 4 rows that differ by `noise` from launch to launch.
 Pair bank_of(int launches, double noise) {
   std::mt19937_64 random(11);
