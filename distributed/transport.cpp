@@ -45,7 +45,8 @@ std::unique_ptr<Transport> make_transport(const std::string& name, const std::st
   std::string why;
   for (const TransportType& type : transports()) {
     if (type.device != device || (name != "auto" && name != type.name)) continue;
-    if (name == "auto" && type.name == "self" && comm.size() > 1) continue;
+    // One rank alone needs nobody to move data, and `self` serves one rank alone.
+    if (name == "auto" && device == "cpu" && (type.name == "self") != (comm.size() == 1)) continue;
     if (!type.absent.empty()) {
       why += (why.empty() ? "" : "; ") + type.name + ": " + type.absent;
       continue;
