@@ -38,6 +38,7 @@ class RememberingFactorizer final : public Factorizer {
   RememberingFactorizer(Factorizer& inner, FactorMemory& memory) : inner_(inner), memory_(memory) {}
 
   Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) override {
+    if (slab.remainder) return inner_.factorize(slab, request, seed);
     for (const FactorMemory::Known& known : memory_.known) {
       if (known.request != request || known.seed != seed) continue;
       saved_s_ += known.seconds;
@@ -95,6 +96,7 @@ void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communi
   result.norm_squared = comm.sum(norm);
   const double relative = result.canonical.error;
   result.error_squared = chain ? relative * relative * result.norm_squared : comm.sum(error);
+  if (result.canonical.is_sum()) result.error_squared *= relative * relative;
 }
 
 // A leaf like this one, with no rows or no columns.
@@ -212,9 +214,10 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
     CompressContext context{remembering, seed, calibrator.get()};
     const RowSlab slab{weights.slab, weights.rows.begin, weights.shape};
     result.canonical = scheme.compress(slab, context);
-    if (result.canonical.leaves.empty() || result.canonical.leaves.size() > 2) {
-      throw std::runtime_error(fmt::format("{}: expected one leaf, or two of a chain, found {}",
-                                           scheme.name(), result.canonical.leaves.size()));
+    if (result.canonical.leaves.empty() || result.canonical.leaves.size() > 3) {
+      throw std::runtime_error(
+          fmt::format("{}: expected one leaf, two of a chain or three of a sum, found {}", scheme.name(),
+                      result.canonical.leaves.size()));
     }
     if (result.canonical.leaves[0].rows != weights.rows.size()) {
       throw std::runtime_error(fmt::format("{}: expected {} compressed rows, found {}", scheme.name(),

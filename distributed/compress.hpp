@@ -29,17 +29,16 @@ struct OriginalWeights {
 // a weight that is not finite.
 OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int threads);
 
-// One layer's canonical weights as compression leaves them: leaf 0 (or U of a chain) holds this rank's slab
-// of rows; V of a chain is whole on every rank.
+// One layer's canonical weights as compression leaves them: leaf 0 and U hold this rank's slab of rows; V is
+// whole on every rank.
 struct CompressedWeights {
   Shape shape;
   Range rows;  // this rank's rows of leaf 0
   Canonical canonical;
-  double seconds = 0;       // slowest rank's
-  int64_t peak_bytes = 0;   // largest rank's, canonical weights included
-  double norm_squared = 0;  // ‖W‖² (Frobenius) of the whole matrix
-  double error_squared =
-      0;  // ‖W − Ŵ‖²; NaN for a chain whose factors are not dense: U·V is not multiplied out
+  double seconds = 0;        // slowest rank's
+  int64_t peak_bytes = 0;    // largest rank's, canonical weights included
+  double norm_squared = 0;   // ‖W‖² (Frobenius) of the whole matrix
+  double error_squared = 0;  // ‖W − Ŵ‖²; NaN where factors are not dense: U·V is not multiplied out
   std::vector<std::string> warnings;  // of the calibration tokens
 };
 // Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole

@@ -107,6 +107,12 @@ void pack(Stage& stage, const LayerOptions& options) {
         stage.kernel->make(stage.part, {options.max_tokens, options.threads, stage.workspace.get()}));
 }
 
+// y += x. Few numbers are not worth waking threads for.
+void add(const float* x, float* y, int64_t count, int threads) {
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > 1 << 16)
+  for (int64_t i = 0; i < count; ++i) y[i] += x[i];
+}
+
 }  // namespace
 
 std::string to_string(Shard shard) {
@@ -155,25 +161,42 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     }
     device_ = find_device(options.device);
     if (device_ == nullptr) throw DeviceError(options.device + ": not available; `lamina list` says why");
-    const bool chain = weights.canonical.is_chain();
-    if (chain) {
+    const bool sum = weights.canonical.is_sum();
+    if (sum && options.device != "cpu")
+      throw DeviceError(options.device + ": adds no outputs of a \"sum\" yet; take \"device\": \"cpu\"");
+    // All leaves at once: those of a sum are cut alike.
+    CutUnits unit;
+    for (const Leaf& leaf : leaves) {
+      const bool of_rank =
+          weights.canonical.has_factors() && &leaf == &leaves[leaves.size() - 2];  // U's columns
+      if (&leaf != &leaves.back() || leaves.size() == 1)
+        unit.rows = std::lcm(unit.rows, leaf_units(leaf).rows);
+      if (!of_rank) unit.cols = std::lcm(unit.cols, leaf_units(leaf).cols);
+    }
+    const auto add_stage = [&](const Leaf& leaf, Shape shape, const ShardedOptions& cut) -> Stage& {
+      Stage& stage = stages_.emplace_back();
+      stage.truth = &leaf;
+      stage.cut = options_cut(shape, cut, ranks, unit);
+      return stage;
+    };
+    if (weights.canonical.has_factors()) {
       // V's outputs are the rank: whole on every rank, so that U can be cut by rows, or summed over the cuts
       // of K.
-      const Leaf& v = leaves[1];
-      ShardedOptions v_options = options;
+      const Leaf &u = leaves[leaves.size() - 2], &v = leaves.back();
+      ShardedOptions v_options = options, u_options = options;
       v_options.halves = 1;
       if (options.shard == Shard::column) v_options.shard = Shard::none;
-      Stage& stage = stages_.emplace_back();
-      stage.truth = &v;
-      stage.truth_whole = true;
-      stage.cut = options_cut({v.rows, v.cols}, v_options, ranks, leaf_units(v));
+      if (options.shard == Shard::row) u_options.shard = Shard::none;
+      Stage& before = add_stage(v, {v.rows, v.cols}, v_options);
+      before.truth_whole = true;
+      before.partial = sum && before.cut.reduce;
+      before.cut.reduce = before.cut.reduce && !sum;
+      add_stage(u, {weights.shape.out_features, u.cols}, u_options).follows = true;
     }
-    const Leaf& leaf = leaves[0];
-    ShardedOptions leaf_options = options;
-    if (chain && options.shard == Shard::row) leaf_options.shard = Shard::none;
-    Stage& stage = stages_.emplace_back();
-    stage.truth = &leaf;
-    stage.cut = options_cut({weights.shape.out_features, leaf.cols}, leaf_options, ranks, leaf_units(leaf));
+    if (!weights.canonical.is_chain()) {
+      const Leaf& leaf = leaves.front();
+      add_stage(leaf, {weights.shape.out_features, leaf.cols}, options).adds = sum;
+    }
     for (Stage& each : stages_) {
       each.local_in = each.cut.cols[rank].size();
       each.local_out = total(each.cut.rows[rank]);
@@ -226,16 +249,17 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
   const auto layer = [&](size_t s) -> Layer* {
     return stages_[s].copies.empty() ? nullptr : stages_[s].copies[static_cast<size_t>(copy)].get();
   };
-  const float* in = x;
   bool done = false;  // this stage's product, with the one before it
   for (size_t s = 0; s < stages_.size(); ++s) {
     const Stage& stage = stages_[s];
+    const float* in = stage.follows ? output(s - 1) : x;
     float* out = output(s);
     const int64_t count = tokens * stage.local_out;
     if (part != Part::communicate && count > 0 && !done) {
       if (layer(s) == nullptr) {
         std::memset(out, 0, static_cast<size_t>(count) * sizeof(float));  // no share of K: adds nothing
-      } else if (s + 1 < stages_.size() && !reduces(stage) && layer(s + 1) != nullptr) {
+      } else if (s + 1 < stages_.size() && stages_[s + 1].follows && !reduces(stage) &&
+                 layer(s + 1) != nullptr) {
         layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
         done = true;
       } else {
@@ -244,12 +268,12 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
     } else {
       done = false;
     }
+    if (stage.adds && part != Part::communicate) add(output(s - 1), out, count, stream.threads);
     if (part != Part::compute && reduces(stage)) {
       // Alone, a sum in place would sum its own result, call after call, until it is infinite.
       const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
       comm_.all_reduce(partial, out, count, DType::f32, ReduceOp::sum);
     }
-    in = out;
   }
 }
 

@@ -14,6 +14,7 @@ void register_kernels(Registry& registry) {
   registry.add(fp8_scheme());
   registry.add(pruned_scheme());
   registry.add(lowrank_scheme());
+  registry.add(sum_scheme());
 
   registry.add(openblas_kernel());
   registry.add(native_dense_kernel());

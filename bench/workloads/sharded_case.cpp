@@ -53,7 +53,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
                             : leaf.bits == 8  ? "int8"
                                               : "int4");
     activation_dtypes.push_back(name_of(leaf.activation));
-    if (weights.canonical.is_chain()) ranks.push_back(std::to_string(leaves.back().rows));
+    if (weights.canonical.has_factors()) ranks.push_back(std::to_string(leaves.back().rows));
   }
   weight_bytes = comm.sum(weight_bytes);
   executed = comm.sum(executed);

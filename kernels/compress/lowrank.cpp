@@ -201,7 +201,7 @@ bool read_whiten(const Params& params, FactorRequest* request) {
 }
 
 std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Registry& registry) {
-  const NestedScheme factors(params, kFactors, registry, {"lowrank"});
+  const NestedScheme factors(params, kFactors, registry, {"lowrank", "sum"});
   RankRule rule;
   int64_t rank = 0;
   const bool ruled = read_rule(params, shape, &rule, &rank);

@@ -286,7 +286,7 @@ std::unique_ptr<Scheme> make_pruned(const Params& params, Shape shape, const Reg
       params, options.importance == "activation" || options.compensate, options.compensate,
       "expected \"compensate\" or an importance that uses it beside it");
   const bool read = read_pattern(params, shape, &options);
-  const NestedScheme nested(params, kValues, registry, {"pruned", "lowrank"});
+  const NestedScheme nested(params, kValues, registry, {"pruned", "lowrank", "sum"});
   if (!nested.ok()) return nullptr;
   std::unique_ptr<Scheme> values = nested.make(shape);
   nested.report_unread();

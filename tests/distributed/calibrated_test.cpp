@@ -9,6 +9,7 @@
 
 #include "distributed/compress.hpp"
 #include "distributed/partition.hpp"
+#include "kernels/reference.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
@@ -116,17 +117,28 @@ TEST(Calibrated, IsTheSameOnAnyNumberOfRanks) {
 }
 
 // Σ_t Σ_i (y − ŷ)² on tokens from `first` on.
-double output_loss(const Leaf& leaf, const Matrix<float>& w, int64_t first,
-                   const Calibration& read = tokens) {
+// The activations as the leaf's rule leaves them.
+double output_loss(const Canonical& weights, const Matrix<float>& w, int64_t first) {
   Matrix<float> x(300, w.cols);
-  read(first, x);
-  std::vector<double> kept(static_cast<size_t>(w.cols));
+  tokens(first, x);
+  const Leaf& leaf = weights.leaves.front();
+  const Matrix<double> seen = reference_activations(x, leaf, {0, w.cols});
+  std::vector<double> kept(static_cast<size_t>(w.cols)), u, v(kept.size());
   double loss = 0;
   for (int64_t i = 0; i < w.rows; ++i) {
     dequantize_row(leaf, i, kept.data());
+    if (weights.is_sum()) {
+      u.resize(static_cast<size_t>(weights.leaves[1].cols));
+      dequantize_row(weights.leaves[1], i, u.data());
+      for (size_t r = 0; r < u.size(); ++r) {
+        dequantize_row(weights.leaves[2], static_cast<int64_t>(r), v.data());
+        for (size_t k = 0; k < v.size(); ++k) kept[k] += u[r] * v[k];
+      }
+    }
     for (int64_t t = 0; t < x.rows; ++t) {
       double error = 0;
-      for (int64_t k = 0; k < w.cols; ++k) error += (w(i, k) - kept[static_cast<size_t>(k)]) * x(t, k);
+      for (int64_t k = 0; k < w.cols; ++k)
+        error += static_cast<double>(w(i, k)) * x(t, k) - kept[static_cast<size_t>(k)] * seen(t, k);
       loss += error * error;
     }
   }
@@ -138,18 +150,39 @@ TEST(Calibrated, LosesLessOfTheOutputs) {
   const Matrix<float> w = test::random_matrix(40, 192, 4);
   const auto self = make_self_communicator();
   std::map<std::string, double> loss;
+  Problems problems;
   std::vector<Case> all = cases();
   all.push_back({"magnitude", "pruned", {}});
+  all.push_back({"w8a8", "int8", {}});
   all.push_back({"magnitude_2_4", "pruned", {{"pattern", std::string("2:4")}}});
   for (Case one : all) {
     if (one.keys.size() > 0 && one.keys.back().first == "calibration_tokens")
       one.keys.back().second = int64_t{2000};
-    loss[one.name] = output_loss(compressed(one, w, *self, 2).canonical.leaves.front(), w, 5000);
+    loss[one.name] = output_loss(compressed(one, w, *self, 2).canonical, w, 5000);
   }
+  // Four channels that are 20 times as loud, and 5 common factors: 9 directions hold most of what is lost.
+  const auto base = std::make_shared<Params>("/base", &problems),
+             low = std::make_shared<Params>("/low", &problems),
+             white = std::make_shared<Params>("/low", &problems);
+  base->set("type", std::string("int4"));
+  base->set("group", int64_t{32});
+  for (const auto& each : {low, white}) {
+    each->set("type", std::string("lowrank"));
+    each->set("rank", int64_t{9});
+  }
+  white->set("whiten", std::string("cholesky"));
+  white->set("calibration_tokens", int64_t{2000});
+  for (const auto& [name, factors] : {std::pair{"sum", low}, {"sum_whitened", white}}) {
+    const Case one{name, "sum", {{"base", Value(base)}, {"correction", Value(factors)}}};
+    loss[one.name] = output_loss(compressed(one, w, *self, 2).canonical, w, 5000);
+  }
+  EXPECT_LT(loss["sum"], loss["rtn"]);
+  EXPECT_LT(loss["sum_whitened"], 0.5 * loss["sum"]);
   EXPECT_LT(loss["mse"], loss["rtn"]);
   EXPECT_LT(loss["gptq"], 0.6 * loss["rtn"]);
   EXPECT_LT(loss["gptq_ordered"], 0.6 * loss["rtn"]);
   EXPECT_LT(loss["awq"], 0.6 * loss["rtn"]);
+  EXPECT_LT(loss["smooth"], 0.5 * loss["w8a8"]);
   EXPECT_LT(loss["wanda"], 0.6 * loss["magnitude"]);
   EXPECT_LT(loss["wanda_2_4"], 0.6 * loss["magnitude_2_4"]);
   EXPECT_LT(loss["sparsegpt"], 0.8 * loss["wanda"]);

@@ -27,6 +27,10 @@ std::shared_ptr<Params> values(const Keys& keys, Problems* problems) {
   return nested("/scheme/values", keys, problems);
 }
 
+std::shared_ptr<Params> correction(const Keys& keys, Problems* problems) {
+  return nested("/scheme/correction", keys, problems);
+}
+
 struct NamedKeys {
   std::string type;
   Keys keys;
@@ -94,6 +98,20 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
        {{"rank", int64_t{64}},
         {"factors", factors({{"type", std::string("int4")}, {"group", int64_t{64}}}, problems)}},
        "lowrank-r64-int4-g64"},
+      {"sum",
+       {{"base", values({{"type", int8}}, problems)},
+        {"correction", correction({{"type", std::string("lowrank")}, {"rank", int64_t{8}}}, problems)}},
+       "sum-int8+lowrank-r8"},
+      {"sum",
+       {{"base",
+         values({{"type", pruned}, {"pattern", text_2_4}, {"values", values({{"type", int8}}, problems)}},
+                problems)},
+        {"correction",
+         correction({{"type", std::string("lowrank")},
+                     {"rank", int64_t{8}},
+                     {"factors", factors({{"type", dense}, {"dtype", std::string("bf16")}}, problems)}},
+                    problems)}},
+       "sum-pruned-2:4-int8+lowrank-r8-bf16"},
   };
 }
 
@@ -118,8 +136,8 @@ TEST(EveryScheme, DoesNotDependOnSlabs) {
         CompressContext context{factorizer, 1, &calibrator};
         Canonical part = scheme->compress({rows, cuts[c], shape}, context);
         ASSERT_EQ(part.leaves.size(), whole.leaves.size());
-        if (part.is_chain()) {
-          EXPECT_EQ(serialize(part.leaves[1]), serialize(whole.leaves[1]));
+        if (part.has_factors()) {
+          EXPECT_EQ(serialize(part.leaves.back()), serialize(whole.leaves.back()));
         }
         parts.push_back(std::move(part.leaves[0]));
       }
@@ -241,6 +259,9 @@ TEST(SchemeKeys, BadOnesAreNamed) {
   const auto grouped = [&](int64_t group) {
     return factors({{"type", std::string("int4")}, {"group", group}}, &problems);
   };
+  const auto low = [&](int64_t rank) {
+    return correction({{"type", std::string("lowrank")}, {"rank", rank}}, &problems);
+  };
   const std::vector<BadKeys> bad = {
       {"dense", {{"dtype", std::string("f16")}}, "/scheme/dtype", "f32"},
       {"dense", {{"activations", std::string("bf16")}}, "/scheme/activations", "with dtype \"f32\""},
@@ -329,6 +350,21 @@ TEST(SchemeKeys, BadOnesAreNamed) {
        "/scheme/factors/group",
        "divisor of in_features 192"},
       {"lowrank", {{"error", 0.1}, {"factors", grouped(64)}}, "/scheme/factors", "not known before"},
+      {"sum", {{"base", values({{"type", std::string("int8")}}, &problems)}}, "/scheme", "correction"},
+      {"sum", {{"correction", low(4)}}, "/scheme", "base"},
+      {"sum",
+       {{"base", values({{"type", std::string("dense")}}, &problems)}, {"correction", low(4)}},
+       "/scheme/values/type",
+       "a scheme of one matrix (int8, int4, fp8, pruned), found \"dense\""},
+      {"sum",
+       {{"base", values({{"type", std::string("int8")}}, &problems)},
+        {"correction", correction({{"type", std::string("int8")}}, &problems)}},
+       "/scheme/correction/type",
+       "a scheme (lowrank), found \"int8\""},
+      {"sum",
+       {{"base", values({{"type", std::string("int8")}}, &problems)}, {"correction", low(129)}},
+       "/scheme/correction/rank",
+       "= 128, found 129"},
   };
   for (const BadKeys& keys : bad) {
     problems = Problems();

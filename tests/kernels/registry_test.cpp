@@ -79,7 +79,7 @@ TEST(Registry, RefusesTwoSchemesOfOneName) {
 // What is registered describes itself: `lamina list` and the documentation are made of this.
 TEST(RegisteredParts, DescribeThemselves) {
   const Registry& registry = test_registry();
-  for (const char* type : {"dense", "int8", "int4", "pruned", "lowrank"})
+  for (const char* type : {"dense", "int8", "int4", "pruned", "lowrank", "sum"})
     EXPECT_NE(registry.find_scheme(type), nullptr) << type;
   for (const SchemeType& scheme : registry.schemes()) {
     EXPECT_FALSE(scheme.help.empty()) << scheme.type;
