@@ -2,6 +2,7 @@
 // linkers drop static initialisers out of static libraries.
 #include "kernels/compress/schemes.hpp"
 #include "kernels/cpu/kernels.hpp"
+#include "kernels/cpu/zero_points.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/registry.hpp"
 
@@ -20,9 +21,9 @@ void register_kernels(Registry& registry) {
   registry.add(native_dense_kernel());
   registry.add(native_bf16_kernel());
   registry.add(native_fp8_kernel());
-  registry.add(native_int8_kernel());
-  registry.add(native_int4_kernel());
-  registry.add(native_int4_a8_kernel());
+  registry.add(take_zero_points(native_int8_kernel()));
+  registry.add(take_zero_points(native_int4_kernel()));
+  registry.add(take_zero_points(native_int4_a8_kernel()));
   registry.add(native_24_kernel());
   registry.add(native_24_int8_kernel());
   registry.add(native_bitmap_kernel());
