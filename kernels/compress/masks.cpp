@@ -105,7 +105,7 @@ void check_fit(const RowSlab& slab, const Pattern& pattern) {
   if (slab.rows.cols % unit != 0)
     throw std::invalid_argument(
         fmt::format("pruned: expected columns in multiples of {}, found {}", unit, slab.rows.cols));
-  if (pattern.kind == PatternKind::block && slab.row_begin % pattern.block_rows != 0)
+  if (pattern.kind == PatternKind::block && slab.rows.rows > 0 && slab.row_begin % pattern.block_rows != 0)
     throw std::invalid_argument(fmt::format("pruned: expected slabs at multiples of {} rows, found one at {}",
                                             pattern.block_rows, slab.row_begin));
 }

@@ -72,9 +72,11 @@ class ZeroPointLayer final : public Layer {
   }
 
   Cost cost(int64_t tokens) const override {
-    Cost both = codes_->cost(tokens);
-    both += offsets_->cost(tokens);
-    return both;
+    // The offsets read and write what the codes do already.
+    Cost cost = codes_->cost(tokens);
+    cost.operations += offsets_->cost(tokens).operations;
+    cost.read_bytes += static_cast<double>(offsets_->weight_bytes());
+    return cost;
   }
   int64_t weight_bytes() const override {
     return codes_->weight_bytes() + offsets_->weight_bytes();

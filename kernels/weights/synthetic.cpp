@@ -36,10 +36,10 @@ enum StreamId : uint32_t {
   kLoadings,
   kCalibration,
   kEvaluation,
-  kCotangentSizes,
-  kCotangents,
   kCalibrationFactors,
-  kEvaluationFactors
+  kEvaluationFactors,
+  kCotangentSizes,
+  kCotangents
 };
 
 // Natural logarithm of x ≥ 1: halvings, then the atanh series of (x−1)/(x+1) ≤ 1/3.

@@ -72,7 +72,7 @@ class Compress(Case):
                 read = self.measured(f"read{number}", scheme=scheme, compressed=str(self.out))[name]
                 for key in ("status", "weight_bytes", "quality_nmse", "quality_max_abs", "check_error", "compress_error",
                             "scheme_rank", "weight_dtype", "activation_dtype"):
-                    self.assertEqual(fresh[key], read[key], key)
+                    self.assertEqual(fresh.get(key), read.get(key), key)
                 self.assertEqual(read["status"], "ok")
         self.assertEqual(self.leftovers(), [])
 
@@ -171,7 +171,7 @@ class Compress(Case):
                                         ranks=ranks, shard="column")
         name = "pruned-50%-gradient-global-c60"
         self.assertEqual(rows[1][name]["status"], "ok")
-        self.assertEqual(rows[1][name]["compress_error"], rows[3][name]["compress_error"])
+        self.assertAlmostEqual(rows[1][name]["compress_error"], rows[3][name]["compress_error"], delta=1e-12)
         self.assertGreater(rows[3][name]["compress_comm_bytes"], 0)
         self.assertEqual(rows[1][name]["compress_comm_bytes"], 0)
 
