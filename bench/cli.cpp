@@ -182,6 +182,10 @@ struct App {
     selftest->add_option("CONFIG", options.start.config_path, "JSON file: what to measure")->required();
     add_pairs(*selftest, options,
               "Pairs of launches of this program to measure (default: 30); gates of half as many are tried");
+    selftest
+        ->add_option("--slow", options.slow_binary,
+                     "A build with LAMINA_INJECT_SLOWDOWN, launched beside each pair: does a gate find it?")
+        ->type_name("BINARY");
     add_rules(*selftest, options.report);
     selftest->footer(
         "Exit codes: 0 a gate finds 5 % here, 12 none of those tried does. docs/regression.md explains.");

@@ -15,6 +15,7 @@
 
 #include "bench/node.hpp"
 #include "kernels/cpu/blas_threads.hpp"
+#include "kernels/cpu/slowdown.hpp"
 
 namespace lamina {
 namespace {
@@ -153,6 +154,10 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
     machine.warnings.push_back(
         "clock governor powersave: the clock may lag behind the load (cpupower frequency-set -g "
         "performance)");
+  if (injected_slowdown() > 0)
+    machine.warnings.push_back(
+        fmt::format("built with LAMINA_INJECT_SLOWDOWN={:g}: native kernels are made slower, to test a gate",
+                    100 * injected_slowdown()));
   for (const RankPlace& one : machine.places)
     if (!one.blas_warning.empty()) {
       machine.warnings.push_back(one.blas_warning);

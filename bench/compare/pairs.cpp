@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 
@@ -27,17 +28,19 @@ Json plan_of(const AbOptions& options) {
   const auto digest = [](const std::string& path) {
     return fnv1a_64(read_text_file(path, int64_t{4} << 30));
   };
-  return {{"ab_version", 1},
-          {"base", options.base_binary},
-          {"base_digest", digest(options.base_binary)},
-          {"new", options.new_binary},
-          {"new_digest", digest(options.new_binary)},
-          {"config", options.start.config_path},
-          {"config_digest", digest(options.start.config_path)},
-          {"launches", options.launches},
-          {"launcher", fmt::format("{}", fmt::join(options.start.launcher, " "))},
-          {"filter", options.start.filter},
-          {"set", options.start.overrides}};
+  Json plan = {{"ab_version", 1},
+               {"base", options.base_binary},
+               {"base_digest", digest(options.base_binary)},
+               {"new", options.new_binary},
+               {"new_digest", digest(options.new_binary)},
+               {"config", options.start.config_path},
+               {"config_digest", digest(options.start.config_path)},
+               {"launches", options.launches},
+               {"launcher", fmt::format("{}", fmt::join(options.start.launcher, " "))},
+               {"filter", options.start.filter},
+               {"set", options.start.overrides}};
+  plan["slow_digest"] = options.slow_binary.empty() ? Json(nullptr) : Json(digest(options.slow_binary));
+  return plan;
 }
 
 // Writes the plan into a new folder, or holds it against what is there. Returns the seed of the orders.
@@ -50,8 +53,7 @@ uint64_t open_plan(const AbOptions& options, const std::string& folder) {
     if (fs::exists(fs::path(folder) / "base") || fs::exists(fs::path(folder) / "new"))
       throw std::runtime_error(folder + ": expected nothing there, found launches; choose another -o");
     plan["seed"] = std::random_device()();
-    fs::create_directories(fs::path(folder) / "base");
-    fs::create_directories(fs::path(folder) / "new");
+    fs::create_directories(folder);
     write_file_atomically(path, plan.dump(2) + "\n");
     return plan["seed"].get<uint64_t>();
   }
@@ -83,7 +85,8 @@ void drop_half_pairs(const Pairs& pairs) {
 }  // namespace
 
 bool Pairs::has(int64_t number) const {
-  return is_complete(launch_folder(folder[0], number)) && is_complete(launch_folder(folder[1], number));
+  return std::all_of(folder.begin(), folder.end(),
+                     [&](const std::string& side) { return is_complete(launch_folder(side, number)); });
 }
 
 Pairs open_pairs(const AbOptions& options) {
@@ -91,23 +94,26 @@ Pairs open_pairs(const AbOptions& options) {
   pairs.path = options.out_dir.empty() ? fresh_run_folder("ab") : options.out_dir;
   pairs.count = options.launches;
   pairs.random.seed(open_plan(options, pairs.path));
-  for (const int side : {0, 1}) {
-    pairs.start[side] = options.start;
-    pairs.start[side].binary = side == 0 ? options.base_binary : options.new_binary;
-    pairs.folder[side] = (fs::path(pairs.path) / (side == 0 ? "base" : "new")).string();
-  }
+  const auto add = [&](const char* side, const std::string& binary) {
+    pairs.start.push_back(options.start);
+    pairs.start.back().binary = binary;
+    pairs.folder.push_back((fs::path(pairs.path) / side).string());
+    fs::create_directories(pairs.folder.back());
+  };
+  add("base", options.base_binary);
+  add("new", options.new_binary);
+  if (!options.slow_binary.empty()) add("slow", options.slow_binary);
   drop_half_pairs(pairs);
   return pairs;
 }
 
 bool make_pair(Pairs& pairs, int64_t number) {
   // Drawn for pairs that are there too: a resumed folder has the orders of an uninterrupted one.
-  const bool new_first = pairs.random() >> 63 != 0;
+  std::vector<size_t> order(pairs.start.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[pairs.random() % i]);
   if (pairs.has(number)) return false;
-  for (const int turn : {0, 1}) {
-    const int side = (turn == 1) != new_first ? 1 : 0;
-    launch(pairs.start[side], launch_folder(pairs.folder[side], number));
-  }
+  for (const size_t side : order) launch(pairs.start[side], launch_folder(pairs.folder[side], number));
   ++pairs.made;
   return true;
 }
@@ -118,7 +124,7 @@ double seconds_left(const Pairs& pairs, int64_t number) {
          static_cast<double>(pairs.count - number);
 }
 
-Side read_launches(const Pairs& pairs, int side, int64_t count, std::vector<std::string>& warnings) {
+Side read_launches(const Pairs& pairs, size_t side, int64_t count, std::vector<std::string>& warnings) {
   Side result = read_side(pairs.folder[side], warnings);
   result.launches.resize(std::min(result.launches.size(), static_cast<size_t>(count)));
   return result;

@@ -20,17 +20,27 @@ struct Rate {
   // Gates of pairs drawn from the bank, builds swapped at random within each pair; they share pairs.
   int64_t gates = 0, rows = 0, false_gates = 0, false_rows = 0;
   std::vector<double> found;  // share of gates in which the one slowed row is called slower, per kInjected
+  // With one native row of a slower build's launches at a time in place of NEW's: rows tried, and called
+  // slower.
+  int64_t slow_apart = 0, slow_apart_found = 0, slow_gates = 0, slow_found = 0;
 };
 
-// From launches of one build on both sides, interleaved. Deterministic. `base` and `next` have as many
-// launches; throws std::runtime_error where they do not compare.
-std::vector<Rate> rates_of(const Side& base, const Side& next, const Settings& settings);
+// From launches of one build on both sides, interleaved, and of a slower one beside them, which may be null.
+// Deterministic. All have as many launches; throws std::runtime_error where they do not compare.
+std::vector<Rate> rates_of(const Side& base, const Side& next, const Settings& settings,
+                           const Side* slow = nullptr);
+
+// How much slower each row of a native kernel is in `slow` than in `base`, as new / base by geometric means,
+// in the order of names. Rows must have a time in every launch.
+std::vector<double> slowdowns(const Side& base, const Side& slow);
 
 // The fewest pairs with which a row that is 5 % slower is found in 95 % of gates, and 1 % of rows at most are
 // false alarms; 0 where none of those tried does.
 int64_t enough_pairs(const std::vector<Rate>& rates);
 
-std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, const Settings& settings);
+// `slower`: slowdowns() of the slower build; empty without one.
+std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, const Settings& settings,
+                          std::vector<double> slower = {});
 
 // Measures this program against itself, `options.launches` pairs, and prints the rates. Returns 0 where a
 // gate is worth having, 12 where it is not, 1 where a launch failed, or 64.

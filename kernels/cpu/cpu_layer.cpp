@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/compress/rows.hpp"
+#include "kernels/cpu/slowdown.hpp"
 
 namespace lamina {
 
@@ -37,7 +38,7 @@ void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream)
   if (threads == 1) {
     x = divide(x, tokens, 0, 1);
     prepare(x, tokens, 0, 1);
-    compute(x, y, tokens, {0, rows_}, 0);
+    compute_rows(x, y, tokens, {0, rows_}, 0);
     if (ops_.end_panels != nullptr) ops_.end_panels();
     return;
   }
@@ -59,6 +60,15 @@ void CpuLayer::forward_then(Layer& next, const float* x, float* middle, float* y
   }
 }
 
+void CpuLayer::compute_rows(const float* x, float* y, int64_t tokens, Range rows, int part) {
+  compute(x, y, tokens, rows, part);
+  const double again =
+      std::round(injected_slowdown() * static_cast<double>(rows.size()) / static_cast<double>(row_unit_));
+  if (again < 1) return;
+  compute(x, y, tokens,
+          {rows.begin, std::min(rows.end, rows.begin + static_cast<int64_t>(again) * row_unit_)}, part);
+}
+
 void CpuLayer::share(const float* x, float* y, int64_t tokens) {
   const int part = omp_get_thread_num(), parts = omp_get_num_threads();
   x = divide(x, tokens, part, parts);
@@ -67,7 +77,7 @@ void CpuLayer::share(const float* x, float* y, int64_t tokens) {
   }
   prepare(x, tokens, part, parts);
 #pragma omp barrier
-  compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
+  compute_rows(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
   if (ops_.end_panels != nullptr) ops_.end_panels();
 }
 

@@ -334,6 +334,36 @@ TEST(Selftest, SaysHowManyLaunchesAGateTakes) {
   EXPECT_THROW(rates_of(quiet.base, quiet.base, {}), std::runtime_error) << "one launch twice";
 }
 
+TEST(Selftest, TriesRowsOfASlowerBuildOneAtATime) {
+  const Pair bank = bank_of(30, 0.005);
+  // Each row of it is slower, by 5 % as recorded; the first build's own launches are as far off as they come.
+  Side slow = bank_of(30, 0.005).base, same = slow;
+  for (Launch& launch : slow.launches)
+    for (auto& [name, row] : launch.rows) {
+      row.time_us *= 1.05;
+      row.kernel = "native avx2";
+    }
+  for (Launch& launch : same.launches)
+    for (auto& [name, row] : launch.rows) row.kernel = "native avx2";
+  for (const double ratio : slowdowns(bank.base, slow)) EXPECT_NEAR(ratio, 1.05, 1e-9);
+  const std::vector<Rate> rates = rates_of(bank.base, bank.next, {}, &slow);
+  ASSERT_EQ(rates[3].pairs, 10);
+  EXPECT_EQ(rates[3].slow_apart, 3 * 4) << "three gates of ten pairs, four rows";
+  EXPECT_EQ(rates[3].slow_apart_found, 12);
+  EXPECT_EQ(rates[3].slow_found, rates[3].slow_gates);
+  EXPECT_THAT(selftest_text(rates, 30, {}, slowdowns(bank.base, slow)),
+              HasSubstr("|    10 | 100.0 % of 12 | 100.0 % |"));
+  const std::vector<Rate> none = rates_of(bank.base, bank.next, {}, &same);
+  EXPECT_EQ(none[3].slow_apart_found, 0);
+  EXPECT_THAT(selftest_text(rates_of(bank.base, bank.next, {}), 30, {}),
+              testing::Not(HasSubstr("made slower")));
+  slow.launches[0].rows.rbegin()->second.kernel = "openblas";
+  EXPECT_EQ(rates_of(bank.base, bank.next, {}, &slow)[3].slow_apart, 3 * 3) << "a library is not made slower";
+  slow.launches[4].rows.begin()->second.time_us = 0;
+  EXPECT_EQ(rates_of(bank.base, bank.next, {}, &slow)[3].slow_apart, 3 * 3)
+      << "a row without a time is left out";
+}
+
 TEST(Looks, ShareAlpha) {
   for (const int64_t launches : {2, 4, 5, 6, 10, 15, 1000}) {
     double share = 0;

@@ -350,6 +350,19 @@ class Launches(Compare):
         self.assertEqual((again.returncode, again.stdout), (12, result.stdout))
         self.assertNotIn("is done", again.stderr)
 
+    def test_selftest_measures_a_slower_build_beside_each_pair(self):
+        config = self.write("tiny.json", tiny())
+        bank = self.folder / "bank"
+        result = lamina("selftest", config, "--slow", LAMINA, "--launches", "3", "-o", bank)
+        self.assertEqual(result.returncode, 12, result.stderr)
+        self.assertIn("A build made slower", result.stdout)
+        self.assertEqual((bank / "selftest.md").read_text(), result.stdout)
+        for side in ("base", "new", "slow"):
+            self.assertTrue((bank / side / "launch-3" / "records.jsonl").is_file(), side)
+        other = lamina("selftest", config, "--launches", "3", "-o", bank, "--resume")
+        self.assertEqual(other.returncode, 64)
+        self.assertIn("slow_digest", other.stderr)
+
     def test_ab_of_a_build_that_is_not_there(self):
         result = self.ab(new=self.folder / "none")
         self.assertEqual(result.returncode, 64)
