@@ -132,9 +132,9 @@ void judge_drawn(const Side& base, const Side& next, const Side* slow, const std
     // One row is slower, the others are as they were: the harder case for Holm's correction.
     const std::string& name = names[random() % names.size()];
     for (size_t i = 0; i < kInjected.size(); ++i) {
-      Gate slowed = gate;
-      slow_down(slowed.next, name, 1 + kInjected[i]);
-      found[i] += found_slower(slowed, settings, name);
+      Gate injected = gate;
+      slow_down(injected.next, name, 1 + kInjected[i]);
+      found[i] += found_slower(injected, settings, name);
     }
     if (slowed.empty()) continue;
     const std::string& slow_name = slowed[random() % slowed.size()];
