@@ -122,7 +122,8 @@ int64_t compensate_bytes(Shape shape, int64_t ranks) {
   const int64_t triangle = 8 * k * (k + kBlock) / 2 / ranks;
   // Beside the triangle: chunks of tokens, or what rows carry and a block of another rank's L.
   // 512 tokens in float64 where the Gram is summed.
-  return triangle + std::max(chunk_bytes(k, ranks) + 8 * 3 * kBlock * k, 8 * rows * (k + kBlock) + 16 * kBlock * k);
+  return triangle +
+         std::max(chunk_bytes(k, ranks) + 8 * 3 * kBlock * k, 8 * rows * (k + kBlock) + 16 * kBlock * k);
 }
 
 }  // namespace lamina
