@@ -131,7 +131,9 @@ LAMINA_INLINE Grid widest(const CodeRange& range, const float* w, int64_t count,
 
 LAMINA_INLINE void round_by(const CodeRange& range, const float* w, int64_t count, float inverse, float zero,
                             int8_t* codes) {
-  for (int64_t j = 0; j < count; ++j) codes[j] = code_of(range, w[j], inverse, zero);
+  // Bytes that are written may be anyone's: what is read in the loop has to be its own.
+  const CodeRange own = range;
+  for (int64_t j = 0; j < count; ++j) codes[j] = code_of(own, w[j], inverse, zero);
 }
 
 LAMINA_INLINE void round_with(const CodeRange& range, const float* w, int64_t count, const Grid& grid,
