@@ -9,7 +9,7 @@
 #include <cstring>
 #include <filesystem>
 #include <stdexcept>
-#include <vector>
+#include <utility>
 
 namespace lamina {
 namespace {
@@ -69,10 +69,22 @@ void sync_folder(const fs::path& folder) {
 
 }  // namespace
 
-void write_file_atomically(const std::string& path, std::string_view text) {
-  fs::path target = path;
+namespace {
+
+// Where a link leads.
+fs::path target_of(const std::string& path) {
   std::error_code ignored;
-  if (fs::is_symlink(target, ignored)) target = fs::weakly_canonical(target);
+  return fs::is_symlink(path, ignored) ? fs::weakly_canonical(path) : fs::path(path);
+}
+
+fs::path folder_of(const fs::path& target) {
+  return target.has_parent_path() ? target.parent_path() : fs::path(".");
+}
+
+}  // namespace
+
+int open_temporary(const std::string& path, std::string& temporary) {
+  const fs::path target = target_of(path);
   struct stat existing {};
   mode_t mode = 0;
   if (::stat(target.c_str(), &existing) == 0) {
@@ -89,22 +101,32 @@ void write_file_atomically(const std::string& path, std::string_view text) {
     ::umask(mask);
     mode = 0666 & ~mask;
   }
-  const fs::path folder = target.has_parent_path() ? target.parent_path() : fs::path(".");
+  std::string name = (folder_of(target) / ("." + target.filename().string() + ".XXXXXX")).string();
+  Temporary made;
+  made.file = ::mkostemp(name.data(), O_CLOEXEC);
+  if (made.file < 0) fail("write", path, errno);
+  made.path = name;
+  if (::fchmod(made.file, mode) != 0) fail("set the permissions of", path, errno);
+  temporary = std::exchange(made.path, {});
+  return std::exchange(made.file, -1);
+}
 
-  Temporary temporary;
-  std::string name = (folder / ("." + target.filename().string() + ".XXXXXX")).string();
-  temporary.file = ::mkostemp(name.data(), O_CLOEXEC);
-  if (temporary.file < 0) fail("write", path, errno);
-  temporary.path = name;
-  if (::fchmod(temporary.file, mode) != 0) fail("set the permissions of", path, errno);
-  write_all(temporary.file, text, path);
-  if (::fsync(temporary.file) != 0) fail("sync", path, errno);
-  const int closed = ::close(temporary.file);
-  temporary.file = -1;
+void publish_temporary(int file, const std::string& temporary, const std::string& path) {
+  const int synced = ::fsync(file), error = errno;
+  const int closed = ::close(file);
+  if (synced != 0) fail("sync", path, error);
   if (closed != 0) fail("close", path, errno);
-  if (::rename(temporary.path.c_str(), target.c_str()) != 0) fail("rename into", path, errno);
+  const fs::path target = target_of(path);
+  if (::rename(temporary.c_str(), target.c_str()) != 0) fail("rename into", path, errno);
+  sync_folder(folder_of(target));
+}
+
+void write_file_atomically(const std::string& path, std::string_view text) {
+  Temporary temporary;
+  temporary.file = open_temporary(path, temporary.path);
+  write_all(temporary.file, text, path);
+  publish_temporary(std::exchange(temporary.file, -1), temporary.path, path);
   temporary.path.clear();
-  sync_folder(folder);
 }
 
 }  // namespace lamina

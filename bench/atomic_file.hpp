@@ -13,4 +13,10 @@ namespace lamina {
 // gone and `path` untouched.
 void write_file_atomically(const std::string& path, std::string_view text);
 
+// The parts of it, for what is written piece by piece: a temporary beside `path`, open for writing, whose
+// name goes to `temporary`; and its end, which syncs, closes and renames it. `temporary` is the caller's to
+// remove where the end is not reached.
+int open_temporary(const std::string& path, std::string& temporary);
+void publish_temporary(int file, const std::string& temporary, const std::string& path);
+
 }  // namespace lamina

@@ -58,7 +58,8 @@ constexpr const char* kCompareFooter =
 docs/regression.md has the rules.)";
 
 constexpr int64_t kMostLaunches = 1000;
-const std::vector<std::string> kCommands = {"run", "list", "export", "compare", "ab", "selftest", "history"};
+const std::vector<std::string> kCommands = {"run",     "compress", "list",     "export",
+                                            "compare", "ab",       "selftest", "history"};
 const std::vector<std::string> kFormats = {"terminal", "markdown", "json"};
 
 std::string format_names() {
@@ -128,6 +129,7 @@ struct App {
     run->add_option("--launcher", launcher, "What starts each launch: \"mpirun -n 2\"")->type_name("WORDS");
 
     run->footer("`lamina list` and docs/config.md have every key of a config.");
+    compress = add_compress(app, line.compress);
     list = app.add_subcommand("list", "Print what a config can name, and what is absent here and why");
 
     export_runs = app.add_subcommand("export", "Print the rows of one or more runs in another format");
@@ -143,8 +145,8 @@ struct App {
     history.emplace(app, line.history);
     // Last: a subcommand made later would inherit it.
     app.footer(kFirstSteps);
-    for (CLI::App* command :
-         {run, list, export_runs, compare, ab, selftest, history->history, history->add, history->show})
+    for (CLI::App* command : {run, compress, list, export_runs, compare, ab, selftest, history->history,
+                              history->add, history->show})
       command->set_help_flag("-h,--help", "Print this and exit");
   }
 
@@ -229,6 +231,7 @@ struct App {
 
   CLI::App app{kAbout};
   CLI::App* run = nullptr;
+  CLI::App* compress = nullptr;
   CLI::App* list = nullptr;
   CLI::App* export_runs = nullptr;
   CLI::App* compare = nullptr;
@@ -240,7 +243,7 @@ struct App {
 };
 
 constexpr const char* kExpectedCommand =
-    "expected a command: run, list, export, compare, ab, selftest or history";
+    "expected a command: run, compress, list, export, compare, ab, selftest or history";
 
 std::string suggestion(const std::string& nearest) {
   return nearest.empty() ? "" : fmt::format("; did you mean `{}`?", nearest);
@@ -391,12 +394,13 @@ CommandLine read_command_line(int argc, const char* const* argv) {
   const std::string command = parser.app.get_subcommands().front()->get_name();
   line.command = command == "run"
                      ? line.launches > 0 ? CommandLine::Command::run_launches : CommandLine::Command::run
-                 : command == "list"    ? CommandLine::Command::list
-                 : command == "export"  ? CommandLine::Command::export_runs
-                 : command == "compare" ? CommandLine::Command::compare
-                 : command == "ab"      ? CommandLine::Command::ab
-                 : command == "history" ? CommandLine::Command::history
-                                        : CommandLine::Command::selftest;
+                 : command == "compress" ? CommandLine::Command::compress
+                 : command == "list"     ? CommandLine::Command::list
+                 : command == "export"   ? CommandLine::Command::export_runs
+                 : command == "compare"  ? CommandLine::Command::compare
+                 : command == "ab"       ? CommandLine::Command::ab
+                 : command == "history"  ? CommandLine::Command::history
+                                         : CommandLine::Command::selftest;
   line.history.action =
       parser.history->add->parsed() ? HistoryOptions::Action::add : HistoryOptions::Action::show;
   line.run.command_line.assign(argv, argv + argc);

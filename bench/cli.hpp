@@ -6,19 +6,21 @@
 
 #include "bench/compare/ab.hpp"
 #include "bench/compare/command.hpp"
+#include "bench/compress_command.hpp"
 #include "bench/history/history.hpp"
 #include "bench/runner.hpp"
 
 namespace lamina {
 
 struct CommandLine {
-  enum class Command { none, run, run_launches, list, export_runs, compare, ab, selftest, history };
+  enum class Command { none, run, run_launches, compress, list, export_runs, compare, ab, selftest, history };
   Command command = Command::none;  // none: print `text` and exit with `exit_code`
 
   std::string text;  // help, version or error, with its newline
   int exit_code = kExitOk;
 
-  RunOptions run;                 // but for config_text, which is not read yet
+  RunOptions run;  // but for config_text, which is not read yet
+  CompressOptions compress;
   std::vector<std::string> runs;  // to export
   std::string format, out_file;
   int64_t launches = 0;  // of run_launches

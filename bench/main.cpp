@@ -67,6 +67,7 @@ int execute(CommandLine& line, Communicator& world) {
     if (line.command == CommandLine::Command::run) {
       return read_config_file(line.run, world) ? run(line.run, registry, world) : kExitUsage;
     }
+    if (line.command == CommandLine::Command::compress) return compress_file(line.compress, registry, world);
     if (speaks && !print_out(list_text(registry, world))) exit_code = kExitFailed;
   }
   world.broadcast(&exit_code, sizeof exit_code, 0);

@@ -93,6 +93,7 @@ const std::vector<RecordKey>& record_keys() {
       // Compression.
       {"compress_s", Unit::seconds, "time to compress W, the slowest rank's", forwards},
       {"compress_peak_bytes", Unit::bytes, "memory that took, the largest rank's", forwards},
+      {"compress_comm_bytes", Unit::bytes, "that ranks exchanged for it, the largest rank's share", forwards},
       {"compress_error", Unit::error,
        "relative Frobenius error ‖W − Ŵ‖/‖W‖ of the compressed weights; null for low-rank factors that are "
        "not dense",

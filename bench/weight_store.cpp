@@ -2,17 +2,26 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <stdexcept>
 
+#include "bench/compressed_file.hpp"
+#include "bench/gated_inputs.hpp"
+#include "distributed/agree.hpp"
 #include "distributed/check.hpp"
 
 namespace lamina {
 
 std::string LayerRef::key() const {
-  return fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {}", label, shape.out_features, shape.in_features,
-                     seed, weights, fmt::join(tensors, "|"), synthetic.spectrum_decay, synthetic.correlation,
-                     synthetic.outlier_share, synthetic.outlier_gain);
+  std::string key =
+      fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {}", label, shape.out_features, shape.in_features, seed,
+                  weights, fmt::join(tensors, "|"), synthetic.spectrum_decay, synthetic.correlation,
+                  synthetic.outlier_share, synthetic.outlier_gain);
+  if (!inputs.empty()) key += fmt::format(" inputs {} {}", inputs, inputs_tensor);
+  if (!cotangents.empty()) key += fmt::format(" cotangents {} {}", cotangents, cotangents_tensor);
+  if (!compressed.empty()) key += " compressed " + compressed;
+  return key;
 }
 
 std::unique_ptr<WeightSource> LayerRef::open() const {
@@ -29,6 +38,15 @@ std::unique_ptr<WeightSource> LayerRef::open() const {
 
 Matrix<float> LayerRef::activations(int64_t tokens) const {
   Matrix<float> x(tokens, shape.in_features);
+  if (!inputs.empty()) {
+    const auto file = open_safetensors(inputs, {inputs_tensor});
+    const int64_t recorded = file->shape().out_features;
+    if (tokens > recorded)
+      throw std::runtime_error(
+          fmt::format("{}: expected {} recorded tokens, found {}", inputs, tokens, recorded));
+    for (int64_t t = 0; t < tokens; ++t) file->read_rows({recorded - 1 - t, recorded - t}, x.row(t), 1);
+    return x;
+  }
   fill_activations(x, 0, ActivationPurpose::evaluation, seed, label, synthetic);
   return x;
 }
@@ -46,7 +64,63 @@ OriginalWeights WeightStore::load(const LayerRef& layer, Communicator& comm) con
 }
 
 void LayerRef::calibration(int64_t first, Matrix<float>& out) const {
-  fill_activations(out, first, ActivationPurpose::calibration, seed, label, synthetic);
+  if (inputs.empty())
+    return fill_activations(out, first, ActivationPurpose::calibration, seed, label, synthetic);
+  open_safetensors(inputs, {inputs_tensor})->read_rows({first, first + out.rows}, out.data.data(), 1);
+}
+
+void LayerRef::output_cotangents(int64_t first, Range features, Matrix<float>& out) const {
+  if (cotangents.empty()) return fill_cotangents(out, first, features, seed, label);
+  const auto file = open_safetensors(cotangents, {cotangents_tensor});
+  std::vector<float> row(static_cast<size_t>(shape.out_features));
+  for (int64_t t = 0; t < out.rows; ++t) {
+    file->read_rows({first + t, first + t + 1}, row.data(), 1);
+    std::copy(row.begin() + features.begin, row.begin() + features.end, out.row(t));
+  }
+}
+
+namespace {
+
+// A recorded tensor's tokens, once its columns are right and its numbers found finite.
+int64_t recorded_tokens(const std::string& path, const std::string& tensor, int64_t columns,
+                        const std::string& what) {
+  static std::map<std::string, int64_t> known;
+  const auto source = open_safetensors(path, {tensor});
+  const auto [rows, cols] = source->shape();
+  if (cols != columns)
+    throw std::runtime_error(
+        fmt::format("{}: expected {} of shape [tokens, {}] in tensor \"{}\", found [{}, {}]", path, what,
+                    columns, tensor, rows, cols));
+  const std::string key = path + " " + tensor;
+  if (known.contains(key)) return rows;
+  constexpr int64_t kRows = 256;
+  Matrix<float> some(std::min(rows, kRows), cols);
+  for (int64_t first = 0; first < rows; first += kRows)  // throws at what is not finite
+    source->read_rows({first, std::min(rows, first + kRows)}, some.data.data(), 1);
+  return known[key] = rows;
+}
+
+}  // namespace
+
+void LayerRef::check_recorded(int64_t calibration, int64_t evaluation) const {
+  int64_t tokens = -1;
+  if (!inputs.empty()) {
+    tokens = recorded_tokens(inputs, inputs_tensor, shape.in_features, "inputs of the layer");
+    if (tokens < calibration + evaluation)
+      throw std::runtime_error(fmt::format(
+          "{}: expected at least {} recorded tokens, {} to calibrate by and {} others to measure on, "
+          "found {}",
+          inputs, calibration + evaluation, calibration, evaluation, tokens));
+  }
+  if (cotangents.empty()) return;
+  const int64_t others =
+      recorded_tokens(cotangents, cotangents_tensor, shape.out_features, "cotangents of the outputs");
+  if (tokens >= 0 && others != tokens)
+    throw std::runtime_error(fmt::format("{}: expected cotangents of {} tokens, as {} has, found {}",
+                                         cotangents, tokens, inputs, others));
+  if (others < calibration)
+    throw std::runtime_error(fmt::format("{}: expected cotangents of at least {} tokens, found {}",
+                                         cotangents, calibration, others));
 }
 
 std::shared_ptr<const OriginalWeights> WeightStore::original(const LayerRef& layer, Communicator& comm) {
@@ -90,14 +164,37 @@ double& WeightStore::optimal_error(const LayerRef& layer, int64_t rank, const Co
   return optimal_errors_.try_emplace(key, std::nan("")).first->second;
 }
 
+Calibration WeightStore::calibration(const LayerRef& layer, int64_t tokens, Communicator& comm) {
+  if (layer.behind == nullptr || tokens == 0)
+    return [&layer](int64_t first, Matrix<float>& out) { layer.calibration(first, out); };
+  auto& slot = gated_[fmt::format("{} p{} {}", layer.behind->key(), comm.size(), tokens)];
+  if (!slot)
+    slot = std::make_shared<const Matrix<float>>(gated_inputs(
+        *original(*layer.behind, comm),
+        [&](int64_t first, Matrix<float>& out) { layer.behind->calibration(first, out); }, tokens, comm,
+        threads_));
+  return [inputs = slot](int64_t first, Matrix<float>& out) {
+    std::copy_n(inputs->row(first), out.data.size(), out.data.begin());
+  };
+}
+
 std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef& layer, const Scheme& scheme,
                                                                  Communicator& comm) {
   const std::string matrix = fmt::format("{} p{}", layer.key(), comm.size());
   auto& slot = compressed_[matrix + " " + scheme.name()];
+  if (!slot && !layer.compressed.empty() && !scheme.name().starts_with("dense")) {
+    std::unique_ptr<CompressedFile> file;
+    together(comm, [&] { file = std::make_unique<CompressedFile>(layer.compressed); });
+    slot = std::make_shared<const CompressedWeights>(
+        file->read(entry_name(layer.tensors), scheme.name(), *original(layer, comm), comm, threads_));
+  }
   if (!slot)
     slot = std::make_shared<const CompressedWeights>(
         compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors_[matrix],
-                 [&](int64_t first, Matrix<float>& out) { layer.calibration(first, out); }));
+                 calibration(layer, scheme.calibration_tokens(), comm),
+                 [&](int64_t first, Range features, Matrix<float>& out) {
+                   layer.output_cotangents(first, features, out);
+                 }));
   return slot;
 }
 
@@ -129,6 +226,7 @@ std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer
 void WeightStore::clear() {
   clear_packed();
   factors_.clear();
+  gated_.clear();
   originals_.clear();
   compressed_.clear();
   products_.clear();

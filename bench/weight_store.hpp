@@ -21,6 +21,13 @@ struct LayerRef {
   std::string weights;               // a file or folder; empty: synthetic
   std::vector<std::string> tensors;  // in it
   SyntheticOptions synthetic;
+  // Recorded inputs [recorded tokens × K] and cotangents of the outputs [recorded tokens × N], tensors of
+  // .safetensors files; empty: synthetic ones. Calibration takes tokens from the first on, quality and timing
+  // from the last backwards.
+  std::string inputs, inputs_tensor, cotangents, cotangents_tensor;
+  // Of a down projection: the gate_up projection before it, of whose outputs calibration tokens are made.
+  std::shared_ptr<const LayerRef> behind;
+  std::string compressed;  // a file of `lamina compress`, which has all schemes but dense ones
   uint64_t seed = 1;
   // Equal keys mean equal weights and activations.
   std::string key() const;
@@ -29,6 +36,12 @@ struct LayerRef {
   Matrix<float> activations(int64_t tokens) const;
   // Tokens [first, first + out.rows) of the stream that compression may look at.
   void calibration(int64_t first, Matrix<float>& out) const;
+  // Cotangents of the outputs in `features` for those.
+  void output_cotangents(int64_t first, Range features, Matrix<float>& out) const;
+  // Throws std::runtime_error, naming the file, unless the recorded tensors have the layer's sizes, at least
+  // `calibration` + `evaluation` tokens where inputs are recorded (`calibration` where cotangents alone are),
+  // as many of either, and finite numbers. Files are read once.
+  void check_recorded(int64_t calibration, int64_t evaluation) const;
 };
 
 // Tokens that `quality` is computed on, whatever a case's own count: so schemes compare across token counts.
@@ -75,6 +88,8 @@ class WeightStore {
   void clear();
 
  private:
+  // What calibrates it: its own stream, or what the layer that it is behind makes of that one's.
+  Calibration calibration(const LayerRef& layer, int64_t tokens, Communicator& comm);
   OriginalWeights load(const LayerRef& layer, Communicator& comm) const;
 
   struct KeptTransport {
@@ -93,6 +108,7 @@ class WeightStore {
   std::map<std::string, std::shared_ptr<const CompressedWeights>> compressed_;
   std::map<std::string, std::shared_ptr<const Matrix<double>>> products_;
   std::map<std::string, std::shared_ptr<const SpreadMatrix>> spread_;
+  std::map<std::string, std::shared_ptr<const Matrix<float>>> gated_;
   std::map<std::pair<std::string, int64_t>, double> optimal_errors_;
 };
 

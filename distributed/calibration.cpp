@@ -46,8 +46,13 @@ class CholeskyRoot final : public GramRoot {
 
 class TokenCalibrator final : public Calibrator {
  public:
-  TokenCalibrator(int64_t in_features, Calibration calibration, Communicator& comm, int threads)
-      : size_(in_features), calibration_(std::move(calibration)), comm_(comm), threads_(threads) {}
+  TokenCalibrator(int64_t in_features, Calibration calibration, Cotangents cotangents, Communicator& comm,
+                  int threads)
+      : size_(in_features),
+        calibration_(std::move(calibration)),
+        cotangents_(std::move(cotangents)),
+        comm_(comm),
+        threads_(threads) {}
 
   ChannelStatistics channels(int64_t tokens) override {
     comm_.require("");
@@ -103,6 +108,43 @@ class TokenCalibrator final : public Calibrator {
     return std::make_unique<CholeskyRoot>(damping, size_, tokens, ordered, comm_, threads_);
   }
 
+  // Products of fixed shapes and places, tokens in order: the same bits whichever rank has the rows.
+  Matrix<double> slopes(Range rows, int64_t tokens) override {
+    Matrix<double> slopes, squares, deltas;
+    together(comm_, [&] {
+      if (tokens < 1 || !calibration_ || !cotangents_)
+        throw std::invalid_argument(
+            fmt::format("calibration: expected tokens and cotangents, found {} tokens", tokens));
+      slopes = Matrix<double>(rows.size(), size_);
+      squares = Matrix<double>(std::min(tokens, kRowBlock), size_);
+      deltas = Matrix<double>(squares.rows, rows.size());
+    });
+    channels(tokens);  // warns of what the tokens lack
+    std::string failure;
+    int64_t first = 0;
+    for_each_chunk(tokens, size_, calibration_, comm_, [&](const float* x, int64_t count) {
+      failure = read_cotangents(first, count, rows, deltas, failure);
+      for (int64_t i = 0; i < count * size_; ++i)
+        squares.data[static_cast<size_t>(i)] = static_cast<double>(x[i]) * x[i];
+      for_each_block(rows.size(), threads_, [&](int64_t begin, int64_t some, int) {
+        multiply(true, false, some, size_, count, deltas.data.data() + begin, deltas.cols,
+                 squares.data.data(), size_, slopes.row(begin), size_, true);
+      });
+      first += count;
+    });
+    comm_.require(failure);
+    for (double& each : slopes.data) each /= static_cast<double>(tokens);
+    return slopes;
+  }
+
+  std::vector<int64_t> total(std::vector<int64_t> counts) override {
+    comm_.require("");
+    std::vector<int64_t> sums(counts.size());
+    comm_.all_reduce(counts.data(), sums.data(), static_cast<int64_t>(counts.size()), DType::i64,
+                     ReduceOp::sum);
+    return sums;
+  }
+
   std::vector<double> sum(const Matrix<double>& parts) override {
     comm_.require("");
     std::vector<double> sums, column(static_cast<size_t>(parts.rows));
@@ -122,6 +164,25 @@ class TokenCalibrator final : public Calibrator {
   }
 
  private:
+  // Squares of cotangents into `deltas`; what went wrong first.
+  std::string read_cotangents(int64_t first, int64_t count, Range rows, Matrix<double>& deltas,
+                              std::string failure) {
+    if (!failure.empty() || rows.size() == 0) return failure;
+    try {
+      Matrix<float> read(count, rows.size());
+      cotangents_(first, rows, read);
+      for (size_t i = 0; i < read.data.size(); ++i) {
+        if (!std::isfinite(read.data[i]))
+          return fmt::format("calibration: expected finite cotangents, found {} in tokens {} to {}",
+                             read.data[i], first, first + count - 1);
+        deltas.data[i] = static_cast<double>(read.data[i]) * read.data[i];
+      }
+    } catch (const std::exception& error) {
+      failure = error.what();
+    }
+    return failure;
+  }
+
   void warn(std::string text) {
     if (std::find(warnings_.begin(), warnings_.end(), text) == warnings_.end())
       warnings_.push_back(std::move(text));
@@ -129,6 +190,7 @@ class TokenCalibrator final : public Calibrator {
 
   int64_t size_;
   Calibration calibration_;
+  Cotangents cotangents_;
   Communicator& comm_;
   int threads_;
   int64_t counted_ = 0;           // tokens that statistics_ are of
@@ -169,8 +231,9 @@ void for_each_chunk(int64_t tokens, int64_t channels, const Calibration& calibra
 }
 
 std::unique_ptr<Calibrator> make_calibrator(int64_t in_features, Calibration calibration, Communicator& comm,
-                                            int threads) {
-  return std::make_unique<TokenCalibrator>(in_features, std::move(calibration), comm, std::max(1, threads));
+                                            int threads, Cotangents cotangents) {
+  return std::make_unique<TokenCalibrator>(in_features, std::move(calibration), std::move(cotangents), comm,
+                                           std::max(1, threads));
 }
 
 }  // namespace lamina

@@ -13,6 +13,10 @@ namespace lamina {
 // the same on every rank, K = out.cols. None that quality is measured on.
 using Calibration = std::function<void(int64_t first, Matrix<float>& out)>;
 
+// Cotangents of the layer's outputs for the same tokens: fills `out` [tokens × features.size()] with those of
+// `features`, of tokens from `first` on.
+using Cotangents = std::function<void(int64_t first, Range features, Matrix<float>& out)>;
+
 // Calls visit(x, rows) on every rank with the tokens [rows × channels], chunk after chunk of kRowBlock, in
 // order; chunk c is read by rank c mod P and gathered. `visit` must not throw. Collective; AgreedError where
 // a token cannot be read or is not finite.
@@ -20,7 +24,8 @@ void for_each_chunk(int64_t tokens, int64_t channels, const Calibration& calibra
                     const std::function<void(const float* x, int64_t rows)>& visit);
 
 // Of the inputs of a layer with `in_features` channels, over the ranks of `comm`, on `threads` threads each.
+// Without `cotangents` there are no slopes.
 std::unique_ptr<Calibrator> make_calibrator(int64_t in_features, Calibration calibration, Communicator& comm,
-                                            int threads);
+                                            int threads, Cotangents cotangents = {});
 
 }  // namespace lamina

@@ -99,20 +99,41 @@ std::vector<std::vector<Range>> gather_ranges(Range own, Communicator& comm) {
   return ranges;
 }
 
-ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, const Probe& probe) {
+ProductInput nothing_probed(const Probe& probe, int64_t cols) {
+  return {Matrix<double>(probe.rows(), cols), Matrix<double>(probe.rows(), cols),
+          Matrix<double>(probe.rows(), cols)};
+}
+
+// Token `token`'s part of what is looked at.
+void add_token(ProductInput& input, const Probe& probe, int64_t token, int64_t tokens, const double* row) {
+  const int64_t k = input.values.cols, last = probe.rows() - 1;
+  for (size_t p = 0; p < probe.tokens.size(); ++p) {
+    if (probe.tokens[p] != token) continue;
+    const auto at = static_cast<int64_t>(p);
+    std::copy_n(row, k, input.values.row(at));
+    std::transform(row, row + k, input.magnitudes.row(at), [](double v) { return std::abs(v); });
+    std::transform(row, row + k, input.squares.row(at), [](double v) { return v * v; });
+  }
+  if (probe.signs.empty()) return;
+  const double sign = probe.signs[static_cast<size_t>(token)];
+  for (int64_t j = 0; j < k; ++j) {
+    input.values(last, j) += sign * row[j];
+    input.magnitudes(last, j) += std::abs(row[j]);
+    input.squares(last, j) += static_cast<double>(tokens) * row[j] * row[j];
+  }
+}
+
+// What a stage reads: all of x, or in a partial stage this rank's part and zeros.
+ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, Range own, const Probe& probe) {
   const Leaf& truth = *stage.truth;
   const InputType input_type = stage.kernel->input;
   const int64_t k = truth.cols;
   std::vector<int64_t> cuts = {0, k};
-  if (stage.cut.reduce) {
-    for (const Range& range : stage.cut.cols) cuts.push_back(range.end);
-  }
+  for (const Range& range : stage.cut.cols) cuts.push_back(range.end);
   std::sort(cuts.begin(), cuts.end());
   cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
 
-  ProductInput input{Matrix<double>(probe.rows(), k), Matrix<double>(probe.rows(), k),
-                     Matrix<double>(probe.rows(), k)};
-  const int64_t last = probe.rows() - 1;
+  ProductInput input = nothing_probed(probe, k);
   for (int64_t begin = 0; begin < tokens; begin += kTokenChunk) {
     Matrix<float> chunk(std::min(kTokenChunk, tokens - begin), k);
     // What an earlier stage got wrong has already failed it; here it must not become undefined behaviour.
@@ -120,27 +141,34 @@ ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, con
       if (!std::isfinite(value)) return 0.0f;
       return rounded_input(value, input_type);
     });
-    const Matrix<double> seen = reference_activations(chunk, truth, cuts);
-    for (int64_t i = 0; i < chunk.rows; ++i) {
-      const double* row = seen.row(i);
-      for (size_t p = 0; p < probe.tokens.size(); ++p) {
-        if (probe.tokens[p] != begin + i) continue;
-        std::copy_n(row, k, input.values.row(static_cast<int64_t>(p)));
-        std::transform(row, row + k, input.magnitudes.row(static_cast<int64_t>(p)),
-                       [](double v) { return std::abs(v); });
-        std::transform(row, row + k, input.squares.row(static_cast<int64_t>(p)),
-                       [](double v) { return v * v; });
-      }
-      if (probe.signs.empty()) continue;
-      const double sign = probe.signs[static_cast<size_t>(begin + i)];
-      for (int64_t j = 0; j < k; ++j) {
-        input.values(last, j) += sign * row[j];
-        input.magnitudes(last, j) += std::abs(row[j]);
-        input.squares(last, j) += static_cast<double>(tokens) * row[j] * row[j];
-      }
+    for (int64_t i = 0; i < chunk.rows && stage.partial; ++i) {
+      std::fill(chunk.row(i), chunk.row(i) + own.begin, 0.0f);
+      std::fill(chunk.row(i) + own.end, chunk.row(i) + k, 0.0f);
     }
+    const Matrix<double> seen = reference_activations(chunk, truth, cuts);
+    for (int64_t i = 0; i < chunk.rows; ++i) add_token(input, probe, begin + i, tokens, seen.row(i));
   }
   return input;
+}
+
+// What the stage before, whose output is `y` [tokens × features], adds to a stage's: of all ranks where these
+// are summed. Collective then.
+ProductInput probe_addend(const std::vector<float>& y, int64_t tokens, const Stage& stage, const Probe& probe,
+                          Communicator& comm) {
+  const int64_t features = stage.local_out;
+  ProductInput addend = nothing_probed(probe, features);
+  std::vector<double> row(static_cast<size_t>(features));
+  for (int64_t t = 0; t < tokens; ++t) {
+    // As above: what is not finite has failed already.
+    std::transform(y.data() + t * features, y.data() + (t + 1) * features, row.data(),
+                   [](float value) { return std::isfinite(value) ? static_cast<double>(value) : 0.0; });
+    add_token(addend, probe, t, tokens, row.data());
+  }
+  if (stage.cut.reduce)
+    for (auto* sums : {&addend.values, &addend.magnitudes, &addend.squares})
+      comm.all_reduce(sums->data.data(), sums->data.data(), static_cast<int64_t>(sums->data.size()),
+                      DType::f64, ReduceOp::sum);
+  return addend;
 }
 
 // y and its bound for all N features, each rank working on rows of the truth that it holds.
@@ -194,9 +222,11 @@ std::vector<ProductInput> distinct_inputs(const ProductInput& own, bool same, Co
   return distinct;
 }
 
-// Holds one stage's output on this rank against what was expected.
+// Holds one stage's output on this rank against what was expected of its product, and `addend` [features of
+// this rank] where there is one.
 void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& probe,
-             const ReferenceProduct& expected, int rank, const std::string& place, CheckResult& worst) {
+             const ReferenceProduct& expected, const ProductInput* addend, int rank, const std::string& place,
+             CheckResult& worst) {
   const int64_t features = stage.local_out;
   std::vector<int64_t> global;
   for (const Range& range : stage.cut.rows[static_cast<size_t>(rank)]) {
@@ -217,16 +247,21 @@ void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& 
     for (int64_t i = 0; i < features; ++i) {
       const int64_t feature = global[static_cast<size_t>(i)];
       const double y = single ? out[token * features + i] : combined[static_cast<size_t>(i)];
-      const double difference = std::abs(y - expected.y(row, feature));
+      double reference = expected.y(row, feature), magnitudes = expected.magnitudes(row, feature),
+             squares = expected.squares(row, feature);
+      if (addend != nullptr) {
+        reference += addend->values(row, i);
+        magnitudes += addend->magnitudes(row, i);
+        squares += addend->squares(row, i);
+      }
+      const double difference = std::abs(y - reference);
       CheckResult element;
       element.error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference;
       // Of a combination the sizes are the kernel's own: what is far off widens its tolerance by little. The
       // smallest normal float32 on top: what underflows is not wrong.
       element.tolerance =
-          stage.kernel->rounding *
-              check_tolerance(single ? expected.y(row, feature) : sizes[static_cast<size_t>(i)],
-                              expected.magnitudes(row, feature), expected.squares(row, feature),
-                              expected.cols) +
+          stage.kernel->rounding * check_tolerance(single ? reference : sizes[static_cast<size_t>(i)],
+                                                   magnitudes, squares, expected.cols) +
           std::numeric_limits<float>::min();
       element.passed = element.error <= element.tolerance;
       if (!worst.where.empty() && element.error / element.tolerance <= worst.error / worst.tolerance)
@@ -343,12 +378,14 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
     for (size_t s = 0; s < stages.size(); ++s) {
       const Stage& stage = stages[s];
       Expectation& expectation = known[s];
-      if (s > 0 || copy == 0) {
+      if (stage.follows || copy == 0) {
         ProductInput input;
         together(comm, [&] {
-          input = probe_input(s == 0 ? x.data.data() : outputs[s - 1].data(), tokens, stage, probe);
+          input =
+              probe_input(stage.follows ? outputs[s - 1].data() : x.data.data(), tokens, stage, cols, probe);
         });
-        std::vector<ProductInput> inputs = distinct_inputs(input, s == 0, comm, expectation.of_rank);
+        const bool same = !stage.follows && !stage.partial;
+        std::vector<ProductInput> inputs = distinct_inputs(input, same, comm, expectation.of_rank);
         // Copies of one layer give the same numbers, so the product is seldom computed again.
         if (inputs != expectation.inputs) {
           expectation.inputs = std::move(inputs);
@@ -359,8 +396,11 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
         }
       }
       const float* out = s + 1 == stages.size() && !scattered ? y : outputs[s].data();
+      ProductInput addend;
+      if (stage.adds) addend = probe_addend(outputs[s - 1], tokens, stage, probe, comm);
       compare(stage, out, tokens, probe,
-              expectation.products[expectation.of_rank[static_cast<size_t>(comm.rank())]], comm.rank(),
+              expectation.products[expectation.of_rank[static_cast<size_t>(comm.rank())]],
+              stage.adds ? &addend : nullptr, comm.rank(),
               fmt::format("copy {}, rank {}, stage {}", copy, comm.rank(), s), own);
     }
     const auto untouched = [](const float* from) {

@@ -14,6 +14,7 @@
 #include "distributed/partition.hpp"
 #include "distributed/peak_memory.hpp"
 #include "distributed/svd.hpp"
+#include "distributed/svd/method.hpp"
 
 namespace lamina {
 namespace {
@@ -35,29 +36,36 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 // Factorises what was not factorised before. Ranks remember alike, so they decide alike.
 class RememberingFactorizer final : public Factorizer {
  public:
-  RememberingFactorizer(Factorizer& inner, FactorMemory& memory) : inner_(inner), memory_(memory) {}
+  RememberingFactorizer(Factorizer& inner, FactorMemory& memory, const svd::TimedCommunicator& counted)
+      : inner_(inner), memory_(memory), counted_(counted) {}
 
   Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) override {
+    if (slab.remainder) return inner_.factorize(slab, request, seed);
     for (const FactorMemory::Known& known : memory_.known) {
       if (known.request != request || known.seed != seed) continue;
       saved_s_ += known.seconds;
       saved_bytes_ = std::max(saved_bytes_, known.peak_bytes);
+      saved_comm_bytes_ += known.comm_bytes;
       return known.factors;
     }
     const PeakMemory peak;
     const auto begin = std::chrono::steady_clock::now();
+    const int64_t sent = counted_.bytes();
     Factors factors = inner_.factorize(slab, request, seed);
-    memory_.known.push_back({request, seed, factors, seconds_since(begin), peak.bytes()});
+    memory_.known.push_back(
+        {request, seed, factors, seconds_since(begin), peak.bytes(), counted_.bytes() - sent});
     return factors;
   }
   double saved_s() const { return saved_s_; }
   int64_t saved_bytes() const { return saved_bytes_; }
+  int64_t saved_comm_bytes() const { return saved_comm_bytes_; }
 
  private:
   Factorizer& inner_;
   FactorMemory& memory_;
+  const svd::TimedCommunicator& counted_;
   double saved_s_ = 0;
-  int64_t saved_bytes_ = 0;
+  int64_t saved_bytes_ = 0, saved_comm_bytes_ = 0;
 };
 
 // Names the first weight that is not finite, by its place in the whole matrix.
@@ -73,7 +81,8 @@ void expect_finite(const Matrix<float>& slab, int64_t row_begin, const std::stri
   }
 }
 
-// Fills norm_squared and error_squared. Collective.
+}  // namespace
+
 void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communicator& comm, int threads) {
   const Leaf& leaf = result.canonical.leaves.front();
   const bool chain = result.canonical.is_chain();
@@ -95,7 +104,10 @@ void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communi
   result.norm_squared = comm.sum(norm);
   const double relative = result.canonical.error;
   result.error_squared = chain ? relative * relative * result.norm_squared : comm.sum(error);
+  if (result.canonical.is_sum()) result.error_squared *= relative * relative;
 }
+
+namespace {
 
 // A leaf like this one, with no rows or no columns.
 Leaf empty_like(const Leaf& leaf, Range cols) {
@@ -192,16 +204,19 @@ OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int
 }
 
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
-                           uint64_t seed, int threads, FactorMemory* memory, const Calibration& calibration) {
+                           uint64_t seed, int threads, FactorMemory* memory, const Calibration& calibration,
+                           const Cotangents& cotangents) {
   CompressedWeights result;
   FactorMemory own_memory;
   result.shape = weights.shape;
   result.rows = weights.rows;
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
-  const auto factorizer = make_factorizer(comm, {.threads = threads}, calibration);
-  RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory);
-  const auto calibrator = make_calibrator(weights.shape.in_features, calibration, comm, threads);
+  svd::TimedCommunicator counted(comm);
+  const auto factorizer = make_factorizer(counted, {.threads = threads}, calibration);
+  RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory, counted);
+  const auto calibrator =
+      make_calibrator(weights.shape.in_features, calibration, counted, threads, cotangents);
   together(comm, [&] {
     const int64_t unit = scheme.units().rows;
     if (comm.size() > 1 && (unit < 1 || kRowBlock % unit != 0)) {
@@ -212,9 +227,10 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
     CompressContext context{remembering, seed, calibrator.get()};
     const RowSlab slab{weights.slab, weights.rows.begin, weights.shape};
     result.canonical = scheme.compress(slab, context);
-    if (result.canonical.leaves.empty() || result.canonical.leaves.size() > 2) {
-      throw std::runtime_error(fmt::format("{}: expected one leaf, or two of a chain, found {}",
-                                           scheme.name(), result.canonical.leaves.size()));
+    if (result.canonical.leaves.empty() || result.canonical.leaves.size() > 3) {
+      throw std::runtime_error(
+          fmt::format("{}: expected one leaf, two of a chain or three of a sum, found {}", scheme.name(),
+                      result.canonical.leaves.size()));
     }
     if (result.canonical.leaves[0].rows != weights.rows.size()) {
       throw std::runtime_error(fmt::format("{}: expected {} compressed rows, found {}", scheme.name(),
@@ -228,6 +244,8 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   own_bytes = std::max({own_bytes, canonical_bytes, peak.bytes()});
   comm.all_reduce(&own_bytes, &result.peak_bytes, 1, DType::i64, ReduceOp::max);
   result.seconds = comm.max(elapsed);
+  const int64_t sent = comm.size() > 1 ? counted.bytes() + remembering.saved_comm_bytes() : 0;
+  comm.all_reduce(&sent, &result.comm_bytes, 1, DType::i64, ReduceOp::max);
   result.warnings = calibrator->warnings();
   measure_error(result, weights.slab, comm, threads);
   return result;

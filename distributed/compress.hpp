@@ -29,17 +29,17 @@ struct OriginalWeights {
 // a weight that is not finite.
 OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int threads);
 
-// One layer's canonical weights as compression leaves them: leaf 0 (or U of a chain) holds this rank's slab
-// of rows; V of a chain is whole on every rank.
+// One layer's canonical weights as compression leaves them: leaf 0 and U hold this rank's slab of rows; V is
+// whole on every rank.
 struct CompressedWeights {
   Shape shape;
   Range rows;  // this rank's rows of leaf 0
   Canonical canonical;
-  double seconds = 0;       // slowest rank's
-  int64_t peak_bytes = 0;   // largest rank's, canonical weights included
-  double norm_squared = 0;  // ‖W‖² (Frobenius) of the whole matrix
-  double error_squared =
-      0;  // ‖W − Ŵ‖²; NaN for a chain whose factors are not dense: U·V is not multiplied out
+  double seconds = 0;        // slowest rank's
+  int64_t peak_bytes = 0;    // largest rank's, canonical weights included
+  int64_t comm_bytes = 0;    // of collectives, the largest rank's share; 0 on one rank
+  double norm_squared = 0;   // ‖W‖² (Frobenius) of the whole matrix
+  double error_squared = 0;  // ‖W − Ŵ‖²; NaN where factors are not dense: U·V is not multiplied out
   std::vector<std::string> warnings;  // of the calibration tokens
 };
 // Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
@@ -50,7 +50,7 @@ struct FactorMemory {
     uint64_t seed = 0;
     Factors factors;
     double seconds = 0;
-    int64_t peak_bytes = 0;
+    int64_t peak_bytes = 0, comm_bytes = 0;
   };
   std::vector<Known> known;
 };
@@ -59,7 +59,10 @@ struct FactorMemory {
 // belongs to these weights.
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
                            uint64_t seed, int threads = 1, FactorMemory* memory = nullptr,
-                           const Calibration& calibration = {});
+                           const Calibration& calibration = {}, const Cotangents& cotangents = {});
+
+// Fills norm_squared and error_squared of what was compressed from `slab`. Collective.
+void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communicator& comm, int threads);
 
 // A leaf spread by rows over `comm` (this rank holds `leaf`), cut anew: every rank r gets the rows in its own
 // `wanted_rows` (ranges of the whole matrix, stacked in the order given) and columns `wanted_cols`. Each rank

@@ -107,6 +107,12 @@ void pack(Stage& stage, const LayerOptions& options) {
         stage.kernel->make(stage.part, {options.max_tokens, options.threads, stage.workspace.get()}));
 }
 
+// y += x. Few numbers are not worth waking threads for.
+void add(const float* x, float* y, int64_t count, int threads) {
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > 1 << 16)
+  for (int64_t i = 0; i < count; ++i) y[i] += x[i];
+}
+
 }  // namespace
 
 std::string to_string(Shard shard) {
@@ -155,25 +161,42 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     }
     device_ = find_device(options.device);
     if (device_ == nullptr) throw DeviceError(options.device + ": not available; `lamina list` says why");
-    const bool chain = weights.canonical.is_chain();
-    if (chain) {
+    const bool sum = weights.canonical.is_sum();
+    if (sum && options.device != "cpu")
+      throw DeviceError(options.device + ": adds no outputs of a \"sum\" yet; take \"device\": \"cpu\"");
+    // All leaves at once: those of a sum are cut alike.
+    CutUnits unit;
+    for (const Leaf& leaf : leaves) {
+      const bool of_rank =
+          weights.canonical.has_factors() && &leaf == &leaves[leaves.size() - 2];  // U's columns
+      if (&leaf != &leaves.back() || leaves.size() == 1)
+        unit.rows = std::lcm(unit.rows, leaf_units(leaf).rows);
+      if (!of_rank) unit.cols = std::lcm(unit.cols, leaf_units(leaf).cols);
+    }
+    const auto add_stage = [&](const Leaf& leaf, Shape shape, const ShardedOptions& cut) -> Stage& {
+      Stage& stage = stages_.emplace_back();
+      stage.truth = &leaf;
+      stage.cut = options_cut(shape, cut, ranks, unit);
+      return stage;
+    };
+    if (weights.canonical.has_factors()) {
       // V's outputs are the rank: whole on every rank, so that U can be cut by rows, or summed over the cuts
       // of K.
-      const Leaf& v = leaves[1];
-      ShardedOptions v_options = options;
+      const Leaf &u = leaves[leaves.size() - 2], &v = leaves.back();
+      ShardedOptions v_options = options, u_options = options;
       v_options.halves = 1;
       if (options.shard == Shard::column) v_options.shard = Shard::none;
-      Stage& stage = stages_.emplace_back();
-      stage.truth = &v;
-      stage.truth_whole = true;
-      stage.cut = options_cut({v.rows, v.cols}, v_options, ranks, leaf_units(v));
+      if (options.shard == Shard::row) u_options.shard = Shard::none;
+      Stage& before = add_stage(v, {v.rows, v.cols}, v_options);
+      before.truth_whole = true;
+      before.partial = sum && before.cut.reduce;
+      before.cut.reduce = before.cut.reduce && !sum;
+      add_stage(u, {weights.shape.out_features, u.cols}, u_options).follows = true;
     }
-    const Leaf& leaf = leaves[0];
-    ShardedOptions leaf_options = options;
-    if (chain && options.shard == Shard::row) leaf_options.shard = Shard::none;
-    Stage& stage = stages_.emplace_back();
-    stage.truth = &leaf;
-    stage.cut = options_cut({weights.shape.out_features, leaf.cols}, leaf_options, ranks, leaf_units(leaf));
+    if (!weights.canonical.is_chain()) {
+      const Leaf& leaf = leaves.front();
+      add_stage(leaf, {weights.shape.out_features, leaf.cols}, options).adds = sum;
+    }
     for (Stage& each : stages_) {
       each.local_in = each.cut.cols[rank].size();
       each.local_out = total(each.cut.rows[rank]);
@@ -206,8 +229,8 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
         stage.output = options.device == "cpu" ? Buffer(bytes, options.threads) : device_->allocate(bytes);
       if (!stage.cut.reduce || ranks == 1) continue;
       if (scatters_) {
-        stage.partial = device_->allocate(bytes);
-        device_->fill(stage.partial.data(), 0, bytes);
+        stage.unscattered = device_->allocate(bytes);
+        device_->fill(stage.unscattered.data(), 0, bytes);
       }
       // Varied numbers of an activation's size: zeros or infinities may travel or add up at another speed.
       Buffer payload(bytes, options.threads);
@@ -260,31 +283,35 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
   const auto layer = [&](size_t s) -> Layer* {
     return stages_[s].copies.empty() ? nullptr : stages_[s].copies[static_cast<size_t>(copy)].get();
   };
-  const float* in = x;
+  const float* first = x;
   if (gathers_) {
     const int64_t bytes = share(tokens) * local_in() * bytes_of(input_type());
     if (part != Part::compute) transport_->all_gather(x, gathered_.data(), bytes, stream);
-    in = gathered_.as<float>();
+    first = gathered_.as<float>();
   }
   bool done = false;  // this stage's product, with the one before it
   for (size_t s = 0; s < stages_.size(); ++s) {
     const Stage& stage = stages_[s];
+    const float* in = stage.follows ? output(s - 1) : first;
     float* out = output(s);
     if (reduces(stage) && overlap_ > 1) {
       overlapped(s, copy, in, out, tokens, part, stream);
     } else if (part != Part::communicate && !done) {
-      if (s + 1 < stages_.size() && !reduces(stage) && layer(s) != nullptr && layer(s + 1) != nullptr) {
+      if (s + 1 < stages_.size() && stages_[s + 1].follows && !reduces(stage) && layer(s) != nullptr &&
+          layer(s + 1) != nullptr) {
         layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
         done = true;
       } else {
-        product(s, copy, in, scatters_ && reduces(stage) ? stages_[s].partial.as<float>() : out, tokens,
+        product(s, copy, in, scatters_ && reduces(stage) ? stages_[s].unscattered.as<float>() : out, tokens,
                 stream);
       }
     } else {
       done = false;
     }
+    if (stage.adds && part != Part::communicate)
+      add(output(s - 1), scatters_ && reduces(stage) ? stages_[s].unscattered.as<float>() : out,
+          tokens * stage.local_out, stream.threads);
     if (part != Part::compute && reduces(stage) && overlap_ == 1) sum(s, out, tokens, part, 0, stream);
-    in = out;
     if (scatters_ && reduces(stage)) tokens = own_tokens(tokens).size();
   }
 }
@@ -298,13 +325,13 @@ void ShardedLayer::product(size_t s, int copy, const float* x, float* out, int64
     return;
   }
   Layer& layer = *stage.copies[static_cast<size_t>(copy)];
-  s == 0 ? layer.forward(x, out, tokens, stream) : layer.forward_rounding(x, out, tokens, stream);
+  stage.follows ? layer.forward_rounding(x, out, tokens, stream) : layer.forward(x, out, tokens, stream);
 }
 
 void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream) {
   const Stage& stage = stages_[s];
   if (scatters_) {
-    const Buffer& from = part == Part::communicate ? stage.payload : stage.partial;
+    const Buffer& from = part == Part::communicate ? stage.payload : stage.unscattered;
     transport_->reduce_scatter(from.data(), out, share(tokens) * stage.local_out, DType::f32, ReduceOp::sum,
                                stream);
     return;
@@ -319,7 +346,7 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
                               Stream& stream) {
   const Stage& stage = stages_[s];
   const int64_t token_bytes =
-      stage.local_in * (s == 0 ? bytes_of(stage.kernel->input) : int64_t{sizeof(float)});
+      stage.local_in * (stage.follows ? int64_t{sizeof(float)} : bytes_of(stage.kernel->input));
   const int64_t chunk = (tokens + overlap_ - 1) / overlap_;
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t count = std::min(chunk, tokens - begin);

@@ -39,10 +39,14 @@ struct Cut {
 Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves = 1);
 
 // One matrix product of a sharded layer: a leaf, or one factor of a chain. What the check needs to see stays
-// visible.
+// visible. A sum is V, U after it, and Q, which adds U's output to its own: in a row shard each rank takes U
+// times its own part of V·x, so that one all-reduce sums all.
 struct Stage {
   const Leaf* truth = nullptr;  // compressed weights as compression left them: a slab of rows, or whole
   bool truth_whole = false;     // every rank holds all of truth (V of a chain)
+  bool follows = false;         // reads the output of the stage before, not the layer's input
+  bool adds = false;            // the output of the stage before to its own, before the sum over ranks
+  bool partial = false;         // its output is of this rank's part of K alone
   Cut cut;
   std::vector<std::unique_ptr<Layer>> copies;  // packed local part; copies differ in address only
   std::unique_ptr<Workspace> workspace = std::make_unique<Workspace>();  // the copies' scratch
@@ -50,7 +54,7 @@ struct Stage {
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
   Buffer output;  // [max_tokens × local_out] float32, the device's; unused in the last stage, which writes y
-  Buffer partial;  // [ranks × share(max_tokens) × local_out], where sums are scattered: before that
+  Buffer unscattered;  // [ranks × share(max_tokens) × local_out], where sums are scattered: before that
   Buffer payload;  // as large, where the stage reduces: what Part::communicate sums, the same at every call
 };
 

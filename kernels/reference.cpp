@@ -143,6 +143,24 @@ double ReferenceProduct::tolerance(int64_t s, int64_t i) const {
   return check_tolerance(std::fabs(y(s, i)), magnitudes(s, i), squares(s, i), cols);
 }
 
+namespace {
+
+// Of a row of weights with zero points, what a kernel adds up: codes and zero points apart, w = s·q − s·z,
+// whose sums each round, however near to 0 their difference is.
+void magnitudes_of_parts(const Leaf& leaf, int64_t row, double* magnitudes) {
+  for (int64_t j = 0; j < leaf.cols; ++j) {
+    const auto at = static_cast<size_t>(row * leaf.cols + j);
+    const auto group = static_cast<size_t>(row * leaf.groups() + j / leaf.group);
+    const double codes = std::abs(int{leaf.codes[at]}) + std::abs(int{leaf.zero_points[group]});
+    magnitudes[j] = std::fabs(static_cast<double>(leaf.scales[group])) * codes;
+    if (!leaf.input_scales.empty())
+      magnitudes[j] /= std::fabs(static_cast<double>(leaf.input_scales[static_cast<size_t>(j)]));
+    if (!leaf.mask.empty() && leaf.mask[at] == 0) magnitudes[j] = 0;
+  }
+}
+
+}  // namespace
+
 ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, int threads) {
   check_leaf(leaf);
   expect_columns("activations", leaf.cols, input.values.cols);
@@ -160,6 +178,7 @@ ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, 
       dequantize_row(leaf, i, w.data());
       product_row(w.data(), input.values, i, product.y, sums.data());
       for (double& value : w) value = std::fabs(value);
+      if (!leaf.zero_points.empty()) magnitudes_of_parts(leaf, i, w.data());
       product_row(w.data(), input.magnitudes, i, product.magnitudes, sums.data());
       for (double& value : w) value *= value;
       product_row(w.data(), input.squares, i, product.squares, sums.data());

@@ -2,6 +2,7 @@
 // linkers drop static initialisers out of static libraries.
 #include "kernels/compress/schemes.hpp"
 #include "kernels/cpu/kernels.hpp"
+#include "kernels/cpu/zero_points.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/registry.hpp"
 
@@ -14,14 +15,15 @@ void register_kernels(Registry& registry) {
   registry.add(fp8_scheme());
   registry.add(pruned_scheme());
   registry.add(lowrank_scheme());
+  registry.add(sum_scheme());
 
   registry.add(openblas_kernel());
   registry.add(native_dense_kernel());
   registry.add(native_bf16_kernel());
   registry.add(native_fp8_kernel());
-  registry.add(native_int8_kernel());
-  registry.add(native_int4_kernel());
-  registry.add(native_int4_a8_kernel());
+  registry.add(take_zero_points(native_int8_kernel()));
+  registry.add(take_zero_points(native_int4_kernel()));
+  registry.add(take_zero_points(native_int4_a8_kernel()));
   registry.add(native_24_kernel());
   registry.add(native_24_int8_kernel());
   registry.add(native_bitmap_kernel());

@@ -326,6 +326,7 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   const ModelLayer up = model_layer(model, "gate_up_proj", index),
                    down = model_layer(model, "down_proj", index);
   spec->refs = {read_layer_ref(params, up.name, up, launch), read_layer_ref(params, down.name, down, launch)};
+  spec->refs.down.behind = std::make_shared<const LayerRef>(spec->refs.gate_up);
   if (params.has("weights") && model.name.empty())
     params.problem("weights", "expected \"model\" beside \"weights\", found sizes");
   if (params.has("weights") && params.problems()->items().size() == before) {
@@ -354,6 +355,8 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   parts.out_features = model.hidden_size;
   fill_spec(*spec, parts, placement, params, launch, registry, tokens);
   spec->identity.set("intermediate_features", model.intermediate_size);
+  // What calibrates down.
+  spec->canonical_bytes += 4 * spec->down_scheme->calibration_tokens() * model.intermediate_size;
 
   // Each rank must hold the ups and gates of the very columns of down that it holds.
   const int64_t unit = std::lcm(spec->up_scheme->units().rows, spec->down_scheme->units().cols);

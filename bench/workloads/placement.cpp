@@ -256,20 +256,23 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     const auto leaves = parts.schemes[i]->estimated_leaves(shape);
     for (size_t leaf = 0; leaf < leaves.size(); ++leaf) {
       const auto& bytes = leaves[leaf];
-      // Of a chain V is whole on every rank; packed, the factor that the shard does not cut is.
-      const bool is_v = leaf == 1, cut_rows = parts.shard.starts_with("column") && i == 0;
-      const int64_t sharers = leaves.size() > 1 && is_v == cut_rows ? 1 : ranks;
+      // Of factors, the last two leaves, V is whole on every rank; packed, the one that the shard does not
+      // cut.
+      const bool factor = leaves.size() > 1 && leaf + 2 >= leaves.size(),
+                 is_v = factor && leaf + 1 == leaves.size();
+      const bool cut_rows = parts.shard.starts_with("column") && i == 0;
+      const int64_t sharers = factor && is_v == cut_rows ? 1 : ranks;
       spec.canonical_bytes += is_v ? bytes.canonical : slab(bytes.canonical);
       packed += packed_bytes(bytes, placement, registry) / sharers;
       spec.own_bytes += placement.threads * bytes.scratch_per_thread;
       spec.token_bytes += bytes.scratch_per_token / (cut_rows ? 1 : sharers);
       part = std::max(part, bytes.canonical / sharers);
     }
-    // Inputs whole and local, outputs (of V, at most as wide, too).
-    spec.own_bytes += 4 * held * (2 * k + (leaves.size() > 1 ? 2 : 1) * n);
+    // Inputs whole and local, outputs (of V, at most as wide, too, and of U in a sum).
+    spec.own_bytes += 4 * held * (2 * k + static_cast<int64_t>(leaves.size()) * n);
     // What is summed where communication is timed alone; of a chain it is no wider than the rank.
     const bool reduces = ranks > 1 && (parts.shard == "row" || i > 0);
-    if (reduces && rank == 0) spec.token_bytes += 4 * n;
+    if (reduces && leaves.size() != 2) spec.token_bytes += 4 * n;
     // Inputs of all tokens, and sums before they are scattered.
     if (parts.shard == "sequence") spec.token_bytes += 4 * std::max(n, k);
     // The float32 factors are kept for schemes that share them.
@@ -289,7 +292,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
           spec.passing_bytes,
           std::max(svd->memory_bytes(shape, rank, static_cast<int>(ranks), options),
                    svd->memory_bytes(shape, rank, static_cast<int>(ranks), whole)) +
-              4 * rank * k +
+              4 * rank * k + parts.schemes[i]->estimated_factor_bytes(shape, ranks) +
               whitening_bytes(shape, rank, static_cast<int>(ranks), request.whiten, options.threads));
     }
   }
@@ -298,6 +301,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.passing_bytes =
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
+  if (on_gpu && scheme.estimated_leaves(parts.layers.front().shape).size() > 2)
+    spec.skip_reason = "cuda: adds no outputs of a \"sum\" yet; take \"device\": \"cpu\"";
   if (on_gpu) {
     const TransportType* transport = find_transport(placement.communicator, placement.device);
     if (placement.ranks > 1 && spec.skip_reason.empty() &&

@@ -26,7 +26,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   double weight_bytes = 0, dense16_bytes = 0, executed = 0;
   int64_t comm_bytes = 0;
   double seconds = 0;
-  int64_t peak = 0;
+  int64_t peak = 0, exchanged = 0;
   double error_squared = 0, norm_squared = 0;
   std::vector<std::string> warnings;
   std::vector<std::string> kernels, isas, weight_dtypes, activation_dtypes, ranks;
@@ -39,6 +39,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
                      static_cast<double>(weights.shape.out_features);
     seconds += weights.seconds;
     peak = std::max(peak, weights.peak_bytes);
+    exchanged += weights.comm_bytes;
     for (const std::string& warning : weights.warnings)
       if (std::find(warnings.begin(), warnings.end(), warning) == warnings.end()) warnings.push_back(warning);
     error_squared += weights.error_squared;
@@ -54,7 +55,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
                             : leaf.bits == 8  ? "int8"
                                               : "int4");
     activation_dtypes.push_back(name_of(leaf.activation));
-    if (weights.canonical.is_chain()) ranks.push_back(std::to_string(leaves.back().rows));
+    if (weights.canonical.has_factors()) ranks.push_back(std::to_string(leaves.back().rows));
   }
   weight_bytes = comm.sum(weight_bytes);
   executed = comm.sum(executed);
@@ -68,6 +69,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   record.set("warnings", warnings);
   record.set("compress_s", seconds);
   record.set("compress_peak_bytes", peak);
+  record.set("compress_comm_bytes", exchanged);
   record.set("compress_error", std::sqrt(error_squared / norm_squared));
   record.set("kernel", joined(kernels));
   record.set("isa", joined(isas));

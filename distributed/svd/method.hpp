@@ -27,11 +27,13 @@ struct Input {
   int64_t small_side() const { return std::min(shape.out_features, shape.in_features); }
 };
 
-// Forwards to another communicator and counts the seconds its collectives take.
+// Forwards to another communicator and counts the seconds its collectives take, and the bytes that this rank
+// has of what they reduce, gather, broadcast and exchange.
 class TimedCommunicator final : public Communicator {
  public:
   explicit TimedCommunicator(Communicator& inner) : inner_(inner) {}
   double seconds() const { return seconds_; }
+  int64_t bytes() const { return bytes_; }
 
   std::string name() const override { return inner_.name(); }
   int rank() const override { return inner_.rank(); }
@@ -43,18 +45,22 @@ class TimedCommunicator final : public Communicator {
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
     const Running running(seconds_);
+    bytes_ += count * dtype_bytes(dtype);
     inner_.all_reduce(in, out, count, dtype, op);
   }
   void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) override {
     const Running running(seconds_);
+    bytes_ += bytes[static_cast<size_t>(inner_.rank())];
     inner_.all_gather(in, out, bytes);
   }
   void broadcast(void* data, int64_t bytes, int root) override {
     const Running running(seconds_);
+    bytes_ += bytes;
     inner_.broadcast(data, bytes, root);
   }
   std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
     const Running running(seconds_);
+    for (const auto& each : send) bytes_ += static_cast<int64_t>(each.size());
     return inner_.all_to_all(send);
   }
   void barrier() override {
@@ -80,6 +86,7 @@ class TimedCommunicator final : public Communicator {
   };
   Communicator& inner_;
   double seconds_ = 0;
+  int64_t bytes_ = 0;
 };
 
 // Adds what passes until its end to one of the phases, but for what the communicator takes.

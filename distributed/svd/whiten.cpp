@@ -24,6 +24,8 @@ void dtrsm_(const char*, const char*, const char*, const char*, const int*, cons
 namespace lamina {
 namespace {
 
+// Tokens that the Gram takes at a time: its triangle passes through memory once for them. Whole chunks.
+constexpr int64_t kHeldTokens = 4 * kRowBlock;
 // Columns of V that one task takes L from: fixed, so that the products' shapes do not depend on the ranks.
 constexpr int64_t kUndoColumns = 32;
 // Pivots below this share of their block's mean are rounding.
@@ -130,22 +132,29 @@ Whitening::Whitening(Whiten kind, double damping, int64_t in_features, int64_t t
 void Whitening::add_tokens(int64_t tokens, const Calibration& calibration) {
   const int64_t ranks = comm_.size();
   const double scale = 1 / static_cast<double>(tokens);
-  Matrix<double> chunk;
-  together(comm_, [&] { chunk = Matrix<double>(std::min(tokens, kRowBlock), size_); });
-  for_each_chunk(tokens, size_, calibration, comm_, [&](const float* x, int64_t rows) {
-    std::copy_n(x, rows * size_, chunk.data.begin());
-    for (int64_t t = 0; t < rows; ++t)
-      for (int64_t k = 0; k < size_; ++k)
-        diagonal_[static_cast<size_t>(k)] += scale * chunk(t, k) * chunk(t, k);
-    if (kind_ != Whiten::cholesky) return;
+  Matrix<double> held;
+  together(comm_, [&] { held = Matrix<double>(std::min(tokens, kHeldTokens), size_); });
+  int64_t filled = 0, left = tokens;
+  const auto multiply_held = [&] {
     const BlasThreads single(1);
 #pragma omp parallel for schedule(dynamic) num_threads(threads_)
     for (int64_t block = count_blocks(size_) - 1; block >= 0; --block) {
       if (block % ranks != comm_.rank()) continue;
       Matrix<double>& g = rows_[static_cast<size_t>(block)];
-      multiply(true, false, g.rows, g.cols, rows, chunk.data.data() + block * kRowBlock, size_,
-               chunk.data.data(), size_, g.data.data(), g.cols, true);
+      multiply(true, false, g.rows, g.cols, filled, held.data.data() + block * kRowBlock, size_,
+               held.data.data(), size_, g.data.data(), g.cols, true);
     }
+    filled = 0;
+  };
+  for_each_chunk(tokens, size_, calibration, comm_, [&](const float* x, int64_t rows) {
+    std::copy_n(x, rows * size_, held.row(filled));
+    for (int64_t t = filled; t < filled + rows; ++t)
+      for (int64_t k = 0; k < size_; ++k)
+        diagonal_[static_cast<size_t>(k)] += scale * held(t, k) * held(t, k);
+    left -= rows;
+    if (kind_ != Whiten::cholesky) return;
+    filled += rows;
+    if (filled == held.rows || left == 0) multiply_held();
   });
   for (Matrix<double>& g : rows_)
     for (double& each : g.data) each *= scale;
@@ -292,11 +301,11 @@ int64_t whitening_bytes(Shape shape, int64_t rank, int ranks, Whiten kind, int t
   if (kind == Whiten::none) return 0;
   const int64_t rows = (count_blocks(shape.out_features) + ranks - 1) / ranks * kRowBlock;
   int64_t bytes = 8 * k + 4 * rows * k;
-  if (kind == Whiten::diagonal) return bytes + (4 * (ranks + 1) + 8) * kRowBlock * k;
+  if (kind == Whiten::diagonal) return bytes + 4 * (ranks + 1) * kRowBlock * k + 8 * kHeldTokens * k;
   const int64_t triangle = 8 * k * (k + kRowBlock) / 2 / ranks;
   // Beside the triangle: chunks of tokens, or a row of L in both precisions, or V's share and what it came
   // in.
-  const int64_t tokens = (4 * (ranks + 1) + 8) * kRowBlock * k;
+  const int64_t tokens = 4 * (ranks + 1) * kRowBlock * k + 8 * kHeldTokens * k;
   const int64_t passing = 12 * kRowBlock * k;
   const int64_t undo =
       (8 + 4 + 4) * k * (rank / ranks + kUndoColumns) + 8 * threads * kUndoColumns * kRowBlock;

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/compress/group_scale.hpp"
+#include "kernels/compress/integer_codes.hpp"
 
 namespace lamina {
 namespace {
@@ -21,8 +21,8 @@ std::vector<float> scales_of(const std::vector<double>& loudness, double power) 
 
 }  // namespace
 
-std::vector<float> awq_input_scales(const RowSlab& slab, const ChannelStatistics& statistics, int64_t group,
-                                    Calibrator& calibrator) {
+std::vector<float> awq_input_scales(const RowSlab& slab, const ChannelStatistics& statistics,
+                                    const CodeRange& range, int64_t group, Calibrator& calibrator) {
   const int64_t rows = slab.rows.rows, cols = slab.rows.cols, block = GramRoot::kBlock;
   std::vector<double> loudness = statistics.mean_magnitude;
   double mean = 0;
@@ -43,16 +43,18 @@ std::vector<float> awq_input_scales(const RowSlab& slab, const ChannelStatistics
   Matrix<double> losses((rows + block - 1) / block, kAwqSteps + 1);
 #pragma omp parallel for schedule(dynamic)
   for (int64_t first = 0; first < rows; first += block) {
-    float scaled[kLargestGroup];
+    std::vector<float> scaled(static_cast<size_t>(group));
     for (int64_t i = first; i < std::min(first + block, rows); ++i) {
       for (int step = 0; step <= kAwqSteps; ++step) {
         const float* scales = candidates[static_cast<size_t>(step)].data();
         double& loss = losses(first / block, step);
         for (int64_t begin = 0; begin < cols; begin += group) {
-          for (int64_t j = 0; j < group; ++j) scaled[j] = slab.rows(i, begin + j) * scales[begin + j];
-          const float scale = extreme_scale(scaled, group);
-          if (scale == 0) continue;
-          loss += rounding_loss(scaled, costs[static_cast<size_t>(step)].data() + begin, group, scale);
+          for (int64_t j = 0; j < group; ++j)
+            scaled[static_cast<size_t>(j)] = slab.rows(i, begin + j) * scales[begin + j];
+          const Grid grid = widest_grid(range, scaled.data(), group);
+          if (grid.scale == 0) continue;
+          loss += rounding_loss(range, scaled.data(), costs[static_cast<size_t>(step)].data() + begin, group,
+                                grid);
         }
       }
     }

@@ -41,6 +41,11 @@ class Calibrator {
   // identity.
   virtual std::unique_ptr<GramRoot> root(const std::vector<int64_t>& order, int64_t tokens,
                                          double damping) = 0;
+  // Of the layer's loss, as far as output cotangents δ [tokens × N] tell: Σ_t (δ_ti·x_tj)²/tokens for rows i
+  // in `rows`, this rank's, [rows × K]. AgreedError also where a cotangent is not finite.
+  virtual Matrix<double> slopes(Range rows, int64_t tokens) = 0;
+  // The sum over all ranks of each of `counts`, as many on every rank.
+  virtual std::vector<int64_t> total(std::vector<int64_t> counts) = 0;
   // The sum over all ranks' rows of `parts`, which has a row for each kBlock of the slab's rows.
   virtual std::vector<double> sum(const Matrix<double>& parts) = 0;
   // The largest over all ranks of each of `values`, as many on every rank.

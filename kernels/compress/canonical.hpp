@@ -1,7 +1,7 @@
 // Canonical compressed weights: what compression makes once, on the host, for every device and kernel.
 //
-// A Leaf is one matrix. A Chain is U after V, so that W = U·V. Kernels pack leaves into layouts of their own,
-// the float64 reference reads leaves directly, and a shard is a slice of them.
+// A Leaf is one matrix. A Chain is U after V, so that W = U·V; a Sum is W = Q + U·V. Kernels pack leaves into
+// layouts of their own, the float64 reference reads leaves directly, and a shard is a slice of them.
 #pragma once
 
 #include <cstddef>
@@ -70,11 +70,15 @@ struct Leaf {
 };
 
 struct Canonical {
-  // One leaf: the matrix itself. Two: {U [N×r], V [r×K]}, a Chain, x goes through V first.
+  // One leaf: the matrix itself. Two: {U [N×r], V [r×K]}, a Chain, x goes through V first. Three: {Q [N×K],
+  // U, V}, a Sum of a leaf and a Chain.
   std::vector<Leaf> leaves;
-  // Relative Frobenius error ‖W − Ŵ‖/‖W‖ where compression found it by itself; else NaN.
+  // Relative Frobenius error of U·V, of W, or of W − Q for a Sum, where compression found it by itself; else
+  // NaN.
   double error = std::numeric_limits<double>::quiet_NaN();
   bool is_chain() const { return leaves.size() == 2; }
+  bool is_sum() const { return leaves.size() == 3; }
+  bool has_factors() const { return leaves.size() > 1; }
 };
 
 // Throws std::invalid_argument, naming the field, unless every array has the size that the leaf's description

@@ -6,7 +6,6 @@
 #include <limits>
 #include <numeric>
 
-#include "kernels/compress/group_scale.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 
 extern "C" {
@@ -122,7 +121,9 @@ int64_t compensate_bytes(Shape shape, int64_t ranks) {
   const int64_t rows = slab_rows_at_most(n, ranks);
   const int64_t triangle = 8 * k * (k + kBlock) / 2 / ranks;
   // Beside the triangle: chunks of tokens, or what rows carry and a block of another rank's L.
-  return triangle + std::max(chunk_bytes(k, ranks), 8 * rows * (k + kBlock) + 16 * kBlock * k);
+  // 512 tokens in float64 where the Gram is summed.
+  return triangle +
+         std::max(chunk_bytes(k, ranks) + 8 * 3 * kBlock * k, 8 * rows * (k + kBlock) + 16 * kBlock * k);
 }
 
 }  // namespace lamina

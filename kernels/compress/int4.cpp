@@ -2,16 +2,18 @@
 //
 //   code_ij = clamp(rint(w_ij / scale_ig), −8, 7),  w_ij ≈ scale_ig · code_ij
 //
-// `method` says how scales and codes are found:
+// `method` says how scales and codes are found (integer_codes.hpp):
 //   rtn   scale_ig = e / −8, where e is the group's weight of largest magnitude, sign included:
 //         it falls on −8 exactly and all 16 codes are in use. The step is amax/8 instead of amax/7,
 //         at the price of clipping what lies on the other side beyond 7/8 of the extreme (the choice
 //         of ggml's Q4_0).
-//   mse   the scale of least Σ_j E[x_j²]·(w_ij − ŵ_ij)²: group_scale.hpp
+//   mse   the scale of least Σ_j E[x_j²]·(w_ij − ŵ_ij)²
 //   gptq  so, and rounded with compensation: compensate.hpp. In channel order a group's scale is of
 //         its weights as compensated when it begins; by `act_order`, loudest channels first, of the
 //         original weights.
 //   awq   mse's, of weights whose columns are scaled up by how loud their activations are: awq.hpp
+// `asymmetric` ones span a group from its least weight to its largest:
+//   code_ij = clamp(rint(w_ij / scale_ig) + zero_ig, −8, 7),  w_ij ≈ scale_ig · (code_ij − zero_ig)
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,17 +22,18 @@
 #include "kernels/compress/awq.hpp"
 #include "kernels/compress/calibration_keys.hpp"
 #include "kernels/compress/compensate.hpp"
-#include "kernels/compress/group_scale.hpp"
+#include "kernels/compress/integer_codes.hpp"
 #include "kernels/compress/schemes.hpp"
 
 namespace lamina {
 namespace {
 
-const KeySpec kGroup{.name = "group",
-                     .help = "columns of W that share a scale: 32, 64 or 128; divides in_features",
-                     .fallback = int64_t{128},
-                     .min = 32,
-                     .max = kLargestGroup};
+const KeySpec kGroup{
+    .name = "group",
+    .help = "columns of W that share a scale: 32, 64 or 128, which divides in_features; 0: a whole row does",
+    .fallback = int64_t{128},
+    .min = 0,
+    .max = kLargestGroup};
 const KeySpec kActivations{.name = "activations",
                            .help = "f32: weights only are quantized; int8: W4A8, activations per token",
                            .fallback = std::string("f32"),
@@ -47,42 +50,11 @@ const KeySpec kActOrder{.name = "act_order",
 
 struct Int4Options {
   int64_t group = 128;
+  bool asymmetric = false;
   bool int8_activations = false;
   std::string method = "rtn";
   bool act_order = false;
   CalibrationKeys calibration;
-};
-
-// Rounds weights as they are compensated. Scales are found as groups begin, or stand in the leaf already.
-class RoundToCodes final : public Replacement {
- public:
-  RoundToCodes(Leaf& leaf, const std::vector<uint8_t>* mask, bool open)
-      : leaf_(leaf), mask_(mask), open_(open) {}
-
-  int64_t group() const override { return open_ ? leaf_.group : 0; }
-  void open(int64_t row, int64_t channel, float* w, const double* cost) override {
-    for (int64_t j = 0; j < leaf_.group; ++j)
-      if (dropped(row, channel + j)) w[j] = 0;
-    scale(row, channel) = searched_scale(w, cost, leaf_.group);
-  }
-  double replace(int64_t row, int64_t channel, double w) override {
-    const float step = scale(row, channel);
-    if (step == 0 || dropped(row, channel)) return 0;
-    int8_t& code = leaf_.codes[static_cast<size_t>(row * leaf_.cols + channel)];
-    code = code_of(static_cast<float>(w), 1.0f / step);
-    return static_cast<double>(step) * code;
-  }
-
- private:
-  bool dropped(int64_t row, int64_t channel) const {
-    return mask_ != nullptr && (*mask_)[static_cast<size_t>(row * leaf_.cols + channel)] == 0;
-  }
-  float& scale(int64_t row, int64_t channel) {
-    return leaf_.scales[static_cast<size_t>(row * leaf_.groups() + channel / leaf_.group)];
-  }
-  Leaf& leaf_;
-  const std::vector<uint8_t>* mask_;
-  bool open_;
 };
 
 class Int4 final : public Scheme {
@@ -90,31 +62,33 @@ class Int4 final : public Scheme {
   explicit Int4(Int4Options options) : options_(std::move(options)) {}
 
   std::string name() const override {
-    std::string text = fmt::format("int4-g{}", options_.group);
+    std::string text = "int4" + group_name(options_.group, -1) + (options_.asymmetric ? "-asym" : "");
     if (options_.method != "rtn") text += "-" + options_.method;
     if (options_.act_order) text += "-ordered";
     return text + options_.calibration.suffix() + (options_.int8_activations ? "-a8" : "");
   }
   std::vector<std::pair<std::string, Value>> describe() const override {
-    std::vector<std::pair<std::string, Value>> keys = {{"group", options_.group},
-                                                       {"method", options_.method}};
+    std::vector<std::pair<std::string, Value>> keys = {
+        {"group", options_.group}, {"asymmetric", options_.asymmetric}, {"method", options_.method}};
     if (options_.method == "gptq") keys.emplace_back("act_order", options_.act_order);
     options_.calibration.describe(keys);
     keys.emplace_back("activations", std::string(options_.int8_activations ? "int8" : "f32"));
     return keys;
   }
-  CutUnits units() const override { return {.rows = 1, .cols = options_.group}; }
+  CutUnits units() const override { return {.rows = 1, .cols = std::max<int64_t>(options_.group, 1)}; }
   int64_t estimated_weight_bytes(Shape shape) const override {
-    return shape.out_features * (shape.in_features / 2 + shape.in_features / options_.group * 4) +
-           input_scale_bytes(shape);
+    // Whole codes per channel, which no fast kernel takes.
+    const int64_t codes = shape.out_features * shape.in_features / (options_.group == 0 ? 1 : 2);
+    return codes + grid_bytes(shape, options_.group, options_.asymmetric, 4) + input_scale_bytes(shape);
   }
   int64_t estimated_canonical_bytes(Shape shape) const override {
-    return shape.out_features * (shape.in_features + shape.in_features / options_.group * 4) +
-           input_scale_bytes(shape);
+    return shape.out_features * shape.in_features +
+           grid_bytes(shape, options_.group, options_.asymmetric, 1) + input_scale_bytes(shape);
   }
   std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
     auto leaves = Scheme::estimated_leaves(shape);
     if (options_.int8_activations) leaves.front().scratch_per_token = 2 * shape.in_features;
+    if (options_.asymmetric) leaves.front().scratch_per_token += zero_point_scratch(shape, options_.group);
     // Activations divided by the input scales.
     if (options_.method == "awq") leaves.front().scratch_per_token += 4 * shape.in_features;
     return leaves;
@@ -133,16 +107,15 @@ class Int4 final : public Scheme {
   }
 
   Canonical compress(const RowSlab& slab, CompressContext& context) const override {
-    check_rows(slab);
-    if (slab.rows.cols % options_.group != 0)
+    if (options_.method == "rtn")
+      check_place(slab);
+    else
+      check_rows(slab);
+    if (options_.group > 0 && slab.rows.cols % options_.group != 0)
       throw std::invalid_argument(fmt::format("int4: expected columns in multiples of group {}, found {}",
                                               options_.group, slab.rows.cols));
-    Leaf leaf = leaf_of(slab);
-    leaf.bits = 4;
-    leaf.group = options_.group;
+    Leaf leaf = leaf_of_codes(slab, 4, range(), options_.group);
     leaf.activation = options_.int8_activations ? ActivationRule::int8_per_token : ActivationRule::f32;
-    leaf.codes.resize(static_cast<size_t>(leaf.rows * leaf.cols));
-    leaf.scales.resize(static_cast<size_t>(leaf.rows * leaf.groups()));
     fill(leaf, slab, context);
     return Canonical{{std::move(leaf)}};
   }
@@ -152,47 +125,32 @@ class Int4 final : public Scheme {
     return options_.method == "awq" ? 4 * shape.in_features : 0;
   }
 
+  CodeRange range() const { return options_.asymmetric ? kInt4Asymmetric : kInt4Codes; }
+
   void fill(Leaf& leaf, const RowSlab& slab, CompressContext& context) const {
-    if (options_.method == "rtn") return round(leaf, slab.rows, {});
+    if (options_.method == "rtn") {
+      if (!round_rows(slab.rows, range(), {}, leaf)) check_rows(slab);
+      return;
+    }
     const auto [tokens, damping] = options_.calibration;
-    if (options_.method == "gptq" && !options_.act_order) {
-      RoundToCodes rounding(leaf, slab.mask, true);
-      return compensate(slab, natural_order(leaf.cols), tokens, damping, context.calibration(), rounding);
-    }
-    const ChannelStatistics statistics = context.calibration().channels(tokens);
+    const bool grids_on_the_way = options_.method == "gptq" && !options_.act_order && options_.group > 0;
+    ChannelStatistics statistics;
+    if (!grids_on_the_way) statistics = context.calibration().channels(tokens);
     const std::vector<double>& loud = statistics.mean_square;
-    if (options_.method == "mse") return round(leaf, slab.rows, loud);
-    if (options_.method == "gptq") {
-      round(leaf, slab.rows, loud);
-      std::vector<int64_t> order = natural_order(leaf.cols);
-      std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
-        return loud[static_cast<size_t>(a)] > loud[static_cast<size_t>(b)];
-      });
-      RoundToCodes rounding(leaf, slab.mask, false);
-      return compensate(slab, order, tokens, damping, context.calibration(), rounding);
+    if (options_.method == "mse") {
+      round_rows(slab.rows, range(), loud, leaf);
+      return;
     }
-    leaf.input_scales = awq_input_scales(slab, statistics, leaf.group, context.calibration());
+    if (options_.method == "gptq")
+      return round_compensated(slab, range(), loud, options_.act_order, tokens, damping,
+                               context.calibration(), leaf);
+    leaf.input_scales = awq_input_scales(slab, statistics, range(), leaf.group, context.calibration());
     std::vector<double> cost;
     for (int64_t j = 0; j < leaf.cols; ++j) {
       const float scale = leaf.input_scales[static_cast<size_t>(j)];
       cost.push_back(loud[static_cast<size_t>(j)] / (static_cast<double>(scale) * scale));
     }
-    round(leaf, scale_columns(slab.rows, leaf.input_scales), cost);
-  }
-
-  // Nearest codes: by extreme scales, or those that a square error's `cost` [K] asks for.
-  void round(Leaf& leaf, const Matrix<float>& rows, const std::vector<double>& cost) const {
-    const int64_t group = leaf.group;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < leaf.rows; ++i) {
-      for (int64_t g = 0; g < leaf.groups(); ++g) {
-        const float* w = rows.row(i) + g * group;
-        const float scale =
-            cost.empty() ? extreme_scale(w, group) : searched_scale(w, cost.data() + g * group, group);
-        leaf.scales[static_cast<size_t>(i * leaf.groups() + g)] = scale;
-        round_group(w, group, scale, leaf.codes.data() + i * leaf.cols + g * group);
-      }
-    }
+    round_rows(scale_columns(slab.rows, leaf.input_scales), range(), cost, leaf);
   }
 
   Int4Options options_;
@@ -201,6 +159,7 @@ class Int4 final : public Scheme {
 std::unique_ptr<Scheme> make_int4(const Params& params, Shape shape, const Registry&) {
   Int4Options options;
   options.group = params.integer(kGroup);
+  options.asymmetric = params.boolean(kAsymmetric);
   options.int8_activations = params.string(kActivations) == "int8";
   options.method = params.string(kMethod);
   const bool gptq = options.method == "gptq";
@@ -211,16 +170,7 @@ std::unique_ptr<Scheme> make_int4(const Params& params, Shape shape, const Regis
   if (options.act_order && !gptq)
     params.problem(kActOrder.name,
                    fmt::format("expected \"method\" to be gptq beside it, found {}", options.method));
-  const int64_t group = options.group;
-  if (group != 32 && group != 64 && group != 128) {
-    params.problem(kGroup.name, fmt::format("expected 32, 64 or 128, found {}", group));
-    return nullptr;
-  }
-  if (shape.in_features % group != 0) {
-    params.problem(kGroup.name,
-                   fmt::format("expected a divisor of in_features {}, found {}", shape.in_features, group));
-    return nullptr;
-  }
+  if (!fits_group(params, kGroup, options.group, shape)) return nullptr;
   return std::make_unique<Int4>(std::move(options));
 }
 
@@ -229,8 +179,10 @@ std::unique_ptr<Scheme> make_int4(const Params& params, Shape shape, const Regis
 SchemeType int4_scheme() {
   SchemeType type;
   type.type = "int4";
-  type.help = "4-bit weights in groups along K, with float32 (weight-only) or int8 (W4A8) activations";
-  type.keys = {kGroup, kMethod, kActOrder, kGramTokens, kGramDamping, kActivations};
+  type.help =
+      "4-bit weights in groups along K or per output channel, with float32 (weight-only) or int8 (W4A8) "
+      "activations";
+  type.keys = {kGroup, kAsymmetric, kMethod, kActOrder, kGramTokens, kGramDamping, kActivations};
   type.make = make_int4;
   return type;
 }

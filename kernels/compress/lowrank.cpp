@@ -97,6 +97,7 @@ class LowRank final : public Scheme {
   std::vector<LeafBytes> estimated_leaves(Shape shape) const override {
     return {u_->estimated_leaves(u_shape(shape)).front(), v_->estimated_leaves(v_shape(shape)).front()};
   }
+  int64_t calibration_tokens() const override { return request_.calibration_tokens; }
   int64_t largest_rank() const override { return rank_; }
   FactorRequest factor_request() const override { return request_; }
   double estimated_macs(Shape shape) const override {
@@ -201,7 +202,7 @@ bool read_whiten(const Params& params, FactorRequest* request) {
 }
 
 std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Registry& registry) {
-  const NestedScheme factors(params, kFactors, registry, {"lowrank"});
+  const NestedScheme factors(params, kFactors, registry, {"lowrank", "sum"});
   RankRule rule;
   int64_t rank = 0;
   const bool ruled = read_rule(params, shape, &rule, &rank);

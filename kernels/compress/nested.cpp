@@ -29,7 +29,8 @@ NestedScheme::NestedScheme(const Params& params, const KeySpec& key, const Regis
   // A missing type is reported already.
   if (type_ != nullptr || given_ == nullptr || !given_->has(kType.name)) return;
   const std::string near = nearest_name(type, known);
-  given_->problem(kType.name, fmt::format("expected a scheme of one matrix ({}), found \"{}\"{}", list, type,
+  given_->problem(kType.name, fmt::format("expected a scheme{} ({}), found \"{}\"{}",
+                                          list == "lowrank" ? "" : " of one matrix", list, type,
                                           near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 

@@ -33,9 +33,14 @@ const KeySpec kBlock{
 const KeySpec kImportance{.name = "importance",
                           .help =
                               "what ranks weights: magnitude, or times the norm of their inputs "
-                              "(activation: Wanda)",
+                              "(activation: Wanda) or of the loss's gradients",
                           .fallback = std::string("magnitude"),
-                          .choices = {"magnitude", "activation"}};
+                          .choices = {"magnitude", "activation", "gradient"}};
+const KeySpec kThreshold{
+    .name = "threshold",
+    .help = "row: each row keeps as many; global: one threshold for the layer, not of N:M",
+    .fallback = std::string("row"),
+    .choices = {"row", "global"}};
 const KeySpec kCompensate{.name = "compensate",
                           .help = "the weights that stay take over what was lost (SparseGPT's update)",
                           .fallback = false};
@@ -50,6 +55,7 @@ struct PrunedOptions {
   Pattern pattern;
   double sparsity = 0;
   std::string importance;
+  bool global = false;
   bool compensate = false;
   CalibrationKeys calibration;
 };
@@ -74,9 +80,9 @@ class Pruned final : public Scheme {
       : options_(std::move(options)), values_(std::move(values)) {}
 
   std::string name() const override {
-    return "pruned-" + kept_text() + (options_.importance == "activation" ? "-activation" : "") +
-           (options_.compensate ? "-compensated" : "") + options_.calibration.suffix() +
-           nested_name(*values_);
+    return "pruned-" + kept_text() + (options_.importance == "magnitude" ? "" : "-" + options_.importance) +
+           (options_.global ? "-global" : "") + (options_.compensate ? "-compensated" : "") +
+           options_.calibration.suffix() + nested_name(*values_);
   }
 
   std::vector<std::pair<std::string, Value>> describe() const override {
@@ -84,6 +90,8 @@ class Pruned final : public Scheme {
                                                        {"sparsity", options_.sparsity}};
     if (options_.pattern.kind == PatternKind::block) keys.emplace_back("block", block_text());
     keys.emplace_back("importance", options_.importance);
+    if (options_.pattern.kind != PatternKind::n_of_m)
+      keys.emplace_back("threshold", std::string(options_.global ? "global" : "row"));
     keys.emplace_back("compensate", options_.compensate);
     options_.calibration.describe(keys);
     describe_nested(kValues.name, *values_, keys);
@@ -122,10 +130,11 @@ class Pruned final : public Scheme {
   int64_t estimated_compress_bytes(Shape shape, int64_t ranks) const override {
     // The rows with zeros in them, from which the values are made.
     return 4 * slab_rows_at_most(shape.out_features, ranks) * shape.in_features +
-           std::max(options_.compensate               ? compensate_bytes(shape, ranks)
-                    : options_.calibration.tokens > 0 ? chunk_bytes(shape.in_features, ranks)
-                                                      : 0,
-                    values_->estimated_compress_bytes(shape, ranks));
+           std::max({options_.compensate               ? compensate_bytes(shape, ranks)
+                     : options_.calibration.tokens > 0 ? chunk_bytes(shape.in_features, ranks)
+                                                       : 0,
+                     options_.importance == "gradient" ? gradient_bytes(shape, ranks) : 0,
+                     values_->estimated_compress_bytes(shape, ranks)});
   }
   int64_t calibration_tokens() const override {
     return std::max(options_.calibration.tokens, values_->calibration_tokens());
@@ -139,9 +148,7 @@ class Pruned final : public Scheme {
   Canonical compress(const RowSlab& slab, CompressContext& context) const override {
     check_rows(slab);
     const auto& [tokens, damping] = options_.calibration;
-    std::vector<double> loud;
-    if (options_.importance == "activation") loud = context.calibration().channels(tokens).mean_square;
-    std::vector<uint8_t> mask = mask_of(slab, options_.pattern, options_.sparsity, loud);
+    std::vector<uint8_t> mask = choose(slab, context);
     Matrix<float> kept(slab.rows.rows, slab.rows.cols);
     if (options_.compensate) {
       DropWeights dropping(kept, mask);
@@ -164,13 +171,34 @@ class Pruned final : public Scheme {
   }
 
  private:
+  std::vector<uint8_t> choose(const RowSlab& slab, CompressContext& context) const {
+    Importance importance;
+    const int64_t tokens = options_.calibration.tokens;
+    if (options_.importance == "activation")
+      importance.loud = context.calibration().channels(tokens).mean_square;
+    if (options_.importance == "gradient")
+      importance.slopes =
+          context.calibration().slopes({slab.row_begin, slab.row_begin + slab.rows.rows}, tokens);
+    return options_.global
+               ? global_mask_of(slab, options_.pattern, options_.sparsity, importance, context.calibration())
+               : mask_of(slab, options_.pattern, options_.sparsity, importance);
+  }
+
+  // The slopes, and of 128 tokens the squares of their inputs and cotangents.
+  static int64_t gradient_bytes(Shape shape, int64_t ranks) {
+    const int64_t rows = slab_rows_at_most(shape.out_features, ranks);
+    return 8 * rows * shape.in_features + 16 * 128 * (shape.in_features + rows) +
+           chunk_bytes(shape.in_features, ranks);
+  }
+
   // How a layer stores it, for the estimates: what no fast kernel takes stays as it is.
   enum class Packed { canonical, bitmap_or_blocks, slots };
   Packed packed() const {
     const std::string values = values_->name();
     const Pattern& p = options_.pattern;
     const bool two_of_four = p.kind == PatternKind::n_of_m && p.n == 2 && p.m == 4;
-    const bool w8a8 = values.starts_with("int8") && !values.starts_with("int8-a32");
+    const bool w8a8 = values.starts_with("int8") && !values.ends_with("-a32") &&
+                      !values.starts_with("int8-g") && values.find("-asym") == std::string::npos;
     if (two_of_four && (values == kPlainScheme || values == "dense-bf16" || w8a8)) return Packed::slots;
     return values == kPlainScheme ? Packed::bitmap_or_blocks : Packed::canonical;
   }
@@ -281,12 +309,15 @@ bool read_pattern(const Params& params, Shape shape, PrunedOptions* options) {
 std::unique_ptr<Scheme> make_pruned(const Params& params, Shape shape, const Registry& registry) {
   PrunedOptions options;
   options.importance = params.string(kImportance);
+  options.global = params.string(kThreshold) == "global";
   options.compensate = params.boolean(kCompensate);
   options.calibration = CalibrationKeys::read(
-      params, options.importance == "activation" || options.compensate, options.compensate,
+      params, options.importance != "magnitude" || options.compensate, options.compensate,
       "expected \"compensate\" or an importance that uses it beside it");
   const bool read = read_pattern(params, shape, &options);
-  const NestedScheme nested(params, kValues, registry, {"pruned", "lowrank"});
+  if (read && options.pattern.kind == PatternKind::n_of_m)
+    refuse_key(params, kThreshold, params.string(kPattern));
+  const NestedScheme nested(params, kValues, registry, {"pruned", "lowrank", "sum"});
   if (!nested.ok()) return nullptr;
   std::unique_ptr<Scheme> values = nested.make(shape);
   nested.report_unread();
@@ -301,7 +332,8 @@ SchemeType pruned_scheme() {
   type.type = "pruned";
   type.help =
       "zeros where weights matter least: unstructured, N of every M, or blocks; the rest dense or quantized";
-  type.keys = {kPattern, kSparsity, kBlock, kImportance, kCompensate, kGramTokens, kGramDamping, kValues};
+  type.keys = {kPattern,    kSparsity,   kBlock,       kImportance, kThreshold,
+               kCompensate, kGramTokens, kGramDamping, kValues};
   type.make = make_pruned;
   return type;
 }

@@ -22,13 +22,18 @@ uint32_t largest_bits(const float* w, int64_t count) {
 
 }  // namespace
 
-void check_rows(const RowSlab& slab) {
+void check_place(const RowSlab& slab) {
   const Matrix<float>& rows = slab.rows;
   if (rows.cols != slab.shape.in_features || slab.row_begin < 0 ||
       slab.row_begin + rows.rows > slab.shape.out_features)
     throw std::invalid_argument(
         fmt::format("compress: expected rows of {} × {}, found {} rows of {} columns at row {}",
                     slab.shape.out_features, slab.shape.in_features, rows.rows, rows.cols, slab.row_begin));
+}
+
+void check_rows(const RowSlab& slab) {
+  check_place(slab);
+  const Matrix<float>& rows = slab.rows;
   int64_t bad = -1;  // the first row with such a weight, whatever the thread that finds it
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < rows.rows; ++i) {

@@ -9,6 +9,9 @@ namespace lamina {
 // Throws std::invalid_argument, naming row and column of the whole matrix, at the first weight that is not
 // finite, and when the slab does not lie in the shape.
 void check_rows(const RowSlab& slab);
+// The latter alone, for those who meet each weight anyway, and then call check_rows() where one is not
+// finite.
+void check_place(const RowSlab& slab);
 
 // A leaf that covers the slab, with nothing in it yet.
 Leaf leaf_of(const RowSlab& slab);

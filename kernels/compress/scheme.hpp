@@ -29,6 +29,7 @@ struct RowSlab {
   Shape shape;
   // [rows × cols] or null: weights that are 0 here, and stay so whatever a scheme makes of the others.
   const std::vector<uint8_t>* mask = nullptr;
+  bool remainder = false;  // what another scheme has left of W, not W itself: nobody else asks for it
 };
 
 // How much of the spectrum to keep: exactly one is set.
@@ -94,7 +95,7 @@ class Scheme {
   virtual int64_t estimated_weight_bytes(Shape shape) const = 0;
   // Bytes of canonical weights of this shape.
   virtual int64_t estimated_canonical_bytes(Shape shape) const = 0;
-  // Of each leaf: one, or U's and V's of a chain.
+  // Of each leaf, in canonical order: one; U's and V's of a chain; Q's, U's and V's of a sum.
   struct LeafBytes {
     Shape shape;
     int64_t kept = 0;  // weights that are stored
@@ -112,6 +113,8 @@ class Scheme {
   static constexpr int64_t kBlockBytes = 256 << 10;
   // Bytes that compress() takes for a while on each of `ranks`, beyond weights and canonical weights.
   virtual int64_t estimated_compress_bytes(Shape, int64_t /*ranks*/) const { return 0; }
+  // And beside what factorising takes, for as long.
+  virtual int64_t estimated_factor_bytes(Shape, int64_t /*ranks*/) const { return 0; }
   // Tokens of the layer's inputs that it looks at; 0: none.
   virtual int64_t calibration_tokens() const { return 0; }
   // Whether it takes the root of their Gram.

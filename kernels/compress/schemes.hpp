@@ -11,5 +11,6 @@ SchemeType int4_scheme();
 SchemeType fp8_scheme();
 SchemeType pruned_scheme();
 SchemeType lowrank_scheme();
+SchemeType sum_scheme();
 
 }  // namespace lamina

@@ -165,6 +165,7 @@ void SafetensorsFile::check_header(std::string_view header, int64_t data_begin, 
           entry.is_object() &&
           std::all_of(entry.begin(), entry.end(), [](const Json& value) { return value.is_string(); });
       if (!strings) fail(path_, "expected __metadata__ to be an object of strings, found " + shown(entry));
+      for (const auto& [key, value] : entry.items()) metadata_.emplace(key, value.get<std::string>());
       continue;
     }
     TensorInfo info = read_entry(entry, file_bytes - data_begin, place);

@@ -30,6 +30,8 @@ class SafetensorsFile {
 
   const std::string& path() const { return path_; }
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const { return tensors_; }
+  // Of __metadata__: texts by name.
+  const std::map<std::string, std::string, std::less<>>& metadata() const { return metadata_; }
   // Throws std::runtime_error with the nearest name when there is no such tensor.
   const TensorInfo& tensor(const std::string& name) const;
 
@@ -44,6 +46,7 @@ class SafetensorsFile {
   std::string path_;
   int descriptor_ = -1;
   std::map<std::string, TensorInfo, std::less<>> tensors_;
+  std::map<std::string, std::string, std::less<>> metadata_;
 };
 
 }  // namespace lamina

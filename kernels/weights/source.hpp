@@ -50,4 +50,10 @@ enum class ActivationPurpose { calibration, evaluation };
 void fill_activations(Matrix<float>& out, int64_t first_token, ActivationPurpose purpose, uint64_t seed,
                       const std::string& name, const SyntheticOptions& options);
 
+// Cotangents of a layer's outputs in `features`, [tokens × features.size()], of calibration tokens from
+// first_token on: δ_ti = (1/2 + m_i²)·n_ti with n_ti and m_i standard normal, so that few outputs matter
+// much. Independent of the layer's inputs.
+void fill_cotangents(Matrix<float>& out, int64_t first_token, Range features, uint64_t seed,
+                     const std::string& name);
+
 }  // namespace lamina

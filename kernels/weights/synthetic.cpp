@@ -37,7 +37,9 @@ enum StreamId : uint32_t {
   kCalibration,
   kEvaluation,
   kCalibrationFactors,
-  kEvaluationFactors
+  kEvaluationFactors,
+  kCotangentSizes,
+  kCotangents
 };
 
 // Natural logarithm of x ≥ 1: halvings, then the atanh series of (x−1)/(x+1) ≤ 1/3.
@@ -276,7 +278,9 @@ void fill_activations(Matrix<float>& out, int64_t first_token, ActivationPurpose
     std::copy_n(block, kFactors, factors.data() + t * kFactors);
   }
   const auto own_scale = static_cast<float>(std::sqrt(1 - options.correlation));
-  for (int64_t b = 0; b * kBlock < out.cols; ++b) {
+  const int64_t blocks = blocks_of(out.cols);
+#pragma omp parallel for schedule(static)
+  for (int64_t b = 0; b < blocks; ++b) {
     float loadings[kFactors * kBlock];
     for (int f = 0; f < kFactors; ++f) fill_normal(key, kLoadings, f, b, loadings + f * kBlock);
     for (int c = 0; c < kBlock; ++c) {
@@ -297,6 +301,23 @@ void fill_activations(Matrix<float>& out, int64_t first_token, ActivationPurpose
                           .gains = gains.data() + b * kBlock,
                           .out = out.data.data() + b * kBlock,
                           .stride = out.cols});
+  }
+}
+
+void fill_cotangents(Matrix<float>& out, int64_t first_token, Range features, uint64_t seed,
+                     const std::string& name) {
+  const RandomKey key = random_key(mix64(hash_name(seed, name) ^ 0x636f74616e67656eu));
+  for (int64_t b = features.begin / kBlock; b * kBlock < features.end; ++b) {
+    const Range some{std::max(b * kBlock, features.begin), std::min((b + 1) * kBlock, features.end)};
+    float sizes[kBlock], draws[kBlock];
+    fill_normal(key, kCotangentSizes, 0, b, sizes);
+    for (int64_t t = 0; t < out.rows; ++t) {
+      fill_normal(key, kCotangents, first_token + t, b, draws);
+      for (int64_t i = some.begin; i < some.end; ++i) {
+        const float size = sizes[i - b * kBlock];
+        out(t, i - features.begin) = (0.5f + size * size) * draws[i - b * kBlock];
+      }
+    }
   }
 }
 

@@ -8,7 +8,7 @@ from support import SCHEMES, Case, blank, blank_table, command, environment, lam
 
 class Golden(Case):
     def test_help(self):
-        for name in ("", "run", "export", "list", "compare", "ab", "selftest", "history", "history add", "history show"):
+        for name in ("", "run", "compress", "export", "list", "compare", "ab", "selftest", "history", "history add", "history show"):
             with self.subTest(command=name):
                 result = self.run_ok(*name.split(), "--help")
                 self.assert_golden("-".join(["help", *name.split()]) + ".txt", result.stdout)

@@ -43,6 +43,7 @@ CASES = [
     layer("row", 8192, "hot", size=512, type="dense"),
     layer("column", 1, "hot", type="int4", method="gptq", calibration_tokens=256),
     layer("row", 1, "hot", type="int8", method="smooth", calibration_tokens=256),
+    layer("row", 512, "hot", type="sum", base={"type": "int4"}, correction={"type": "lowrank", "rank": 128}),
     {"workload": "mlp", "shard": "column-row", "tokens": 2048, "cache": "hot", "hidden": 512, "intermediate": 2048,
      "in_features": None, "out_features": None, "scheme": {"type": "int8"}},
 ]

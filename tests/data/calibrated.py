@@ -55,6 +55,84 @@ def searched_scale(w, cost):
     return candidates[int(np.argmin(losses))]
 
 
+class Spanning:
+    """Asymmetric codes: [least, most] with 0 on a code of its own."""
+
+    def __init__(self, low, high, least, most):
+        self.low, self.high = F(low), F(high)
+        codes = F(high - low)
+        self.scale = most / codes - least / codes
+        self.zero = F(np.clip(np.rint(self.low - least / self.scale), self.low, self.high))
+
+    def code(self, w):
+        shifted = np.clip(F(w) * (F(1) / self.scale), self.low - self.zero, self.high - self.zero)
+        return np.rint(shifted) + self.zero
+
+    def back(self, code):
+        return self.scale * (code - self.zero)
+
+
+def spanning(w, low, high, cost=None):
+    """The widest grid, or the one of least weighted error among those shrunk by up to 0.4."""
+    least, most = min(F(0), w.min()), max(F(0), w.max())
+    grids = [Spanning(low, high, least * (F(1) - F(0.025) * F(s)), most * (F(1) - F(0.025) * F(s))) for s in range(17)]
+    if cost is None:
+        return grids[0]
+    losses = [float((cost * (w - g.back(g.code(w))).astype(np.float64) ** 2).sum()) for g in grids]
+    return grids[int(np.argmin(losses))]
+
+
+def asymmetric(low, high, group, cost=None):
+    codes, scales, zeros = np.zeros(W.shape, int), [], []
+    for i, row in enumerate(W):
+        for g in range(0, COLS, group):
+            part = slice(g, g + group)
+            grid = spanning(row[part], low, high, None if cost is None else cost[part])
+            codes[i, part] = grid.code(row[part])
+            scales.append(float(grid.scale))
+            zeros.append(int(grid.zero))
+    return codes, scales, zeros
+
+
+def gptq_asymmetric():
+    upper = conditional_deviations(HESSIAN)
+    cost = 1 / upper.diagonal() ** 2
+    codes, scales, zeros = np.zeros(W.shape, int), [], []
+    for i in range(ROWS):
+        w = W[i].astype(np.float64)
+        for p in range(COLS):
+            if p % GROUP == 0:
+                grid = spanning(w[p:p + GROUP].astype(F), -8, 7, cost[p:p + GROUP])
+                scales.append(float(grid.scale))
+                zeros.append(int(grid.zero))
+            codes[i, p] = grid.code(w[p])
+            error = (w[p] - float(grid.scale) * (codes[i, p] - float(grid.zero))) / upper[p, p]
+            w[p + 1:] -= error * upper[p, p + 1:]
+    return codes, scales, zeros
+
+
+def gptq_int8():
+    """One scale a row, of least weighted error, before channels are met."""
+    upper = conditional_deviations(HESSIAN)
+    codes, scales = np.zeros(W.shape, int), []
+    for i in range(ROWS):
+        widest = np.abs(W[i]).max() / F(127)
+        candidates = [widest] + [widest * (F(1) - F(0.025) * F(s)) for s in range(17)]
+
+        def int8(w, s):
+            return np.rint(np.clip(F(w) * (F(1) / s), F(-127), F(127)))
+
+        losses = [float((MEAN_SQUARE * (W[i] - s * int8(W[i], s)).astype(np.float64) ** 2).sum()) for s in candidates]
+        scale = candidates[int(np.argmin(losses))]
+        scales.append(float(scale))
+        w = W[i].astype(np.float64)
+        for p in range(COLS):
+            codes[i, p] = int8(w[p], scale)
+            error = (w[p] - float(scale) * codes[i, p]) / upper[p, p]
+            w[p + 1:] -= error * upper[p, p + 1:]
+    return codes, scales
+
+
 def nearest(weights, scale_of):
     codes, scales = np.zeros(weights.shape, int), []
     for i, row in enumerate(weights):
@@ -129,6 +207,23 @@ def two_of_four(scores):
     return largest(scores.reshape(-1, 4), 2).reshape(scores.shape)
 
 
+def largest_of_all(scores, kept):
+    return largest(scores.reshape(1, -1), kept).reshape(scores.shape)
+
+
+def blocks(scores, rows, cols, kept):
+    """Of each row of blocks, those of largest norm; the last row of blocks may be short."""
+    mask = np.zeros(scores.shape, int)
+    for top in range(0, ROWS, rows):
+        norms = (scores[top:top + rows] ** 2).sum(0).reshape(-1, cols).sum(1)
+        mask[top:top + rows] = np.repeat(largest(norms[None], kept)[0], cols)
+    return mask
+
+
+def n_of_m(scores, n, m):
+    return largest(scores.reshape(-1, m), n).reshape(scores.shape)
+
+
 def compensated(mask):
     upper = conditional_deviations(HESSIAN)
     w = W.astype(np.float64)
@@ -143,14 +238,21 @@ def flat(array):
     return [int(v) for v in np.asarray(array).ravel()]
 
 
-def quantized(codes, scales, input_scales=()):
-    return {"codes": flat(codes), "scales": scales, "input_scales": list(input_scales)}
+def quantized(codes, scales, input_scales=(), zero_points=()):
+    return {"codes": flat(codes), "scales": scales, "input_scales": list(input_scales),
+            "zero_points": list(zero_points)}
+
+
+def with_zeros(codes, scales, zeros):
+    return quantized(codes, scales, (), zeros)
 
 
 def pruned(mask, values):
     return {"mask": flat(mask), "values": [float(F(v)) for v in (values * mask).ravel()]}
 
 
+DELTA = number(23, range(TOKENS), range(ROWS)).astype(np.float64)
+gradient = np.abs(W.astype(np.float64)) * np.sqrt((DELTA ** 2).T @ (X64 ** 2) / TOKENS)
 wanda = np.abs(W.astype(np.float64)) * np.sqrt(MEAN_SQUARE)
 expected = {
     "rtn": quantized(*nearest(W, lambda w, s: extreme_scale(w))),
@@ -162,6 +264,17 @@ expected = {
     "wanda": pruned(largest(wanda, COLS // 2), W),
     "wanda_2_4": pruned(two_of_four(wanda), W),
     "sparsegpt": pruned(largest(wanda, COLS // 2), compensated(largest(wanda, COLS // 2))),
+    "rtn_asymmetric": with_zeros(*asymmetric(-8, 7, GROUP)),
+    "mse_asymmetric": with_zeros(*asymmetric(-8, 7, GROUP, MEAN_SQUARE)),
+    "gptq_asymmetric": with_zeros(*gptq_asymmetric()),
+    "int8_asymmetric": with_zeros(*asymmetric(-128, 127, COLS)),
+    "int8_gptq": quantized(*gptq_int8()),
+    "gradient": pruned(largest(gradient, COLS // 2), W),
+    "gradient_global": pruned(largest_of_all(gradient, ROWS * COLS // 2), W),
+    "magnitude_global": pruned(largest_of_all(np.abs(W), ROWS * COLS // 2), W),
+    "wanda_5_16": pruned(n_of_m(wanda, 5, 16), W),
+    "sparsegpt_5_16": pruned(n_of_m(wanda, 5, 16), compensated(n_of_m(wanda, 5, 16))),
+    "sparsegpt_block": pruned(blocks(wanda, 4, 8, 10), compensated(blocks(wanda, 4, 8, 10))),
     "sparsegpt_2_4": pruned(two_of_four(np.abs(W)), compensated(two_of_four(np.abs(W)))),
 }
 path = pathlib.Path(__file__).with_suffix(".json")

@@ -166,9 +166,10 @@ TEST(Compress, CodesAreIdenticalForAnyRankCount) {
     const CompressedWeights spread = compress(*scheme, load_weights(source, world(), 1), world(), 3);
     ASSERT_EQ(spread.canonical.leaves.size(), alone.leaves.size());
     for (size_t i = 0; i < alone.leaves.size(); ++i) {
-      // U by rows, V whole.
+      // Q and U by rows, V whole.
       const Leaf& all = alone.leaves[i];
-      const Leaf expected = i == 0 ? slice(all, spread.rows, {0, all.cols}) : all;
+      const bool v = i > 0 && i + 1 == alone.leaves.size();
+      const Leaf expected = v ? all : slice(all, spread.rows, {0, all.cols});
       EXPECT_EQ(serialize(spread.canonical.leaves[i]), serialize(expected))
           << scheme->name() << ", leaf " << i;
     }
@@ -180,16 +181,16 @@ double squared_distance(const Matrix<float>& w, const Canonical& canonical) {
   double sum = 0;
   std::vector<double> row(static_cast<size_t>(w.cols)), u, v(static_cast<size_t>(w.cols));
   for (int64_t i = 0; i < w.rows; ++i) {
-    if (canonical.is_chain()) {
-      u.resize(static_cast<size_t>(canonical.leaves[0].cols));
-      dequantize_row(canonical.leaves[0], i, u.data());
-      std::fill(row.begin(), row.end(), 0.0);
+    std::fill(row.begin(), row.end(), 0.0);
+    if (!canonical.is_chain()) dequantize_row(canonical.leaves[0], i, row.data());
+    if (canonical.has_factors()) {
+      const Leaf& factor = canonical.leaves[canonical.leaves.size() - 2];
+      u.resize(static_cast<size_t>(factor.cols));
+      dequantize_row(factor, i, u.data());
       for (size_t r = 0; r < u.size(); ++r) {
-        dequantize_row(canonical.leaves[1], static_cast<int64_t>(r), v.data());
+        dequantize_row(canonical.leaves.back(), static_cast<int64_t>(r), v.data());
         for (size_t j = 0; j < row.size(); ++j) row[j] += u[r] * v[j];
       }
-    } else {
-      dequantize_row(canonical.leaves[0], i, row.data());
     }
     for (size_t j = 0; j < row.size(); ++j) {
       const double difference = static_cast<double>(w.row(i)[j]) - row[j];
@@ -215,7 +216,7 @@ TEST(Compress, SaysHowFarTheWeightsMoved) {
     const CompressedWeights spread = compress(*scheme, load_weights(source, world(), 1), world(), 3);
     EXPECT_NEAR(spread.norm_squared, norm, 1e-9 * norm);
     const bool dense_factors = alone.leaves.back().bits == 32 && alone.leaves.back().mask.empty();
-    if (alone.is_chain() && !dense_factors) {
+    if (alone.has_factors() && !dense_factors) {
       EXPECT_TRUE(std::isnan(spread.error_squared)) << scheme->name();
       ++unknown;
     } else {

@@ -72,13 +72,21 @@ inline std::unique_ptr<Scheme> make_scheme(const SchemeCase& from, Shape shape, 
 
 // One of each kind of leaf and chain.
 inline std::vector<SchemeCase> scheme_cases() {
+  static Problems problems;
   const auto nested = [](const char* type) {
-    auto params = std::make_shared<Params>("/nested", nullptr);
+    auto params = std::make_shared<Params>("/nested", &problems);
     params->set("type", std::string(type));
     return params;
   };
   const auto int4 = nested("int4");
   int4->set("group", int64_t{64});
+  const auto base = nested("int4");  // groups for four ranks
+  base->set("group", int64_t{32});
+  const auto pruned = nested("pruned"), factors = nested("lowrank"), int8_factors = nested("lowrank");
+  pruned->set("pattern", std::string("2:4"));
+  factors->set("rank", int64_t{7});
+  int8_factors->set("rank", int64_t{9});
+  int8_factors->set("factors", nested("int8"));
   return {{"dense", {}},
           {"int8", {}},
           {"int4", {{"group", int64_t{64}}}},
@@ -89,7 +97,9 @@ inline std::vector<SchemeCase> scheme_cases() {
           {"pruned", {{"pattern", std::string("2:4")}, {"values", nested("int8")}}},
           {"pruned", {{"pattern", std::string("2:4")}, {"values", int4}}},
           {"lowrank", {{"rank", int64_t{9}}}},
-          {"lowrank", {{"rank", int64_t{9}}, {"factors", nested("int8")}}}};
+          {"lowrank", {{"rank", int64_t{9}}, {"factors", nested("int8")}}},
+          {"sum", {{"base", base}, {"correction", factors}}},
+          {"sum", {{"base", pruned}, {"correction", int8_factors}}}};
 }
 
 }  // namespace lamina::test

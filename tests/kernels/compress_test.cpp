@@ -27,6 +27,10 @@ std::shared_ptr<Params> values(const Keys& keys, Problems* problems) {
   return nested("/scheme/values", keys, problems);
 }
 
+std::shared_ptr<Params> correction(const Keys& keys, Problems* problems) {
+  return nested("/scheme/correction", keys, problems);
+}
+
 struct NamedKeys {
   std::string type;
   Keys keys;
@@ -57,6 +61,18 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
        "pruned-2:4-compensated-c90"},
       {"pruned", {}, "pruned-50%"},
       {"pruned", {{"sparsity", 0.625}}, "pruned-62.5%"},
+      {"int4", {{"asymmetric", true}}, "int4-g128-asym"},
+      {"int4", {{"group", int64_t{0}}, {"method", std::string("mse")}}, "int4-channel-mse"},
+      {"int8", {{"group", int64_t{64}}, {"asymmetric", true}}, "int8-g64-asym"},
+      {"int8", {{"method", std::string("mse")}, {"activations", std::string("f32")}}, "int8-mse-a32"},
+      {"int8", {{"method", std::string("gptq")}, {"calibration_tokens", int64_t{40}}}, "int8-gptq-c40"},
+      {"pruned", {{"importance", std::string("gradient")}}, "pruned-50%-gradient"},
+      {"pruned",
+       {{"importance", std::string("gradient")}, {"pattern", std::string("5:8")}, {"compensate", true}},
+       "pruned-5:8-gradient-compensated"},
+      {"pruned",
+       {{"importance", std::string("gradient")}, {"pattern", block}, {"compensate", true}},
+       "pruned-block16-50%-gradient-compensated"},
       {"pruned", {{"pattern", std::string("2:4")}}, "pruned-2:4"},
       {"pruned", {{"pattern", std::string("1:16")}}, "pruned-1:16"},
       {"pruned", {{"pattern", block}}, "pruned-block16-50%"},
@@ -94,6 +110,20 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
        {{"rank", int64_t{64}},
         {"factors", factors({{"type", std::string("int4")}, {"group", int64_t{64}}}, problems)}},
        "lowrank-r64-int4-g64"},
+      {"sum",
+       {{"base", values({{"type", int8}}, problems)},
+        {"correction", correction({{"type", std::string("lowrank")}, {"rank", int64_t{8}}}, problems)}},
+       "sum-int8+lowrank-r8"},
+      {"sum",
+       {{"base",
+         values({{"type", pruned}, {"pattern", text_2_4}, {"values", values({{"type", int8}}, problems)}},
+                problems)},
+        {"correction",
+         correction({{"type", std::string("lowrank")},
+                     {"rank", int64_t{8}},
+                     {"factors", factors({{"type", dense}, {"dtype", std::string("bf16")}}, problems)}},
+                    problems)}},
+       "sum-pruned-2:4-int8+lowrank-r8-bf16"},
   };
 }
 
@@ -118,8 +148,8 @@ TEST(EveryScheme, DoesNotDependOnSlabs) {
         CompressContext context{factorizer, 1, &calibrator};
         Canonical part = scheme->compress({rows, cuts[c], shape}, context);
         ASSERT_EQ(part.leaves.size(), whole.leaves.size());
-        if (part.is_chain()) {
-          EXPECT_EQ(serialize(part.leaves[1]), serialize(whole.leaves[1]));
+        if (part.has_factors()) {
+          EXPECT_EQ(serialize(part.leaves.back()), serialize(whole.leaves.back()));
         }
         parts.push_back(std::move(part.leaves[0]));
       }
@@ -241,11 +271,14 @@ TEST(SchemeKeys, BadOnesAreNamed) {
   const auto grouped = [&](int64_t group) {
     return factors({{"type", std::string("int4")}, {"group", group}}, &problems);
   };
+  const auto low = [&](int64_t rank) {
+    return correction({{"type", std::string("lowrank")}, {"rank", rank}}, &problems);
+  };
   const std::vector<BadKeys> bad = {
       {"dense", {{"dtype", std::string("f16")}}, "/scheme/dtype", "f32"},
       {"dense", {{"activations", std::string("bf16")}}, "/scheme/activations", "with dtype \"f32\""},
       {"dense", {{"activations", std::string("int8")}}, "/scheme/activations", "found \"int8\""},
-      {"int4", {{"group", int64_t{96}}}, "/scheme/group", "expected 32, 64 or 128, found 96"},
+      {"int4", {{"group", int64_t{96}}}, "/scheme/group", "expected 0, 32, 64 or 128, found 96"},
       {"int4", {{"group", int64_t{256}}}, "/scheme/group", "found 256"},
       {"int4", {{"group", int64_t{-32}}}, "/scheme/group", "found -32"},
       {"int4", {{"group", std::string("128")}}, "/scheme/group", "found \"128\""},
@@ -269,6 +302,14 @@ TEST(SchemeKeys, BadOnesAreNamed) {
       {"pruned", {{"pattern", block}, {"block", std::string("4*4")}}, "/scheme/block", "found \"4*4\""},
       {"pruned", {{"pattern", block}, {"block", 1.5}}, "/scheme/block", "found 1.5"},
       {"pruned", {{"importance", std::string("wanda")}}, "/scheme/importance", "found \"wanda\""},
+      {"pruned",
+       {{"pattern", std::string("2:4")}, {"threshold", std::string("global")}},
+       "/scheme/threshold",
+       "has no meaning with pattern \"2:4\""},
+      {"pruned", {{"threshold", std::string("layer")}}, "/scheme/threshold", "found \"layer\""},
+      {"int8", {{"group", int64_t{48}}}, "/scheme/group", "found 48"},
+      {"int8", {{"group", int64_t{128}}}, "/scheme/group", "divisor of in_features 192"},
+      {"int8", {{"damping", 0.1}}, "/scheme/damping", "found rtn"},
       {"lowrank", {}, "/scheme", "exactly one of rank, ratio, error and energy, found none"},
       {"lowrank",
        {{"rank", int64_t{4}}, {"error", 0.1}},
@@ -297,8 +338,8 @@ TEST(SchemeKeys, BadOnesAreNamed) {
        "/scheme/values/type",
        "found \"lowrank\""},
       {"pruned",
-       {{"values", values({{"type", std::string("int8")}, {"group", int64_t{32}}}, &problems)}},
-       "/scheme/values/group",
+       {{"values", values({{"type", std::string("int8")}, {"grup", int64_t{32}}}, &problems)}},
+       "/scheme/values/grup",
        "unknown key"},
       {"pruned",
        {{"values", values({{"type", std::string("int4")}, {"group", int64_t{128}}}, &problems)}},
@@ -320,8 +361,8 @@ TEST(SchemeKeys, BadOnesAreNamed) {
        "found \"int9\""},
       {"lowrank",
        {{"rank", int64_t{4}},
-        {"factors", factors({{"type", std::string("int8")}, {"group", int64_t{32}}}, &problems)}},
-       "/scheme/factors/group",
+        {"factors", factors({{"type", std::string("int8")}, {"grup", int64_t{32}}}, &problems)}},
+       "/scheme/factors/grup",
        "unknown key"},
       {"lowrank", {{"rank", int64_t{48}}, {"factors", grouped(32)}}, "/scheme/factors", "factor U"},
       {"lowrank",
@@ -329,6 +370,21 @@ TEST(SchemeKeys, BadOnesAreNamed) {
        "/scheme/factors/group",
        "divisor of in_features 192"},
       {"lowrank", {{"error", 0.1}, {"factors", grouped(64)}}, "/scheme/factors", "not known before"},
+      {"sum", {{"base", values({{"type", std::string("int8")}}, &problems)}}, "/scheme", "correction"},
+      {"sum", {{"correction", low(4)}}, "/scheme", "base"},
+      {"sum",
+       {{"base", values({{"type", std::string("dense")}}, &problems)}, {"correction", low(4)}},
+       "/scheme/values/type",
+       "a scheme of one matrix (int8, int4, fp8, pruned), found \"dense\""},
+      {"sum",
+       {{"base", values({{"type", std::string("int8")}}, &problems)},
+        {"correction", correction({{"type", std::string("int8")}}, &problems)}},
+       "/scheme/correction/type",
+       "a scheme (lowrank), found \"int8\""},
+      {"sum",
+       {{"base", values({{"type", std::string("int8")}}, &problems)}, {"correction", low(129)}},
+       "/scheme/correction/rank",
+       "= 128, found 129"},
   };
   for (const BadKeys& keys : bad) {
     problems = Problems();

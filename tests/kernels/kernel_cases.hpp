@@ -120,6 +120,16 @@ class FewTokens final : public Calibrator {
     for (int64_t i = 0; i < channels_; ++i) gram(i, i) += damping * trace / static_cast<double>(channels_);
     return std::make_unique<Root>(std::move(gram));
   }
+  Matrix<double> slopes(Range rows, int64_t count) override {
+    const Matrix<double> x = tokens(count);
+    Matrix<double> slopes(rows.size(), channels_);
+    for (int64_t i = 0; i < slopes.rows; ++i)
+      for (int64_t t = 0; t < count; ++t)
+        for (int64_t k = 0; k < channels_; ++k)
+          slopes(i, k) += x(t, k) * x(t, k) * static_cast<double>(1 + (rows.begin + i + t) % 3);
+    return slopes;
+  }
+  std::vector<int64_t> total(std::vector<int64_t> counts) override { return counts; }
   std::vector<double> sum(const Matrix<double>& parts) override {
     std::vector<double> sums(static_cast<size_t>(parts.cols));
     for (size_t i = 0; i < parts.data.size(); ++i) sums[i % sums.size()] += parts.data[i];
@@ -229,6 +239,28 @@ inline std::vector<SchemeCase> scheme_cases() {
        "int4",
        {{"group", int64_t{64}}, {"method", awq}, {"calibration_tokens", int64_t{40}}, {"activations", int8}},
        {{67, 192}, {5, 64}, {9, 1088}}},
+      // With zero points.
+      {"int4_g32_asym",
+       "int4",
+       {{"group", int64_t{32}}, {"asymmetric", true}},
+       {{131, 96}, {9, 608}, {7, 32}}},
+      {"int4_g64_asym_a8",
+       "int4",
+       {{"group", int64_t{64}}, {"asymmetric", true}, {"activations", int8}},
+       {{67, 192}, {5, 64}, {9, 1088}}},
+      {"int4_g32_asym_awq",
+       "int4",
+       {{"group", int64_t{32}}, {"asymmetric", true}, {"method", awq}, {"calibration_tokens", int64_t{40}}},
+       {{131, 96}}},
+      {"int8_asym", "int8", {{"asymmetric", true}}, {{131, 256}, {37, 77}, {1, 1}, {5, 31}}},
+      // Per channel and in groups: the reference alone takes these.
+      {"int4_channel", "int4", {{"group", int64_t{0}}}, {{37, 77}}, 8, false},
+      {"int8_g32_asym", "int8", {{"group", int64_t{32}}, {"asymmetric", true}}, {{9, 96}}, 8, false},
+      {"unstructured_global", "pruned", {{"threshold", std::string("global")}}, any},
+      {"block_global",
+       "pruned",
+       {{"pattern", block}, {"threshold", std::string("global")}, {"sparsity", 0.75}},
+       {{131, 256}, {40, 1040}}},
       {"unstructured", "pruned", {{"sparsity", 0.5}}, any},
       {"unstructured_0", "pruned", {{"sparsity", 0.0}}, {{37, 77}}},
       {"unstructured_95", "pruned", {{"sparsity", 0.95}}, any},
@@ -317,6 +349,11 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"block_128x1", "pruned", {{"pattern", block}, {"block", std::string("128x1")}}, {{131, 77}}},
       {"lowrank", "lowrank", {{"rank", int64_t{13}}}, {{131, 77}}},
       {"lowrank_int8", "lowrank", {{"rank", int64_t{13}}, {"factors", int8_values}}, {{131, 77}}},
+      {"sum",
+       "sum",
+       {{"base", int8_values},
+        {"correction", nested({{"type", std::string("lowrank")}, {"rank", int64_t{5}}})}},
+       {{131, 77}}},
       {"lowrank_2_4_int8",
        "lowrank",
        {{"rank", int64_t{12}},

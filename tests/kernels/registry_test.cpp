@@ -79,7 +79,7 @@ TEST(Registry, RefusesTwoSchemesOfOneName) {
 // What is registered describes itself: `lamina list` and the documentation are made of this.
 TEST(RegisteredParts, DescribeThemselves) {
   const Registry& registry = test_registry();
-  for (const char* type : {"dense", "int8", "int4", "pruned", "lowrank"})
+  for (const char* type : {"dense", "int8", "int4", "pruned", "lowrank", "sum"})
     EXPECT_NE(registry.find_scheme(type), nullptr) << type;
   for (const SchemeType& scheme : registry.schemes()) {
     EXPECT_FALSE(scheme.help.empty()) << scheme.type;
@@ -113,8 +113,7 @@ TEST(RegisteredKernels, RefuseWhatTheyDoNotHandle) {
 
   Leaf zero = leaf;
   zero.zero_points.assign(2, 3);
-  EXPECT_EQ(test_registry().choose("native", "cpu", zero, &why), nullptr);
-  EXPECT_THAT(why, HasSubstr("takes no zero points"));
+  EXPECT_NE(test_registry().choose("native", "cpu", zero, &why), nullptr) << why;
   Leaf scaled = leaf;
   scaled.input_scales.assign(32, 2.0f);
   EXPECT_NE(test_registry().choose("native", "cpu", scaled, &why), nullptr) << why;
@@ -130,7 +129,7 @@ TEST(RegisteredKernels, RefuseWhatTheyDoNotHandle) {
   for (const Leaf& odd : {zero, scaled, small}) {
     const Kernel* kernel = test_registry().choose("auto", "cpu", odd, &why);
     ASSERT_NE(kernel, nullptr) << why;
-    EXPECT_EQ(kernel->name, odd.input_scales.empty() ? "reference" : "native");
+    EXPECT_EQ(kernel->name, odd.group == 16 ? "reference" : "native");
     const auto layer = kernel->make(odd, {.max_tokens = 1, .threads = 1});
     std::vector<float> x(32, 1.0f), y(2);
     Stream stream;

@@ -1,0 +1,217 @@
+"""`lamina compress`, what `lamina run` reads of it, and recorded inputs: whole files only, the same bits on any ranks."""
+
+import json
+import random
+import struct
+
+from support import Case, lamina, main, tiny
+
+ROWS, COLS, TOKENS = 131, 128, 80
+
+# One of each kind of canonical weights, and what it is called.
+SCHEMES = [
+    ({"type": "int8"}, "int8"),
+    ({"type": "int4", "group": 32, "asymmetric": True}, "int4-g32-asym"),
+    ({"type": "int4", "group": 64, "method": "awq", "calibration_tokens": 60}, "int4-g64-awq-c60"),
+    ({"type": "fp8"}, "fp8"),
+    ({"type": "pruned", "pattern": "2:4", "values": {"type": "int8"}}, "pruned-2:4-int8"),
+    ({"type": "pruned", "pattern": "block", "block": 8, "values": {"type": "dense", "dtype": "bf16"}},
+     "pruned-block8-50%-bf16"),
+    ({"type": "lowrank", "rank": 6}, "lowrank-r6"),
+    ({"type": "sum", "base": {"type": "int4", "group": 32},
+      "correction": {"type": "lowrank", "rank": 4, "factors": {"type": "int8"}}}, "sum-int4-g32+lowrank-r4-int8"),
+]
+
+
+def safetensors(**tensors):
+    """A file's bytes: name=(rows, cols, numbers), float32."""
+    header, data = {}, b""
+    for name, (rows, cols, numbers) in tensors.items():
+        part = struct.pack(f"<{rows * cols}f", *numbers)
+        header[name] = {"dtype": "F32", "shape": [rows, cols], "data_offsets": [len(data), len(data) + len(part)]}
+        data += part
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def normal(rows, cols, seed):
+    draw = random.Random(seed)
+    return rows, cols, [draw.gauss(0, 1) for _ in range(rows * cols)]
+
+
+class Compress(Case):
+    def setUp(self):
+        super().setUp()
+        self.model = self.write("model.safetensors", safetensors(w=normal(ROWS, COLS, 1), other=normal(64, COLS, 2)))
+        self.out = self.folder / "out.safetensors"
+
+    def compress(self, scheme, *arguments, ranks=None):
+        return lamina("compress", self.model, "--scheme", json.dumps(scheme), "-o", self.out, *arguments, ranks=ranks)
+
+    def measured(self, name, ranks=None, **changes):
+        """The rows of a run of w, by their schemes."""
+        config = self.write("tiny.json", tiny(**{"in_features": COLS, "out_features": ROWS, "weights": str(self.model),
+                                                 "tensor": "w", **changes}))
+        self.run_ok("run", config, "-o", self.folder / name, ranks=ranks)
+        return {record["scheme"]: record for record in self.records(self.folder / name)}
+
+    def refused(self, result, *words):
+        self.assertEqual(result.returncode, 64, result.stdout + result.stderr)
+        self.assertNotIn("terminate", result.stderr)
+        for word in words:
+            self.assertIn(word, result.stderr)
+
+    def leftovers(self):
+        return [path.name for path in self.folder.iterdir() if path.name.startswith(".")]
+
+    def test_runs_read_it_bit_for_bit(self):
+        for number, (scheme, name) in enumerate(SCHEMES):
+            with self.subTest(scheme=name):
+                self.assertEqual(self.compress(scheme, "--tensor", "w", "--force").returncode, 0)
+                fresh = self.measured(f"fresh{number}", scheme=scheme)[name]
+                read = self.measured(f"read{number}", scheme=scheme, compressed=str(self.out))[name]
+                for key in ("status", "weight_bytes", "quality_nmse", "quality_max_abs", "check_error", "compress_error",
+                            "scheme_rank", "weight_dtype", "activation_dtype"):
+                    self.assertEqual(fresh.get(key), read.get(key), key)
+                self.assertEqual(read["status"], "ok")
+        self.assertEqual(self.leftovers(), [])
+
+    def test_the_file_is_the_same_on_any_number_of_ranks(self):
+        self.needs_mpi()
+        for scheme, name in SCHEMES:
+            with self.subTest(scheme=name):
+                files = []
+                for ranks in (1, 2, 3):
+                    result = self.compress(scheme, "--force", ranks=ranks)
+                    self.assertEqual(result.returncode, 0, result.stderr)
+                    content = self.out.read_bytes()
+                    length = struct.unpack("<Q", content[:8])[0]
+                    header = json.loads(content[8:8 + length])
+                    self.assertEqual(sorted(key for key in header["__metadata__"] if key != "format"),
+                                     [f"other|{name}", f"w|{name}"])
+                    del header["__metadata__"]  # seconds and bytes are the launch's
+                    files.append((header, content[8 + length:]))
+                self.assertEqual(files[0], files[1])
+                self.assertEqual(files[0], files[2])
+        spread = self.measured("spread", ranks=3, shard="row", scheme=SCHEMES[-1][0], compressed=str(self.out))
+        self.assertEqual(spread[SCHEMES[-1][1]]["status"], "ok")
+
+    def test_stacked_tensors(self):
+        self.assertEqual(self.compress({"type": "int8"}, "--tensor", "w,other").returncode, 0)
+        rows = self.measured("stacked", out_features=ROWS + 64, tensor=["w", "other"], compressed=str(self.out))
+        self.assertEqual(rows["int8"]["status"], "ok")
+
+    def test_what_exists_stays_without_force(self):
+        self.out.write_text("precious")
+        self.refused(self.compress({"type": "int8"}), "exists", "--force")
+        self.assertEqual(self.out.read_text(), "precious")
+        self.assertEqual(self.compress({"type": "int8"}, "--force").returncode, 0)
+        self.assertNotEqual(self.out.read_bytes()[:8], b"precious")
+
+    def test_bad_usage_leaves_nothing(self):
+        for scheme, words in [({"type": "int5"}, ["int5", "did you mean"]), ({"type": "int4", "method": "gtpq"}, ["gtpq"]),
+                              ({"type": "int4", "group": 48}, ["48"]), ({"type": "int4", "typo": 1}, ["typo"]),
+                              ({"type": "int4", "group": [32, 64]}, ["one scheme"]), ({"type": "lowrank"}, ["rank"])]:
+            with self.subTest(scheme=scheme):
+                self.refused(self.compress(scheme), *words)
+        self.refused(self.compress({"type": "int8"}, "--tensor", "v"), "tensor", '"v"')
+        self.refused(lamina("compress", self.model, "--scheme", "{", "-o", self.out), "--scheme")
+        self.refused(lamina("compress", self.folder / "none", "--scheme", "int8", "-o", self.out), "none")
+        self.refused(lamina("compress", self.model, "--scheme", "int8"), "--out")
+        self.refused(lamina("compress", self.model, "--scheme", "int8", "-o", self.model, "--force"), "another file")
+        lost = lamina("compress", self.model, "--scheme", "int8", "-o", self.folder / "no" / "out")
+        self.assertEqual(lost.returncode, 64)
+        self.assertIn("folder", lost.stderr)
+        self.assertFalse(self.out.exists())
+        self.assertEqual(self.leftovers(), [])
+
+    def test_bad_files_are_said_before_anything_runs(self):
+        config = tiny(in_features=COLS, out_features=ROWS, weights=str(self.model), tensor="w", compressed=str(self.out))
+        path = self.write("tiny.json", config)
+        self.refused(lamina("run", path, "-o", self.folder / "r"), "/experiments/0/compressed", "out.safetensors")
+        self.compress({"type": "int4"})
+        self.refused(lamina("run", path, "-o", self.folder / "r"), "scheme int8", "w|int4-g128")
+        self.compress({"type": "int8"}, "--force", "--tensor", "other")
+        self.refused(lamina("run", path, "-o", self.folder / "r"), "other|int8")
+        self.write("out.safetensors", self.model.read_bytes())
+        self.refused(lamina("run", path, "-o", self.folder / "r"), "lamina compress")
+        self.compress({"type": "int8"}, "--force")
+        self.out.write_bytes(self.out.read_bytes()[:-1])
+        self.refused(lamina("run", path, "-o", self.folder / "r"), "out.safetensors")
+        # Made of other weights: the row says so.
+        self.compress({"type": "int8"}, "--force")
+        self.model.write_bytes(safetensors(w=normal(ROWS, COLS, 3), other=normal(64, COLS, 2)))
+        result = lamina("run", path, "-o", self.folder / "r")
+        self.assertIn("made of other weights", result.stderr)
+        self.assertEqual(result.returncode, 1)
+
+    def test_recorded_inputs(self):
+        inputs = self.write("inputs.safetensors", safetensors(inputs=normal(TOKENS, COLS, 4), w=normal(TOKENS, COLS, 4)))
+        scheme = {"type": "int4", "group": 32, "method": "gptq", "calibration_tokens": TOKENS - 16}
+        rows = self.measured("recorded", inputs=str(inputs), scheme=scheme)
+        name = f"int4-g32-gptq-c{TOKENS - 16}"
+        self.assertEqual(rows[name]["status"], "ok")
+        self.assertLess(rows["dense-f32"]["quality_nmse"], 1e-10)
+        synthetic = self.measured("synthetic", scheme=scheme)
+        self.assertNotEqual(rows[name]["quality_nmse"], synthetic[name]["quality_nmse"])
+        # The same calibration when it is compressed before.
+        self.assertEqual(self.compress(scheme, "--tensor", "w", "--inputs", inputs).returncode, 0)
+        read = self.measured("read", inputs=str(inputs), scheme=scheme, compressed=str(self.out))
+        self.assertEqual(read[name]["quality_nmse"], rows[name]["quality_nmse"])
+
+    def test_recorded_cotangents(self):
+        self.needs_mpi()
+        numbers = [float(i % ROWS == 7) + 0.01 for i in range(TOKENS * ROWS)]
+        inputs = self.write("inputs.safetensors", safetensors(inputs=normal(TOKENS, COLS, 4)))
+        deltas = self.write("deltas.safetensors", safetensors(cotangents=(TOKENS, ROWS, numbers)))
+        scheme = {"type": "pruned", "importance": "gradient", "threshold": "global", "calibration_tokens": 60}
+        rows = {}
+        for ranks in (1, 3):
+            rows[ranks] = self.measured(f"r{ranks}", inputs=str(inputs), cotangents=str(deltas), scheme=scheme,
+                                        ranks=ranks, shard="column")
+        name = "pruned-50%-gradient-global-c60"
+        self.assertEqual(rows[1][name]["status"], "ok")
+        self.assertAlmostEqual(rows[1][name]["compress_error"], rows[3][name]["compress_error"], delta=1e-12)
+        self.assertGreater(rows[3][name]["compress_comm_bytes"], 0)
+        self.assertEqual(rows[1][name]["compress_comm_bytes"], 0)
+
+    def test_a_block_is_calibrated_alike_on_any_ranks(self):
+        self.needs_mpi()
+        scheme = [{"type": "int4", "group": 32}, {"type": "int4", "group": 32, "method": "gptq", "calibration_tokens": 300}]
+        found = {}
+        for ranks in (1, 3):
+            config = self.write("mlp.json", tiny(workload="mlp", in_features=None, out_features=None, hidden=160,
+                                                 intermediate=320, shard="column-row", scheme=scheme))
+            self.run_ok("run", config, "-o", self.folder / f"mlp{ranks}", ranks=ranks)
+            found[ranks] = {record["scheme"]: record for record in self.records(self.folder / f"mlp{ranks}")}
+        plain, gptq = "int4-g32", "int4-g32-gptq-c300"
+        self.assertAlmostEqual(found[1][gptq]["compress_error"], found[3][gptq]["compress_error"], delta=1e-12)
+        self.assertLess(found[1][gptq]["quality_nmse"], 0.9 * found[1][plain]["quality_nmse"])
+
+    def test_bad_recorded_files(self):
+        gaps = normal(TOKENS, COLS, 4)
+        gaps[2][500] = float("nan")
+        inputs = self.write("inputs.safetensors", safetensors(
+            inputs=normal(TOKENS, COLS, 4), narrow=normal(TOKENS, COLS - 1, 5), gaps=gaps))
+        deltas = self.write("deltas.safetensors", safetensors(
+            cotangents=normal(TOKENS, ROWS + 1, 6), few=normal(TOKENS - 1, ROWS, 6)))
+        scheme = {"type": "pruned", "importance": "gradient", "calibration_tokens": 60}
+        for changes, words in [
+            ({"inputs": str(inputs), "inputs_tensor": "narrow"}, ["/inputs", "[tokens, 128]", "127"]),
+            ({"inputs": str(inputs), "inputs_tensor": "gaps"}, ["/inputs", "nan"]),
+            ({"inputs": str(inputs), "inputs_tensor": "input"}, ["/inputs", 'did you mean "inputs"']),
+            ({"inputs": str(inputs), "scheme": {**scheme, "calibration_tokens": 70}}, ["/inputs", "at least 86"]),
+            ({"inputs_tensor": "inputs"}, ["/inputs_tensor", "beside"]),
+            ({"cotangents": str(deltas)}, ["/cotangents", "[tokens, 131]", "132"]),
+            ({"inputs": str(inputs), "cotangents": str(deltas), "cotangents_tensor": "few"}, ["/cotangents", "80 tokens"]),
+            ({"inputs": str(self.folder / "none")}, ["/inputs", "none"]),
+        ]:
+            with self.subTest(changes=changes):
+                config = {"in_features": COLS, "out_features": ROWS, "weights": str(self.model), "tensor": "w",
+                          "scheme": scheme, **changes}
+                self.refused(lamina("run", self.write("tiny.json", tiny(**config)), "-o", self.folder / "r"), *words)
+                self.assertFalse((self.folder / "r").exists())
+
+
+if __name__ == "__main__":
+    main()
