@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kMessageElements =
     1 << 20;  // 4 MiB of float32: past every latency, within every buffer limit
+constexpr int64_t kDeviceMessageElements = 16 << 20;  // a GPU's links are faster
 constexpr int64_t kComputeIterations = 20'000;
 constexpr int64_t kLaunches = 256;  // of an empty kernel, in one graph
 
@@ -46,8 +47,9 @@ Arithmetic measured_as(Arithmetic kind) {
 
 }  // namespace
 
-Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device)
-    : comm_(comm), threads_(threads) {
+Ceilings::Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device,
+                   Transport* transport)
+    : comm_(comm), transport_(transport), threads_(threads) {
   StopRule short_rule = rule;
   short_rule.min_samples =
       std::min<int64_t>(rule.min_samples, int64_t{kBlockSamples} * kMinBlocksForInterval);
@@ -75,15 +77,46 @@ void Ceilings::measure_device(Device& device, const StopRule& rule) {
       }
     };
   }
+  if (transport_ != nullptr && transport_->capturable()) measure_device_network(device, rule);
+}
+
+// Graphs of all-reduces, as layers' steps are. What fails there others wait for: no rank goes on without it.
+void Ceilings::measure_device_network(Device& device, const StopRule& rule) {
+  stream_ = device.stream(threads_);
+  message_elements_ = kDeviceMessageElements;
+  device_message_ = device.allocate(message_elements_ * int64_t{sizeof(float)});
+  device.fill(device_message_.data(), 0x3f800000u, device_message_.bytes());  // ones
+  const auto reduce = [this](int64_t count) {
+    transport_->all_reduce(device_message_.data(), device_message_.data(), count, DType::f32, ReduceOp::max,
+                           stream_);
+  };
+  const auto time = [&](Series& series, int64_t count, int64_t steps) {
+    reduce(count);  // connects, which a capture may not
+    std::unique_ptr<Replay> replay = device.capture(stream_, [&] {
+      for (int64_t step = 0; step < steps; ++step) reduce(count);
+    });
+    replay->begin_with([reduce] { reduce(1); });
+    series.steps = steps;
+    series.rule = rule;
+    series.timed = [replay = replay.get()](int64_t iterations) { return replay->run(iterations); };
+    replays_.push_back(std::move(replay));
+  };
+  time(latency_, 2, 32);
+  time(bandwidth_, message_elements_, 1);
+}
+
+bool Ceilings::measures_network() const {
+  return latency_.step || latency_.timed;
 }
 
 CeilingValues Ceilings::device_values() const {
   CeilingValues values;
+  values.ranks = comm_.size();
   values.threads = threads_;
   values.device = "cuda";
   for (size_t i = 0; i < probes_.size(); ++i) {
     const DeviceProbe& probe = probes_[i];
-    const double reached = rate(probe.work, 1, device_[i]);
+    const double reached = rate(probe.work, comm_.size(), device_[i]);
     switch (probe.kind) {
       case DeviceProbe::Kind::read:
         values.read_gb_per_s[threads_] = reached;
@@ -100,6 +133,11 @@ CeilingValues Ceilings::device_values() const {
     }
   }
   values.drift = drift_of(device_.front());
+  if (measures_network()) {
+    values.communicator = transport_->name();
+    values.all_reduce_latency_us = best_us(latency_);
+    values.all_reduce_gb_per_s = rate(static_cast<double>(message_elements_) * sizeof(float), 1, bandwidth_);
+  }
   return values;
 }
 
@@ -142,13 +180,14 @@ void Ceilings::measure_host(int64_t cache_bytes, const StopRule& short_rule) {
     compute_[kind].step = on_every_thread(cpu_ops().probe(kind).run);
     compute_[kind].rule = short_rule;
   }
-  if (comm.size() > 1) {
+  if (transport_ != nullptr) {
     message_.assign(static_cast<size_t>(kMessageElements), 1.0f);
     latency_.step = [this] {
-      comm_.all_reduce(message_.data(), message_.data(), 2, DType::f32, ReduceOp::max);
+      transport_->all_reduce(message_.data(), message_.data(), 2, DType::f32, ReduceOp::max, stream_);
     };
     bandwidth_.step = [this] {
-      comm_.all_reduce(message_.data(), message_.data(), kMessageElements, DType::f32, ReduceOp::max);
+      transport_->all_reduce(message_.data(), message_.data(), kMessageElements, DType::f32, ReduceOp::max,
+                             stream_);
     };
     latency_.rule = bandwidth_.rule = short_rule;
   }
@@ -161,13 +200,13 @@ int64_t Ceilings::bytes(int64_t cache_bytes, int local_ranks) {
 std::vector<Series*> Ceilings::series() {
   std::vector<Series*> all;
   for (Series& series : device_) all.push_back(&series);
-  if (!device_.empty()) return all;
-  for (auto& [team, series] : read_) all.push_back(&series);
-  for (auto& [kind, series] : compute_) all.push_back(&series);
-  if (comm_.size() > 1) {
+  if (measures_network()) {
     all.push_back(&latency_);
     all.push_back(&bandwidth_);
   }
+  if (!device_.empty()) return all;
+  for (auto& [team, series] : read_) all.push_back(&series);
+  for (auto& [kind, series] : compute_) all.push_back(&series);
   return all;
 }
 
@@ -186,9 +225,13 @@ CeilingValues Ceilings::values() const {
     const Series& series = compute_.at(measured_as(kind));
     values.gops[kind] = rate(work * cpu_ops().probe(kind).operations, comm_.size(), series);
   }
-  if (comm_.size() > 1) {
+  if (transport_ != nullptr) {
+    values.communicator = transport_->name();
     values.all_reduce_latency_us = best_us(latency_);
-    values.all_reduce_gb_per_s = rate(static_cast<double>(kMessageElements) * sizeof(float), 1, bandwidth_);
+    // The line through both times: what a byte more takes.
+    const double us = best_us(bandwidth_) - values.all_reduce_latency_us;
+    values.all_reduce_gb_per_s =
+        us > 0 ? static_cast<double>(kMessageElements) * sizeof(float) / us * 1e-3 : 0;
   }
   values.drift = drift_of(compute_.at(Arithmetic::f32));
   return values;

@@ -8,6 +8,7 @@
 
 #include "bench/sampler.hpp"
 #include "distributed/communicator.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/buffer.hpp"
 #include "kernels/layer.hpp"
 
@@ -18,10 +19,13 @@ struct CeilingValues {
   int ranks = 1, threads = 1;
   std::map<int, double> read_gb_per_s;  // by threads a rank
   ByArithmetic gops;                    // 10⁹ operations a second; a multiply-add counts two
-  double all_reduce_latency_us = 0;     // of 8 bytes; 0 on one rank
-  double all_reduce_gb_per_s = 0;       // payload bytes over time, of a large message; 0 on one rank
-  double copy_gb_per_s = 0;             // of a device: read and written bytes together; 0 on the CPU
-  double launch_us = 0;                 // of a device: an empty kernel after another; 0 on the CPU
+  std::string communicator;             // that its collectives ran on; empty where there were none
+  // An all-reduce of n bytes takes latency + n / rate: the line through 8 bytes and 4 MiB. 0 without
+  // collectives.
+  double all_reduce_latency_us = 0;
+  double all_reduce_gb_per_s = 0;
+  double copy_gb_per_s = 0;  // of a device: read and written bytes together; 0 on the CPU
+  double launch_us = 0;      // of a device: an empty kernel after another; 0 on the CPU
   std::string device = "cpu";
   double drift =
       0;  // spread over median of the float32 rate's blocks, of a device the read rate's: steadiness
@@ -41,7 +45,9 @@ class Ceilings {
  public:
   // `cache_bytes`: a node's last-level caches together; the read buffer is four times that over the node's
   // ranks. A device with probes of its own is measured by those alone.
-  Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device);
+  // `transport`: what the group's layers move data with, which its collectives are timed on; null: none.
+  Ceilings(Communicator& comm, int threads, int64_t cache_bytes, const StopRule& rule, Device& device,
+           Transport* transport);
   // What a rank of them takes: the read buffer and a message.
   static int64_t bytes(int64_t cache_bytes, int local_ranks);
   std::vector<Series*> series();
@@ -50,12 +56,18 @@ class Ceilings {
  private:
   void measure_host(int64_t cache_bytes, const StopRule& rule);
   void measure_device(Device& device, const StopRule& rule);
+  void measure_device_network(Device& device, const StopRule& rule);
+  bool measures_network() const;
   CeilingValues device_values() const;
 
   Communicator& comm_;
+  Transport* transport_;
   int threads_;
+  Stream stream_;
   Buffer data_;
   std::vector<float> message_;
+  Buffer device_message_;
+  int64_t message_elements_ = 0;
   std::map<int, Series> read_;
   std::map<Arithmetic, Series> compute_;  // one of those that one loop multiplies
   Series latency_, bandwidth_;

@@ -101,7 +101,8 @@ std::string commit() {
 std::string environment_text(const Config& config, const Machine& machine, const Registry& registry,
                              Communicator& world, const std::string& run_id, const std::string& launch_id,
                              const std::string& started, const std::vector<std::string>& command_line,
-                             const std::vector<CeilingValues>& ceilings, const std::string& previous) {
+                             const std::vector<CeilingValues>& ceilings,
+                             const std::vector<NetworkLine>& networks, const std::string& previous) {
   Json root;
   if (!previous.empty()) root = Json::parse(previous, nullptr, false);
   if (!root.is_object()) root = Json::object();
@@ -174,11 +175,22 @@ std::string environment_text(const Config& config, const Machine& machine, const
                       {"fp8_gflops", values.gops[Arithmetic::fp8]},
                       {"copy_gb_per_s", values.copy_gb_per_s},
                       {"launch_us", values.launch_us},
+                      {"communicator", text_or_null(values.communicator)},
                       {"all_reduce_latency_us", values.all_reduce_latency_us},
                       {"all_reduce_gb_per_s", values.all_reduce_gb_per_s},
                       {"fp32_drift", values.drift}});
   }
   launch["ceilings"] = limits;
+  Json lines = Json::array();
+  for (const NetworkLine& line : networks)
+    lines.push_back({{"collective", line.collective},
+                     {"communicator", line.communicator},
+                     {"device", line.device},
+                     {"ranks", line.ranks},
+                     {"alpha_us", line.alpha_us},
+                     {"beta_gb_per_s", line.beta_gb_per_s},
+                     {"points", line.points}});
+  launch["networks"] = lines;
   Json& launches = root["launches"];
   if (!launches.is_array()) launches = Json::array();
   Json kept = Json::array();

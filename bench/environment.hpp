@@ -7,6 +7,7 @@
 #include "bench/ceilings.hpp"
 #include "bench/config.hpp"
 #include "bench/machine.hpp"
+#include "bench/network.hpp"
 #include "distributed/communicator.hpp"
 #include "kernels/registry.hpp"
 
@@ -29,6 +30,7 @@ std::vector<OptionalLibrary> optional_libraries();
 std::string environment_text(const Config& config, const Machine& machine, const Registry& registry,
                              Communicator& world, const std::string& run_id, const std::string& launch_id,
                              const std::string& started, const std::vector<std::string>& command_line,
-                             const std::vector<CeilingValues>& ceilings, const std::string& previous);
+                             const std::vector<CeilingValues>& ceilings,
+                             const std::vector<NetworkLine>& networks, const std::string& previous);
 
 }  // namespace lamina

@@ -1,5 +1,7 @@
 #include "bench/expansion.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <limits>
 
@@ -11,6 +13,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 // Far more than any workload declares; Params looks keys up one by one.
 constexpr size_t kMaxKeys = 1000;
+constexpr int64_t kMostBytes = int64_t{1} << 40;  // of a message
 constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
 
 int64_t saturating_product(int64_t a, int64_t b) {
@@ -25,6 +28,37 @@ int64_t saturating_sum(int64_t a, int64_t b) {
 bool is_list_of_names(const Json& value) {
   return value.is_array() && !value.empty() &&
          std::all_of(value.begin(), value.end(), [](const Json& item) { return item.is_string(); });
+}
+
+// {"from": 8, "to": 1024, "factor": 2}: 8, 16, …, 1024.
+std::vector<int64_t> range_of(const Json& value, const std::string& pointer, Problems& problems) {
+  const size_t before = problems.items().size();
+  const auto integer = [&](const char* name, int64_t least, int64_t fallback) {
+    if (!value.contains(name) && fallback > 0) return fallback;
+    const std::string place = value.contains(name) ? pointer + "/" + name : pointer;
+    const std::string expected =
+        fmt::format("expected an integer \"{}\" from {} to {}", name, least, kMostBytes);
+    if (!value.contains(name) || !value[name].is_number_integer()) {
+      problems.add(place,
+                   expected + (value.contains(name) ? ", found " + value[name].dump() : ", found none"));
+    } else if (const auto found = value[name].get<int64_t>(); found >= least && found <= kMostBytes) {
+      return found;
+    } else {
+      problems.add(place, fmt::format("{}, found {}", expected, found));
+    }
+    return least;
+  };
+  for (const auto& [name, held] : value.items())
+    if (name != "from" && name != "to" && name != "factor")
+      problems.add(pointer + "/" + pointer_token(name),
+                   "expected from, to and factor alone, found \"" + name + "\"");
+  const int64_t from = integer("from", 1, 0), to = integer("to", 1, 0), factor = integer("factor", 2, 2);
+  if (problems.items().size() == before && to < from)
+    problems.add(pointer, fmt::format("expected \"to\" of at least \"from\" ({}), found {}", from, to));
+  std::vector<int64_t> all;
+  if (problems.items().size() != before) return all;
+  for (int64_t bytes = from; bytes <= to; bytes *= factor) all.push_back(bytes);
+  return all;
 }
 
 }  // namespace
@@ -46,6 +80,13 @@ Expansion::Expansion(const Json& value, std::string pointer, const std::string& 
       children_.emplace_back(value[i], std::move(place), key, problems);
       count_ = saturating_sum(count_, children_.back().count_);
       ends_.push_back(count_);
+    }
+  } else if (value.is_object() && key == "message_bytes") {
+    kind_ = Kind::choice;
+    count_ = 0;
+    for (const int64_t bytes : range_of(value, pointer_, problems)) {
+      children_.emplace_back(Json(bytes), pointer_, key, problems);
+      ends_.push_back(++count_);
     }
   } else if (value.is_object()) {
     kind_ = Kind::product;

@@ -23,7 +23,7 @@ struct Entry {
   std::unique_ptr<PreparedCase> prepared;
   Record record;
   Series all, compute, communicate;
-  std::unique_ptr<Replay> replay;
+  std::unique_ptr<Replay> replay, compute_replay, communicate_replay;
   std::vector<double> clocks_mhz;      // of the device, after each time it ran
   std::vector<std::string> throttled;  // why it was slower at any of them
   std::string failure;                 // of the device while it was timed
@@ -34,7 +34,7 @@ void fail(Entry& entry, const std::string& status, const std::string& reason) {
   entry.record.set("status", status);
   entry.record.set("reason", reason);
   if (entry.planned->spec->forward) entry.record.set("gflops_executed", nullptr);  // without a time, no rate
-  entry.replay.reset();
+  for (auto* replay : {&entry.replay, &entry.compute_replay, &entry.communicate_replay}) replay->reset();
   entry.prepared.reset();
 }
 
@@ -54,11 +54,13 @@ std::function<void()> step_of(const Entry& entry, Part part) {
   };
 }
 
-// The device's own timing. What fails there is this rank's alone, and a device's cases have no other rank.
-std::function<double(int64_t)> replay_of(Entry& entry) {
-  return [&entry](int64_t iterations) {
+// The device's own timing. What fails there is this rank's alone: the end of the row where there is no other
+// rank, of the job where others wait for this one.
+std::function<double(int64_t)> replay_of(Entry& entry, Replay& replay, const Communicator& comm) {
+  return [&entry, &replay, alone = comm.size() == 1](int64_t iterations) {
     try {
-      const double seconds = entry.replay->run(iterations);
+      const double seconds = replay.run(iterations);
+      if (Transport* transport = entry.prepared->transport()) transport->poll();
       const DeviceState state = entry.prepared->device_state();
       if (state.clock_mhz > 0) entry.clocks_mhz.push_back(state.clock_mhz);
       for (const std::string& reason : state.throttled)
@@ -66,6 +68,7 @@ std::function<double(int64_t)> replay_of(Entry& entry) {
           entry.throttled.push_back(reason);
       return seconds;
     } catch (const DeviceError& e) {
+      if (!alone) throw std::runtime_error(fmt::format("timing {}: {}", entry.planned->spec->name, e.what()));
       entry.failure = e.what();
       return std::numeric_limits<double>::infinity();  // ends the series
     }
@@ -98,11 +101,19 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
       entry.record.set("quality_max_abs", quality->max_abs);
     }
     if (!check.passed) return fail(entry, "invalid", entry.prepared->failure(check));
-    auto captured = entry.prepared->capture();
-    entry.replay = std::move(captured.replay);
-    entry.all.steps = captured.steps;
+    const auto capture = [&](Part part, std::unique_ptr<Replay>& replay, Series& series) {
+      auto captured = entry.prepared->capture(part);
+      replay = std::move(captured.replay);
+      series.steps = captured.steps;
+    };
+    capture(Part::all, entry.replay, entry.all);
+    if (!entry.replay || entry.prepared->collectives() == 0 || comm.size() == 1) return;
+    capture(Part::compute, entry.compute_replay, entry.compute);
+    capture(Part::communicate, entry.communicate_replay, entry.communicate);
   } catch (const NoKernelError& e) {
     fail(entry, "skipped", kRefused + std::string(e.what()));
+  } catch (const SkippedCase& e) {
+    fail(entry, "skipped", e.what());
   } catch (const AgreedError& e) {
     fail(entry, "error", e.what());
   } catch (const DeviceError& e) {
@@ -217,7 +228,7 @@ void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, 
   if (const auto* own = std::get_if<std::vector<std::string>>(&record.get("warnings")))
     warnings.insert(warnings.end(), own->begin(), own->end());
   if (spec.forward) finish_forward(entry, dense, ceilings, comm, warnings);
-  entry.prepared->summarize(record);
+  entry.prepared->summarize(record, entry.all);
   for (const std::string& one : entry.prepared->warnings()) warnings.push_back(one);
   const size_t samples = entry.all.samples_us.size();
   if (entry.all.long_step)
@@ -270,22 +281,29 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       if (!entry.open()) continue;
       entry.all.step = step_of(entry, Part::all);
       entry.all.name = entry.compute.name = entry.communicate.name = entry.planned->spec->name;
-      if (entry.replay) entry.all.timed = replay_of(entry);
+      if (entry.replay) entry.all.timed = replay_of(entry, *entry.replay, comm);
       entry.all.rule = rule;
       series.push_back(&entry.all);
       if (entry.prepared->collectives() == 0 || comm.size() == 1) continue;
       entry.compute.step = step_of(entry, Part::compute);
       entry.communicate.step = step_of(entry, Part::communicate);
+      if (entry.compute_replay) entry.compute.timed = replay_of(entry, *entry.compute_replay, comm);
+      if (entry.communicate_replay)
+        entry.communicate.timed = replay_of(entry, *entry.communicate_replay, comm);
       entry.compute.rule = entry.communicate.rule = part_rule;
       series.push_back(&entry.compute);
       series.push_back(&entry.communicate);
     }
     std::optional<Ceilings> ceilings;
     if (group.cases.front().spec->forward) {
+      Transport* transport = nullptr;
+      for (const Entry& entry : entries)
+        if (entry.open() && transport == nullptr) transport = entry.prepared->transport();
       try {
         ceilings.emplace(comm, group.threads, context.machine.launch.cache_bytes, rule,
-                         *find_device(group.cases.front().spec->identity.text("device")));
-      } catch (const DeviceError& e) {  // of a GPU, whose cases have no other rank
+                         *find_device(group.cases.front().spec->identity.text("device")), transport);
+      } catch (const DeviceError& e) {  // of a GPU
+        if (comm.size() > 1) throw;
         for (Entry& entry : entries)
           if (entry.open()) fail(entry, "error", std::string("measuring the device's limits: ") + e.what());
         series.clear();
@@ -312,6 +330,11 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
     if (!entry.planned->repeated || entry.record.text("status") != "ok")
       result.records.push_back(std::move(entry.record));
   }
+  result.networks = fit_networks(result.records);
+  if (result.ceilings && !result.ceilings->communicator.empty())
+    result.networks.push_back({"all_reduce", result.ceilings->communicator, result.ceilings->device,
+                               result.ceilings->ranks, result.ceilings->all_reduce_latency_us,
+                               result.ceilings->all_reduce_gb_per_s, 2});
   return result;
 }
 

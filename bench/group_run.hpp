@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "bench/ceilings.hpp"
+#include "bench/network.hpp"
 #include "bench/plan.hpp"
 #include "bench/weight_store.hpp"
 
@@ -30,6 +31,7 @@ inline constexpr const char* kRefused = "no kernel takes it: ";
 
 struct GroupResult {
   std::vector<Record> records;            // of its cases, in order
+  std::vector<NetworkLine> networks;      // of its collectives, or of what its layers move data with
   std::optional<CeilingValues> ceilings;  // none where every case was skipped, or no case runs layers
 };
 

@@ -11,7 +11,9 @@
 #include "bench/sinks/sink.hpp"
 #include "bench/text.hpp"
 #include "bench/workload.hpp"
+#include "distributed/collectives/collective.hpp"
 #include "distributed/svd.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/weights/model.hpp"
 
 namespace lamina {
@@ -161,8 +163,13 @@ std::string list_text(const Registry& registry, Communicator& world) {
   out += "\nKernels, as `kernel` (`auto` takes the fastest that fits):\n\n" + kernels_text(registry);
   out += "\nMethods of factorising, as `method` of an svd:\n\n" + methods_text();
   out += "\nDevices:\n\n" + devices_text(registry);
-  out += "\nCommunicators:\n\n" + line("self", 12, "one process alone") +
-         line("mpi", 12, printable(Launch::library()));
+  out += "\nCommunicators, as `communicator` (`auto` takes a device's first that can be set up):\n\n";
+  for (const TransportType& type : transports())
+    out += line(type.name, 12,
+                fmt::format("{:<5} {}", type.device,
+                            printable(type.absent.empty() ? type.help : "absent: " + type.absent)));
+  out += "\nCollectives, as `collective`:\n\n";
+  for (const Collective& one : collectives()) out += line(one.name, 16, one.help);
   out += "\nLibraries that factorisations call:\n\n";
   for (const OptionalLibrary& library : optional_libraries()) {
     out += line(library.name, 12,

@@ -12,6 +12,7 @@
 #include "bench/list.hpp"
 #include "bench/text.hpp"
 #include "distributed/communicator.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/json.hpp"
 #include "kernels/registry.hpp"
 
@@ -99,6 +100,7 @@ int main(int argc, char** argv) {
     return kExitFailed;
   }
   Communicator& world = launch->world();
+  choose_gpu(world.local_rank());
   int exit_code = kExitFailed;
   try {
     CommandLine line = read_command_line(argc, argv);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr double kMemoryShare = 0.8;  // of what is available: the rest is for buffers nobody counts
 
-const KeySpec kWorkload{"workload", "what a case runs: layer, mlp or svd", nullptr};
+const KeySpec kWorkload{"workload", "what a case runs: layer, mlp, svd or collective", nullptr};
 
 struct Candidate {
   std::shared_ptr<CaseSpec> spec;
@@ -180,7 +180,8 @@ std::vector<PlannedGroup> fit(const std::vector<PlannedCase>& cases, int64_t bud
 // in memory whole; else each has its own.
 std::vector<PlannedGroup> fit_alike(std::vector<std::vector<PlannedCase>>& groups, int64_t budget) {
   int64_t most = 1;
-  for (const auto& cases : groups) most = std::max(most, cases.front().spec->tokens);
+  for (const auto& cases : groups)
+    for (const PlannedCase& one : cases) most = std::max(most, one.spec->tokens);
   const auto size_for = [](CaseSpec& spec, int64_t tokens) {
     spec.own_bytes += spec.token_bytes * (tokens - spec.max_tokens);
     spec.max_tokens = tokens;

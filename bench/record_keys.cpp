@@ -8,6 +8,7 @@ namespace lamina {
 const std::vector<RecordKey>& record_keys() {
   static const std::string matrices = "layer,mlp,svd";
   static const std::string forwards = "layer,mlp";
+  static const std::string lossy = "layer,mlp,collective";
   static const std::vector<RecordKey> keys = {
       // Identity.
       {"schema_version", Unit::count, "version of this table of keys"},
@@ -30,6 +31,7 @@ const std::vector<RecordKey>& record_keys() {
       {"kernel", Unit::text, "who computed it: native, openblas, …", forwards},
       {"isa", Unit::text, "instruction set the kernel used", forwards},
       {"shard", Unit::text, "how W is cut over ranks: none, column, row", forwards},
+      {"overlap", Unit::count, "chunks of tokens whose sums overlap products; 1: none", forwards},
       {"communicator", Unit::text, "who moved data between ranks: self, mpi, …"},
       {"ranks", Unit::count, "processes that worked on the case"},
       {"nodes", Unit::count, "hosts they ran on"},
@@ -78,16 +80,16 @@ const std::vector<RecordKey>& record_keys() {
       {"weight_bytes", Unit::bytes, "weights as packed, with scales and indices, summed over ranks",
        forwards},
       {"compression_ratio", Unit::ratio, "16-bit dense bytes / weight_bytes", forwards},
-      {"comm_bytes", Unit::bytes, "payload of the step's collectives", forwards},
+      {"comm_bytes", Unit::bytes, "payload of the step's collectives", lossy},
       // Truth.
       {"check_passed", Unit::none, "whether the result equals the float64 product of the compressed weights"},
       {"check_error", Unit::error,
        "|y − reference| of the element nearest to, or furthest over, its tolerance"},
       {"check_tolerance", Unit::error, "that element's tolerance"},
       {"quality_nmse", Unit::error, "Σ(y − y₀)² / Σy₀² against the original weights: what compression loses",
-       forwards},
-      {"quality_cosine", Unit::ratio, "cosine of y and y₀", forwards},
-      {"quality_max_abs", Unit::error, "largest |y − y₀|", forwards},
+       lossy},
+      {"quality_cosine", Unit::ratio, "cosine of y and y₀", lossy},
+      {"quality_max_abs", Unit::error, "largest |y − y₀|", lossy},
       // Compression.
       {"compress_s", Unit::seconds, "time to compress W, the slowest rank's", forwards},
       {"compress_peak_bytes", Unit::bytes, "memory that took, the largest rank's", forwards},
@@ -141,6 +143,18 @@ const std::vector<RecordKey>& record_keys() {
       {"algbw_gb_per_s", Unit::gigabytes_per_s, "message_bytes / latency_us_p50", "collective"},
       {"busbw_gb_per_s", Unit::gigabytes_per_s, "algbw × the collective's factor, as nccl-tests defines it",
        "collective"},
+      {"latency_us_rank_mean", Unit::microseconds, "mean over ranks of each rank's mean time, as OSU has it",
+       "collective"},
+      {"latency_us_rank_min", Unit::microseconds, "the fastest rank's mean time", "collective"},
+      {"latency_us_rank_max", Unit::microseconds, "the slowest rank's mean time", "collective"},
+      {"wrong_elements", Unit::count, "elements of the output beyond their tolerance, over all ranks",
+       "collective"},
+      {"payload", Unit::text, "what a compressed all_reduce sends: int8, fp8, int4; null: the elements",
+       "collective"},
+      {"payload_block", Unit::count, "elements that share a scale", "collective"},
+      {"error_feedback", Unit::none, "whether what encoding lost is added to the next call's numbers",
+       "collective"},
+      {"graph", Unit::none, "whether a GPU's calls were captured in a graph; null on the CPU", "collective"},
   };
   return keys;
 }

@@ -195,10 +195,12 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
   }
   Progress progress(speaks, total, estimated_s);
   std::vector<CeilingValues> ceilings;
+  std::vector<NetworkLine> networks;
   const auto write_environment = [&] {
-    write_file_atomically((folder.path / "environment.json").string(),
-                          environment_text(config, machine, registry, world, run_id, launch_id, started,
-                                           options.command_line, ceilings, folder.previous_environment));
+    write_file_atomically(
+        (folder.path / "environment.json").string(),
+        environment_text(config, machine, registry, world, run_id, launch_id, started, options.command_line,
+                         ceilings, networks, folder.previous_environment));
   };
   std::unique_ptr<JsonlWriter> writer;
   if (speaks) {
@@ -240,6 +242,7 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
         progress.clear();
         writer->append(result.records);
         if (result.ceilings) ceilings.push_back(*result.ceilings);
+        networks.insert(networks.end(), result.networks.begin(), result.networks.end());
         write_environment();
         for (const Record& record : result.records)
           if (record.text("status") != "ok")

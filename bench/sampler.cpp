@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <numeric>
 #include <random>
 
 namespace lamina {
@@ -32,7 +33,7 @@ void calibrate(Series& series, Communicator& comm, const std::function<void()>& 
                                                                  rule.timeout_seconds / 8));
   int64_t iterations = 1;
   for (int attempt = 0; attempt < 20; ++attempt) {
-    const double seconds = comm.max(time_sample(series, comm, iterations));
+    const double own = time_sample(series, comm, iterations), seconds = comm.max(own);
     pulse();
     if (seconds > rule.timeout_seconds) {
       series.stop_reason = "timeout";
@@ -40,7 +41,10 @@ void calibrate(Series& series, Communicator& comm, const std::function<void()>& 
     }
     if (attempt == 0) {
       // Of a step that takes so long, the first is as good as the next, and worth keeping.
-      if (series.is_long(seconds)) return series.add_long(seconds);
+      if (series.is_long(seconds)) {
+        series.own_s += own;
+        return series.add_long(seconds);
+      }
       continue;  // else it is cold, and says nothing but a timeout
     }
     if (seconds >= wanted) break;
@@ -52,11 +56,13 @@ void calibrate(Series& series, Communicator& comm, const std::function<void()>& 
 
 void run_block(Series& series, Communicator& comm, const std::function<void()>& pulse) {
   if (series.long_step) {
-    const double seconds = comm.max(time_sample(series, comm, 1));
-    if (seconds > series.rule.timeout_seconds)
+    const double own = time_sample(series, comm, 1), seconds = comm.max(own);
+    if (seconds > series.rule.timeout_seconds) {
       series.stop_reason = "timeout";
-    else
-      series.add_long(seconds);
+      return;
+    }
+    series.own_s += own;
+    series.add_long(seconds);
     return;
   }
   // First one step that only counts against the timeout: the block before left the caches and predictors to
@@ -66,12 +72,14 @@ void run_block(Series& series, Communicator& comm, const std::function<void()>& 
     seconds.push_back(time_sample(series, comm, i == 0 ? 1 : series.iterations_per_sample));
     pulse();
   }
+  const double own = std::accumulate(seconds.begin() + 1, seconds.end(), 0.0);
   comm.all_reduce(seconds.data(), seconds.data(), kBlockSamples + 1, DType::f64, ReduceOp::max);
   if (*std::max_element(seconds.begin(), seconds.end()) > series.rule.timeout_seconds) {
     series.stop_reason = "timeout";
     return;
   }
   seconds.erase(seconds.begin());
+  series.own_s += own;
   series.add_block(seconds);
 }
 
@@ -79,6 +87,10 @@ void run_block(Series& series, Communicator& comm, const std::function<void()>& 
 
 double Series::p50_us() const {
   return timed_out() ? std::nan("") : median(block_medians);
+}
+
+double Series::own_us() const {
+  return own_s * 1e6 / static_cast<double>(samples_us.size()) / static_cast<double>(steps_per_sample());
 }
 
 Interval Series::interval() const {

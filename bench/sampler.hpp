@@ -50,6 +50,8 @@ struct Series {
   int64_t iterations_per_sample = 1;
   bool long_step = false;  // timed a few times only, the first of them included
   int64_t steps_per_sample() const { return iterations_per_sample * steps; }
+  double own_s = 0;         // this rank's own time in all of the samples
+  double own_us() const;    // and of a step, on average
   std::string stop_reason;  // "precision", "max_seconds", "timeout"
   bool timed_out() const { return stop_reason == "timeout"; }
   // A step's time: the median of block medians, of which interval() is the 95 % interval. One estimator for

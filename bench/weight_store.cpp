@@ -70,6 +70,21 @@ std::shared_ptr<const SpreadMatrix> WeightStore::spread(const LayerRef& layer,
   return slot;
 }
 
+Transport& WeightStore::transport(const std::string& name, const std::string& device, Communicator& comm,
+                                  int64_t max_bytes) {
+  if (device != "cpu") max_bytes = 0;  // a GPU's take any size
+  auto& kept = transports_[fmt::format("{} {} p{}", name, device, comm.size())];
+  if (kept.empty() || kept.back().max_bytes < max_bytes)
+    kept.push_back({make_transport(name, device, comm, {.max_bytes = max_bytes}), max_bytes});
+  return *kept.back().transport;
+}
+
+std::shared_ptr<Buffer> WeightStore::buffer(const std::string& purpose, int64_t bytes, Device& device) {
+  auto& slot = buffers_[fmt::format("{} {} {}", purpose, bytes, static_cast<const void*>(&device))];
+  if (!slot) slot = std::make_shared<Buffer>(device.allocate(bytes));
+  return slot;
+}
+
 double& WeightStore::optimal_error(const LayerRef& layer, int64_t rank, const Communicator& comm) {
   const std::pair key(fmt::format("{} p{}", layer.key(), comm.size()), rank);
   return optimal_errors_.try_emplace(key, std::nan("")).first->second;
@@ -92,6 +107,9 @@ std::shared_ptr<PackedLayer> WeightStore::packed(const LayerRef& layer, const Sc
   std::string key = fmt::format("{} p{} {} {} {} {} m{} t{}", layer.key(), comm.size(), scheme.name(),
                                 to_string(options.shard), options.kernel, options.device, options.max_tokens,
                                 options.threads);
+  if (options.sequence) key += " sequence";
+  if (options.overlap > 1) key += fmt::format(" o{}", options.overlap);
+  if (options.transport != nullptr) key += " " + options.transport->name();
   for (const auto* cut : {&options.row_cut, &options.column_cut})
     for (const Range& range : *cut) key += fmt::format(" {}", range.end);
   auto& slot = packed_[key];
@@ -109,7 +127,7 @@ std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer
 }
 
 void WeightStore::clear() {
-  packed_.clear();
+  clear_packed();
   factors_.clear();
   originals_.clear();
   compressed_.clear();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "bench/workloads/collective.hpp"
 #include "bench/workloads/layer.hpp"
 #include "bench/workloads/mlp.hpp"
 #include "bench/workloads/svd.hpp"
@@ -14,7 +15,8 @@ std::string ForwardCase::failure(const CheckResult& check) const {
 }
 
 const std::vector<WorkloadType>& workloads() {
-  static const std::vector<WorkloadType> all = {layer_workload(), mlp_workload(), svd_workload()};
+  static const std::vector<WorkloadType> all = {layer_workload(), mlp_workload(), svd_workload(),
+                                                collective_workload()};
   return all;
 }
 

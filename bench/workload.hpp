@@ -11,12 +11,20 @@
 #include "bench/record.hpp"
 #include "distributed/check.hpp"
 #include "distributed/communicator.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/params.hpp"
 #include "kernels/registry.hpp"
 
 namespace lamina {
 
 class WeightStore;
+struct Series;
+
+// Thrown on every rank by a case that cannot run here: its row is skipped, and what() is the reason.
+class SkippedCase : public AgreedError {
+ public:
+  using AgreedError::AgreedError;
+};
 
 // The launch, as far as reading a config needs it.
 struct LaunchInfo {
@@ -35,13 +43,13 @@ class PreparedCase {
   virtual ~PreparedCase() = default;
   // The timed region; `cold` cases move on to the next copy of their weights with every call.
   virtual void step(Part part) = 0;
-  // On a device that times its own work: this many steps, captured. Called after check(). No replay: the
-  // host's clock times step().
+  // On a device that times its own work: this many steps of a part, to be replayed. Called after check().
+  // Collective. No replay: the host's clock times step().
   struct Captured {
     std::unique_ptr<Replay> replay;
     int64_t steps = 1;
   };
-  virtual Captured capture() { return {}; }
+  virtual Captured capture(Part /*part*/) { return {}; }
   // The device's clock and what slows it, at this moment.
   virtual DeviceState device_state() { return {}; }
   virtual CheckResult check() = 0;
@@ -50,7 +58,7 @@ class PreparedCase {
   // Fills sizes, kernel, isa and compression. Collective.
   virtual void describe(Record& record) = 0;
   // Fills what the timed steps told besides their time. Collective.
-  virtual void summarize(Record& /*record*/) {}
+  virtual void summarize(Record& /*record*/, const Series& /*series*/) {}
   // What a reader of the row should know.
   virtual std::vector<std::string> warnings() const { return {}; }
 
@@ -59,6 +67,7 @@ class PreparedCase {
   virtual Cost cost() const { return {}; }            // this rank's, of one step
   virtual double network_bytes() const { return 0; }  // payload of one step's collectives
   virtual int collectives() const { return 0; }
+  virtual Transport* transport() const { return nullptr; }  // that they run on
   // Whether its weights come from memory at every step: false for a hot case, and for one too small to
   // outgrow the caches with as many copies as are made at most.
   virtual bool cold() const { return false; }

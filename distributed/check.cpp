@@ -238,6 +238,17 @@ void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& 
   }
 }
 
+// Every rank's rows, of its own tokens, as [tokens × features] on every rank.
+std::vector<float> gather_tokens(ShardedLayer& layer, const float* local, int64_t tokens, int64_t features) {
+  Communicator& comm = layer.comm();
+  const int64_t rows = layer.out_rows(tokens);
+  std::vector<float> all(static_cast<size_t>(rows * comm.size() * features));
+  const std::vector<int64_t> bytes(static_cast<size_t>(comm.size()), 4 * rows * features);
+  comm.all_gather(local, all.data(), bytes);
+  all.resize(static_cast<size_t>(tokens * features));
+  return all;
+}
+
 // The worst rank's result, on every rank.
 CheckResult merge_ranks(const CheckResult& own, Communicator& comm) {
   struct Numbers {
@@ -268,14 +279,24 @@ void CheckResult::merge(const CheckResult& other) {
   if (take) *this = other;
 }
 
+Matrix<float> local_input(const ShardedLayer& layer, const Matrix<float>& x, Range tokens) {
+  const Range cols = layer.local_cols();
+  const Range own = layer.gathers() ? layer.own_tokens(tokens.size()) : Range{0, tokens.size()};
+  Matrix<float> local(layer.in_rows(tokens.size()), cols.size());
+  for (int64_t t = 0; t < own.size(); ++t) {
+    const float* row = x.row(tokens.begin + own.begin + t);
+    std::copy(row + cols.begin, row + cols.end, local.row(t));
+  }
+  return local;
+}
+
 CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& stream, uint64_t seed) {
   Communicator& comm = layer.comm();
   const int64_t tokens = x.rows;
-  const Range cols = layer.local_cols();
   std::vector<Stage>& stages = layer.mutable_stages();
   const Probe probe = make_probe(tokens, seed);
   Device& device = layer.device();
-  const int64_t y_count = tokens * layer.local_out();
+  const int64_t y_count = layer.out_rows(tokens) * layer.local_out();
   std::vector<float> guarded_y;
   Buffer x_in, y_out;  // the device's
   together(comm, [&] {
@@ -284,10 +305,8 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
                                               stages.front().truth->cols, tokens, x.cols));
     }
     guarded_y.resize(static_cast<size_t>(y_count + 2 * kGuard));
-    std::vector<float> local_x;
-    for (int64_t t = 0; t < tokens; ++t)
-      local_x.insert(local_x.end(), x.row(t) + cols.begin, x.row(t) + cols.end);
-    x_in = place_activations(device, local_x.data(), tokens * cols.size(), layer.input_type());
+    const Matrix<float> local_x = local_input(layer, x, {0, tokens});
+    x_in = place_activations(device, local_x.data.data(), local_x.rows * local_x.cols, layer.input_type());
     y_out = device.allocate((y_count + 2 * kGuard) * 4);
   });
   float* const y = guarded_y.data() + kGuard;
@@ -311,6 +330,15 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
         device.download(output.data(), stage.output.data(), stage.output.bytes());
       }
     });
+    // From the stage on whose sums are scattered, each rank has its own tokens: all of them for the
+    // comparison.
+    bool scattered = false;
+    for (size_t s = 0; s < stages.size(); ++s) {
+      scattered = scattered || (layer.scatters() && stages[s].cut.reduce);
+      if (!scattered) continue;
+      const bool last = s + 1 == stages.size();
+      outputs[s] = gather_tokens(layer, last ? y : outputs[s].data(), tokens, stages[s].local_out);
+    }
 
     for (size_t s = 0; s < stages.size(); ++s) {
       const Stage& stage = stages[s];
@@ -330,7 +358,7 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
           }
         }
       }
-      const float* out = s + 1 == stages.size() ? y : outputs[s].data();
+      const float* out = s + 1 == stages.size() && !scattered ? y : outputs[s].data();
       compare(stage, out, tokens, probe,
               expectation.products[expectation.of_rank[static_cast<size_t>(comm.rank())]], comm.rank(),
               fmt::format("copy {}, rank {}, stage {}", copy, comm.rank(), s), own);
@@ -353,6 +381,10 @@ Matrix<float> gather_output(ShardedLayer& layer, const float* y_local, int64_t t
     for (const Range& range : ranges) n = std::max(n, range.end);
   }
   Matrix<float> local(tokens, layer.local_out());
+  if (layer.scatters()) {
+    local.data = gather_tokens(layer, y_local, tokens, layer.local_out());
+    return local;
+  }
   std::copy_n(y_local, local.data.size(), local.data.begin());
   const bool whole = std::all_of(rows.begin(), rows.end(), [&](const std::vector<Range>& ranges) {
     return ranges.size() == 1 && ranges[0] == Range{0, n};

@@ -23,8 +23,12 @@ struct CheckResult {
 // on every rank.
 CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& stream, uint64_t seed);
 
-// Gathers what each rank computed, y_local [tokens × layer.local_out()], into the whole [tokens × N], on
-// every rank.
+// What this rank reads of tokens of x [… × K]: [layer.in_rows(tokens) × layer.local_in()], rows beyond its
+// own tokens zero.
+Matrix<float> local_input(const ShardedLayer& layer, const Matrix<float>& x, Range tokens);
+
+// Gathers what each rank computed, y_local [layer.out_rows(tokens) × layer.local_out()], into the whole
+// [tokens × N], on every rank.
 Matrix<float> gather_output(ShardedLayer& layer, const float* y_local, int64_t tokens);
 
 struct Quality {

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
@@ -179,6 +179,14 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
       each.local_out = total(each.cut.rows[rank]);
     }
   });
+  const bool reduces =
+      std::any_of(stages_.begin(), stages_.end(), [](const Stage& s) { return s.cut.reduce; });
+  scatters_ = options.sequence && ranks > 1 && reduces;
+  gathers_ = options.sequence && ranks > 1 && options.shard == Shard::column;
+  if (ranks > 1 && (reduces || gathers_)) {
+    if (options.transport == nullptr) own_transport_ = make_transport("auto", options.device, comm);
+    transport_ = own_transport_ ? own_transport_.get() : options.transport;
+  }
   for (Stage& stage : stages_) {
     if (stage.truth_whole) {
       together(comm, [&] { stage.part = slice(*stage.truth, {0, stage.truth->rows}, stage.cut.cols[rank]); });
@@ -190,16 +198,42 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
   }
   together(comm, [&] {
     for (Stage& stage : stages_) {
-      const int64_t count = options.max_tokens * stage.local_out;
+      // Where sums are scattered, rows for as many tokens as all ranks' shares have together.
+      const int64_t rows = scatters_ ? ranks * share(options.max_tokens) : options.max_tokens;
+      const int64_t count = rows * stage.local_out;
       const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
       if (&stage != &stages_.back())
         stage.output = options.device == "cpu" ? Buffer(bytes, options.threads) : device_->allocate(bytes);
       if (!stage.cut.reduce || ranks == 1) continue;
-      stage.payload = Buffer(bytes, options.threads);
+      if (scatters_) {
+        stage.partial = device_->allocate(bytes);
+        device_->fill(stage.partial.data(), 0, bytes);
+      }
       // Varied numbers of an activation's size: zeros or infinities may travel or add up at another speed.
-      float* payload = stage.payload.as<float>();
-      for (int64_t i = 0; i < count; ++i) payload[i] = static_cast<float>(i % 1021 - 510) * 1e-2f;
+      Buffer payload(bytes, options.threads);
+      for (int64_t i = 0; i < count; ++i) payload.as<float>()[i] = static_cast<float>(i % 1021 - 510) * 1e-2f;
+      if (options.device == "cpu") {
+        stage.payload = std::move(payload);
+        continue;
+      }
+      stage.payload = device_->allocate(bytes);
+      device_->upload(stage.payload.data(), payload.data(), bytes);
     }
+    if (gathers_) {
+      gathered_ = device_->allocate(ranks * share(options.max_tokens) * local_in() * bytes_of(input_type()));
+      device_->fill(gathered_.data(), 0, gathered_.bytes() / 4 * 4);
+    }
+    if (transport_ == nullptr) return;
+    if (options.sequence && options.overlap > 1)
+      throw std::invalid_argument(
+          fmt::format("overlap {}: expected 1 where tokens are cut over ranks", options.overlap));
+    overlap_ = options.overlap;
+    if (overlap_ > 1) side_ = device_->beside();
+    if (overlap_ > 1 && side_ == nullptr)
+      throw std::invalid_argument(fmt::format(
+          "overlap {}: expected a GPU, whose second stream sums while the first computes, found device {}; "
+          "leave it at 1",
+          overlap_, options.device));
   });
 }
 
@@ -227,29 +261,81 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
     return stages_[s].copies.empty() ? nullptr : stages_[s].copies[static_cast<size_t>(copy)].get();
   };
   const float* in = x;
+  if (gathers_) {
+    const int64_t bytes = share(tokens) * local_in() * bytes_of(input_type());
+    if (part != Part::compute) transport_->all_gather(x, gathered_.data(), bytes, stream);
+    in = gathered_.as<float>();
+  }
   bool done = false;  // this stage's product, with the one before it
   for (size_t s = 0; s < stages_.size(); ++s) {
     const Stage& stage = stages_[s];
     float* out = output(s);
-    const int64_t count = tokens * stage.local_out;
-    if (part != Part::communicate && count > 0 && !done) {
-      if (layer(s) == nullptr) {
-        std::memset(out, 0, static_cast<size_t>(count) * sizeof(float));  // no share of K: adds nothing
-      } else if (s + 1 < stages_.size() && !reduces(stage) && layer(s + 1) != nullptr) {
+    if (reduces(stage) && overlap_ > 1) {
+      overlapped(s, copy, in, out, tokens, part, stream);
+    } else if (part != Part::communicate && !done) {
+      if (s + 1 < stages_.size() && !reduces(stage) && layer(s) != nullptr && layer(s + 1) != nullptr) {
         layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
         done = true;
       } else {
-        layer(s)->forward(in, out, tokens, stream);
+        product(s, copy, in, scatters_ && reduces(stage) ? stages_[s].partial.as<float>() : out, tokens,
+                stream);
       }
     } else {
       done = false;
     }
-    if (part != Part::compute && reduces(stage)) {
-      // Alone, a sum in place would sum its own result, call after call, until it is infinite.
-      const float* partial = part == Part::communicate ? stage.payload.as<float>() : out;
-      comm_.all_reduce(partial, out, count, DType::f32, ReduceOp::sum);
-    }
+    if (part != Part::compute && reduces(stage) && overlap_ == 1) sum(s, out, tokens, part, 0, stream);
     in = out;
+    if (scatters_ && reduces(stage)) tokens = own_tokens(tokens).size();
+  }
+}
+
+void ShardedLayer::product(size_t s, int copy, const float* x, float* out, int64_t tokens, Stream& stream) {
+  const Stage& stage = stages_[s];
+  const int64_t count = tokens * stage.local_out;
+  if (count == 0) return;
+  if (stage.copies.empty()) {
+    device_->clear(out, count * int64_t{sizeof(float)}, stream);  // no share of K: adds nothing
+    return;
+  }
+  Layer& layer = *stage.copies[static_cast<size_t>(copy)];
+  s == 0 ? layer.forward(x, out, tokens, stream) : layer.forward_rounding(x, out, tokens, stream);
+}
+
+void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream) {
+  const Stage& stage = stages_[s];
+  if (scatters_) {
+    const Buffer& from = part == Part::communicate ? stage.payload : stage.partial;
+    transport_->reduce_scatter(from.data(), out, share(tokens) * stage.local_out, DType::f32, ReduceOp::sum,
+                               stream);
+    return;
+  }
+  // Alone, a sum in place would sum its own result, call after call, until it is infinite.
+  const float* partial =
+      part == Part::communicate ? stage.payload.as<float>() + begin * stage.local_out : out;
+  transport_->all_reduce(partial, out, tokens * stage.local_out, DType::f32, ReduceOp::sum, stream);
+}
+
+void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, int64_t tokens, Part part,
+                              Stream& stream) {
+  const Stage& stage = stages_[s];
+  const int64_t token_bytes =
+      stage.local_in * (s == 0 ? bytes_of(stage.kernel->input) : int64_t{sizeof(float)});
+  const int64_t chunk = (tokens + overlap_ - 1) / overlap_;
+  for (int64_t begin = 0; begin < tokens; begin += chunk) {
+    const int64_t count = std::min(chunk, tokens - begin);
+    const auto* from =
+        reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(x) + begin * token_bytes);
+    float* to = out + begin * stage.local_out;
+    if (part != Part::communicate) product(s, copy, from, to, count, stream);
+    if (part == Part::compute) continue;
+    // Behind the last there is nothing to hide it: it may have the whole GPU.
+    const bool beside = part == Part::all && begin + chunk < tokens;
+    if (beside) {
+      side_->follow(stream);
+    } else if (part == Part::all && begin > 0) {
+      side_->join(stream);
+    }
+    sum(s, to, count, part, begin, beside ? side_->stream() : stream);
   }
 }
 
@@ -265,6 +351,12 @@ int64_t ShardedLayer::local_out() const {
 
 Range ShardedLayer::local_cols() const {
   return stages_.front().cut.cols[static_cast<size_t>(comm_.rank())];
+}
+
+Range ShardedLayer::own_tokens(int64_t tokens) const {
+  if (!gathers_ && !scatters_) return {0, tokens};
+  const int64_t each = share(tokens);
+  return {std::min(tokens, comm_.rank() * each), std::min(tokens, (comm_.rank() + 1) * each)};
 }
 
 const std::vector<Range>& ShardedLayer::local_rows() const {
@@ -286,7 +378,7 @@ int64_t ShardedLayer::weight_bytes() const {
 }
 
 int64_t ShardedLayer::comm_bytes(int64_t tokens) const {
-  int64_t sum = 0;
+  int64_t sum = gathers_ ? tokens * local_in() * bytes_of(input_type()) : 0;
   for (const Stage& stage : stages_) {
     if (stage.cut.reduce && comm_.size() > 1)
       sum += tokens * stage.local_out * static_cast<int64_t>(sizeof(float));
@@ -295,9 +387,9 @@ int64_t ShardedLayer::comm_bytes(int64_t tokens) const {
 }
 
 int ShardedLayer::collectives() const {
-  return static_cast<int>(std::count_if(stages_.begin(), stages_.end(), [&](const Stage& stage) {
-    return stage.cut.reduce && comm_.size() > 1;
-  }));
+  const auto sums = std::count_if(stages_.begin(), stages_.end(),
+                                  [&](const Stage& stage) { return stage.cut.reduce && comm_.size() > 1; });
+  return static_cast<int>(sums) + (gathers_ ? 1 : 0);
 }
 
 std::string ShardedLayer::kernel_name() const {

@@ -7,6 +7,7 @@
 
 #include "distributed/communicator.hpp"
 #include "distributed/compress.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/buffer.hpp"
 #include "kernels/registry.hpp"
 
@@ -49,6 +50,7 @@ struct Stage {
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
   Buffer output;  // [max_tokens × local_out] float32, the device's; unused in the last stage, which writes y
+  Buffer partial;  // [ranks × share(max_tokens) × local_out], where sums are scattered: before that
   Buffer payload;  // as large, where the stage reduces: what Part::communicate sums, the same at every call
 };
 
@@ -63,6 +65,15 @@ struct ShardedOptions {
   std::vector<Range> row_cut = {};
   // Likewise cuts N, within each half, in a column shard.
   std::vector<Range> column_cut = {};
+  // Chunks of tokens into which a product that is summed over ranks falls: each is summed on a second stream
+  // while the next is computed. More than 1 on a GPU only.
+  int overlap = 1;
+  // Tokens are cut over ranks where features are whole (sequence parallelism, Korthikanti et al. 2022,
+  // "Reducing activation recomputation in large transformer models"): a column shard starts with an
+  // all-gather of them, a row shard ends in a reduce-scatter.
+  bool sequence = false;
+  // Who moves its data; must outlive the layer. Null: one of its own, made where it needs any.
+  Transport* transport = nullptr;
 };
 
 class ShardedLayer {
@@ -75,8 +86,9 @@ class ShardedLayer {
   // the first call does anything.
   void replicate(int copies);
 
-  // x: [tokens × local_in()] of input_type(), y: [tokens × local_out()], in the device's memory. In a row
-  // shard y is whole on every rank.
+  // x: [in_rows(tokens) × local_in()] of input_type(), y: [out_rows(tokens) × local_out()], in the device's
+  // memory. In a row shard y is whole on every rank, unless it is cut by tokens: then their last rows are
+  // beyond the tokens where these do not divide.
   void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
 
   Device& device() const { return *device_; }
@@ -84,25 +96,46 @@ class ShardedLayer {
   int copies() const;
   int64_t local_in() const;
   int64_t local_out() const;
-  Range local_cols() const;                      // the features of x this rank reads
+  Range local_cols() const;  // the features of x this rank reads
+  // Where tokens are cut over ranks: those of this rank, at most as many as it has rows.
+  Range own_tokens(int64_t tokens) const;
+  int64_t in_rows(int64_t tokens) const { return gathers_ ? share(tokens) : tokens; }
+  int64_t out_rows(int64_t tokens) const { return scatters_ ? share(tokens) : tokens; }
+  bool gathers() const { return gathers_; }      // x is of this rank's tokens alone
+  bool scatters() const { return scatters_; }    // y is, from the stage that sums on
   const std::vector<Range>& local_rows() const;  // the features of y this rank computes, in order
 
   Cost cost(int64_t tokens) const;  // this rank's, all stages
   int64_t weight_bytes() const;     // this rank's, one copy
-  int64_t comm_bytes(
-      int64_t tokens) const;  // payload of all collectives of one forward (the reduced vectors' bytes)
-  int collectives() const;    // how many a forward runs
+  int64_t comm_bytes(int64_t tokens)
+      const;  // payload of all collectives of one forward (the reduced or gathered vectors' bytes)
+  int collectives() const;  // how many a forward runs
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
   std::string isa() const;
   Communicator& comm() { return comm_; }
+  Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 
  private:
+  // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it beyond the first stage.
+  void product(size_t stage, int copy, const float* x, float* out, int64_t tokens, Stream& stream);
+  int64_t share(int64_t tokens) const { return (tokens + comm_.size() - 1) / comm_.size(); }
+  // `out` are the tokens from `begin` on.
+  void sum(size_t stage, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream);
+  void overlapped(size_t stage, int copy, const float* x, float* out, int64_t tokens, Part part,
+                  Stream& stream);
+
   std::vector<Stage> stages_;
   Communicator& comm_;
+  std::unique_ptr<Transport> own_transport_;
+  Transport* transport_ = nullptr;
   LayerOptions options_;
   Device* device_ = nullptr;
+  bool gathers_ = false, scatters_ = false;
+  Buffer gathered_;                   // x of all tokens, [ranks × share(max_tokens) × local_in]
+  std::unique_ptr<SideStream> side_;  // where products and sums overlap
+  int overlap_ = 1;
   int copies_ = 1;
   bool replicated_ = false;
 };

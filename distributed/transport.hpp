@@ -16,6 +16,8 @@
 namespace lamina {
 
 enum class CollectiveKind { all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv };
+std::string to_string(CollectiveKind kind);  // "all_reduce"
+enum class Payload;                          // of collectives/codec.hpp
 
 // Every call is collective over the communicator's ranks, in one order on all of them. Memory is the
 // device's. On a GPU a call puts its work on `stream` and returns; on the CPU it returns when done. `in` may
@@ -46,6 +48,15 @@ class Transport {
   // To the next rank, from the one before, around the ring.
   virtual void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) = 0;
 
+  // A sum whose messages travel as codes with a scale a block (collectives/codec.hpp), where the transport
+  // has a way of its own that is faster than a codec above it. `residual`: [count], of error feedback, or
+  // null. False, on every rank: it has none for such a call.
+  virtual bool all_reduce_coded(Payload /*payload*/, int64_t /*block*/, const void* /*in*/, void* /*out*/,
+                                int64_t /*count*/, DType /*dtype*/, float* /*residual*/, Stream& /*stream*/) {
+    return false;
+  }
+  // Whether a GPU's calls may be captured in a graph. Those that wait for the host may not.
+  virtual bool capturable() const { return true; }
   // Throws what went wrong in calls that have returned. Does not communicate.
   virtual void poll() {}
 };
@@ -53,6 +64,9 @@ class Transport {
 struct TransportOptions {
   int64_t max_bytes = 0;        // the largest buffer of a call, for those that stage or register memory
   double timeout_seconds = 60;  // of setting up
+  // Takes so many consecutive ranks of a host for a node, to test what is done between nodes; 0: hosts as
+  // they are.
+  int ranks_per_node = 0;
 };
 
 // A kind of transport, as `lamina list` shows it and `communicator` names it.
@@ -65,9 +79,13 @@ struct TransportType {
   std::function<std::unique_ptr<Transport>(Communicator& comm, const TransportOptions& options)> make;
 };
 
-// One line a transport.
+// One line a transport, of a device the fastest first.
 const std::vector<TransportType>& transports();
 // The type of this name and device; `auto` is the fastest that is there. Null where there is none.
 const TransportType* find_transport(std::string_view name, std::string_view device);
+// Makes it; `auto` is the first that can be set up, `self` alone on one rank. Collective. AgreedError, with
+// what each lacks.
+std::unique_ptr<Transport> make_transport(const std::string& name, const std::string& device,
+                                          Communicator& comm, const TransportOptions& options = {});
 
 }  // namespace lamina

@@ -19,6 +19,11 @@ class CpuDevice final : public Device {
   Stream stream(int threads) override { return {.threads = threads}; }
   void synchronize() override {}
   std::unique_ptr<Replay> capture(Stream&, const std::function<void()>&) override { return nullptr; }
+  std::unique_ptr<Replay> repeat(Stream&, std::function<void()>) override { return nullptr; }
+  void clear(void* to, int64_t bytes, Stream&) override {
+    if (bytes > 0) std::memset(to, 0, static_cast<size_t>(bytes));
+  }
+  std::unique_ptr<SideStream> beside() override { return nullptr; }
   DeviceState state() override { return {}; }
   std::vector<DeviceProbe> probes() override { return {}; }
   int64_t free_bytes() const override { return 0; }

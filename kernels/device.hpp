@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "kernels/arithmetic.hpp"
@@ -41,13 +42,31 @@ struct DeviceState {
   std::vector<std::string> throttled;  // why it is not faster, where that is not for want of work
 };
 
-// Work captured once, to be replayed without the host between its kernels.
+// Work timed by the device's own clock: captured once and replayed without the host between its kernels, or
+// put on the stream anew each time.
 class Replay {
  public:
   virtual ~Replay() = default;
   // Runs it so many times, one after the other, and waits. Seconds by the device's own clock. Throws
   // DeviceError.
   virtual double run(int64_t times) = 0;
+  // What every run puts on the stream before the clock starts: ranks meet there, so that none is charged with
+  // another's lateness.
+  void begin_with(std::function<void()> work) { begin_with_ = std::move(work); }
+
+ protected:
+  std::function<void()> begin_with_;
+};
+
+// A second stream of a GPU, for work beside another stream's. Both calls are captured where `main` is.
+class SideStream {
+ public:
+  virtual ~SideStream() = default;
+  virtual Stream& stream() = 0;
+  // What is put on the side from now on waits for what `main` holds by now.
+  virtual void follow(Stream& main) = 0;
+  // And the other way round. A capture of `main` must end joined.
+  virtual void join(Stream& main) = 0;
 };
 
 // Work whose rate is a limit of the device.
@@ -75,6 +94,12 @@ class Device {
   virtual void synchronize() = 0;
   // Captures what `work` puts on the stream. Null on the CPU, whose work the host's clock times.
   virtual std::unique_ptr<Replay> capture(Stream& stream, const std::function<void()>& work) = 0;
+  // The same without a capture: every run calls `work` anew. Null on the CPU.
+  virtual std::unique_ptr<Replay> repeat(Stream& stream, std::function<void()> work) = 0;
+  // Zeros, in the stream's order.
+  virtual void clear(void* to, int64_t bytes, Stream& stream) = 0;
+  // Null on the CPU.
+  virtual std::unique_ptr<SideStream> beside() = 0;
   virtual DeviceState state() = 0;
   // Each holds its buffers while it lives. None on the CPU, whose limits bench/ceilings measures by ranks.
   virtual std::vector<DeviceProbe> probes() = 0;
@@ -82,8 +107,8 @@ class Device {
   virtual int64_t cache_bytes() const = 0;  // of its last-level cache; 0 on the CPU, likewise
 };
 
-// The device of this type, or null where it is not available (DeviceInfo says why). A process uses one GPU,
-// CUDA's current one.
+// The device of this type, or null where it is not available (DeviceInfo says why). A process uses one GPU:
+// see choose_gpu().
 Device* find_device(std::string_view type);
 
 }  // namespace lamina

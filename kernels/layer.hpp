@@ -73,6 +73,10 @@ class Layer {
     forward(x, middle, tokens, stream);
     next.forward(middle, y, tokens, stream);
   }
+  // forward() on float32 numbers that a layer before gave, rounded here where the kernel reads others.
+  virtual void forward_rounding(const float* x, float* y, int64_t tokens, Stream& stream) {
+    forward(x, y, tokens, stream);
+  }
   virtual Cost cost(int64_t tokens) const = 0;
   // As packed, all metadata (scales, masks, indices) included.
   virtual int64_t weight_bytes() const = 0;

@@ -111,7 +111,7 @@ void judge_apart(const Side& base, const Side& next, const Side* slow, const std
 }
 
 void judge_drawn(const Side& base, const Side& next, const Side* slow, const std::vector<std::string>& names,
-                 const std::vector<std::string>& slowed, const Settings& settings, Rate& rate) {
+                 const std::vector<std::string>& slow_rows, const Settings& settings, Rate& rate) {
   std::mt19937_64 random(1);
   std::vector<size_t> order(base.launches.size());
   std::iota(order.begin(), order.end(), size_t{0});
@@ -134,10 +134,15 @@ void judge_drawn(const Side& base, const Side& next, const Side* slow, const std
     for (size_t i = 0; i < kInjected.size(); ++i) {
       Gate slowed = gate;
       slow_down(slowed.next, name, 1 + kInjected[i]);
-      found[i] += found_slower(slowed, settings, name);
+      const bool called_slower = found_slower(slowed, settings, name);
+      found[i] += called_slower;
+      if (kInjected[i] != kWanted) continue;
+      auto& [tried, seen] = rate.rows_at_5[name];
+      ++tried;
+      seen += called_slower;
     }
-    if (slowed.empty()) continue;
-    const std::string& slow_name = slowed[random() % slowed.size()];
+    if (slow_rows.empty()) continue;
+    const std::string& slow_name = slow_rows[random() % slow_rows.size()];
     Gate slower = gate;
     take_row(slower.next, *slow, pairs, slow_name);
     ++rate.slow_gates;
@@ -219,6 +224,15 @@ std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, cons
                         percent(rate.false_gates, rate.gates), percent(rate.false_rows, rate.rows));
     for (const double found : rate.found) text += fmt::format(" {:>3.0f} % |", 100 * found);
     text += "\n";
+  }
+  const auto largest =
+      std::find_if(rates.rbegin(), rates.rend(), [](const Rate& rate) { return rate.gates > 0; });
+  if (largest != rates.rend()) {
+    text +=
+        fmt::format("\nOf {} pairs, by the row that was slowed by 5 %:\n\n| row | found |\n|:----|------:|\n",
+                    largest->pairs);
+    for (const auto& [name, counts] : largest->rows_at_5)
+      text += fmt::format("| {} | {:.0f} % |\n", printable(name), percent(counts.second, counts.first));
   }
   if (!slower.empty()) {
     std::sort(slower.begin(), slower.end());

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/compare/pairs.hpp"
@@ -20,6 +22,8 @@ struct Rate {
   // Gates of pairs drawn from the bank, builds swapped at random within each pair; they share pairs.
   int64_t gates = 0, rows = 0, false_gates = 0, false_rows = 0;
   std::vector<double> found;  // share of gates in which the one slowed row is called slower, per kInjected
+  // The same at +5 % by row: how often it was the slowed one, and called slower.
+  std::map<std::string, std::pair<int64_t, int64_t>> rows_at_5;
   // With one native row of a slower build's launches at a time in place of NEW's: rows tried, and called
   // slower.
   int64_t slow_apart = 0, slow_apart_found = 0, slow_gates = 0, slow_found = 0;

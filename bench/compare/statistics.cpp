@@ -14,12 +14,23 @@ using boost::math::students_t;
 // Times of two launches never agree better than this (relative): less is a copy, and no certainty.
 constexpr double kLeastError = 1e-4;
 
-// Of the mean: s²/n.
-double squared_error(const std::vector<double>& values) {
-  const double center = mean(values), count = static_cast<double>(values.size());
+// A trimmed mean, the square of its standard error and the degrees of freedom of that.
+struct Center {
+  double mean = 0, squared_error = 0, degrees = 0;
+};
+
+// Yuen, The two-sample trimmed t for unequal population variances, 1974: the winsorized sum of squares over
+// h·(h − 1), h the values that stay. s²/n where nothing is trimmed.
+Center center_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const auto cut = static_cast<std::ptrdiff_t>(trimmed(static_cast<int64_t>(values.size())));
+  const std::vector<double> kept(values.begin() + cut, values.end() - cut);
+  std::fill(values.begin(), values.begin() + cut, kept.front());
+  std::fill(values.end() - cut, values.end(), kept.back());
+  const double middle = mean(values), left = static_cast<double>(kept.size());
   double sum = 0;
-  for (const double value : values) sum += (value - center) * (value - center);
-  return sum / (count - 1) / count;
+  for (const double value : values) sum += (value - middle) * (value - middle);
+  return {mean(kept), sum / (left * (left - 1)), left - 1};
 }
 
 void need_two(const std::vector<double>& values) {
@@ -44,26 +55,30 @@ double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / static_cast<double>(values.size());
 }
 
+int64_t trimmed(int64_t count) {
+  return count < 10 ? 0 : (count - 5) / 5;
+}
+
 Estimate paired(const std::vector<double>& base, const std::vector<double>& next) {
   need_two(base);
   if (base.size() != next.size()) throw std::invalid_argument("expected as many launches on both sides");
   std::vector<double> differences;
   for (size_t i = 0; i < base.size(); ++i) differences.push_back(next[i] - base[i]);
-  return tested(mean(differences), std::sqrt(squared_error(differences)),
-                static_cast<double>(base.size()) - 1);
+  const Center center = center_of(std::move(differences));
+  return tested(center.mean, std::sqrt(center.squared_error), center.degrees);
 }
 
 Estimate unpaired(const std::vector<double>& base, const std::vector<double>& next) {
   need_two(base);
   need_two(next);
-  const double of_base = squared_error(base), of_next = squared_error(next), sum = of_base + of_next;
-  const double base_degrees = static_cast<double>(base.size()) - 1,
-               next_degrees = static_cast<double>(next.size()) - 1;
+  const Center old = center_of(base), now = center_of(next);
+  const double sum = old.squared_error + now.squared_error;
   // Without any variance there is nothing to weigh the degrees by: the fewer.
-  const double degrees =
-      sum > 0 ? sum * sum / (of_base * of_base / base_degrees + of_next * of_next / next_degrees)
-              : std::min(base_degrees, next_degrees);
-  return tested(mean(next) - mean(base), std::sqrt(sum), degrees);
+  const double degrees = sum > 0 ? sum * sum /
+                                       (old.squared_error * old.squared_error / old.degrees +
+                                        now.squared_error * now.squared_error / now.degrees)
+                                 : std::min(old.degrees, now.degrees);
+  return tested(now.mean - old.mean, std::sqrt(sum), degrees);
 }
 
 Interval interval(const Estimate& estimate, double level) {

@@ -1,12 +1,17 @@
-// Is one set of launches slower than another? Means of logarithms, Student's t, and Holm's correction.
-// docs/regression.md has the rules and their sources.
+// Is one set of launches slower than another? Trimmed means of logarithms, Student's t, and Holm's
+// correction. docs/regression.md has the rules and their sources.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 namespace lamina::compare {
 
 double mean(const std::vector<double>& values);
+
+// Launches left out at each end of so many, so that one that the machine held up does not hide what the
+// others say: one for every five past the first five, none below ten, which can spare none.
+int64_t trimmed(int64_t count);
 
 // The logarithm of a ratio of times, and how far it can be trusted.
 struct Estimate {
@@ -16,12 +21,14 @@ struct Estimate {
   double p_value = 1;  // two-sided, of no difference (Student, 1908)
 };
 
-// By pairs: element i of both was measured one right after the other. Takes logarithms, as many of both, at
-// least 2. Throws std::invalid_argument otherwise.
+// By pairs: element i of both was measured one right after the other. The trimmed mean of the differences,
+// its error by their winsorized variance (Tukey and McLaughlin, 1963): Student's test where nothing is
+// trimmed. Takes logarithms, as many of both, at least 2. Throws std::invalid_argument otherwise.
 Estimate paired(const std::vector<double>& base, const std::vector<double>& next);
 
-// Unpaired, of unequal variances (Welch, 1947), with the degrees of freedom of Satterthwaite (1946). Takes
-// logarithms, at least 2 of each. Throws std::invalid_argument otherwise.
+// Unpaired, of unequal variances (Welch, 1947), with the degrees of freedom of Satterthwaite (1946), likewise
+// of trimmed means (Yuen, 1974). Takes logarithms, at least 2 of each. Throws std::invalid_argument
+// otherwise.
 Estimate unpaired(const std::vector<double>& base, const std::vector<double>& next);
 
 struct Interval {

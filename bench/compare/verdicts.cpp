@@ -106,6 +106,7 @@ std::optional<Estimate> estimate(const Rows& base, const Rows& next, bool by_pai
   row.ratio = std::exp(mean(new_times) - mean(old_times));
   if (row.base_launches < 2 || row.new_launches < 2) return std::nullopt;
   const Estimate result = by_pairs ? paired(old_times, new_times) : unpaired(old_times, new_times);
+  row.ratio = std::exp(result.log_ratio);
   // Very few launches that differ wildly have an interval beyond what a double holds.
   const Interval within = interval(result, settings.level());
   row.ratio_low = std::exp(std::max(within.low, -700.0));

@@ -142,6 +142,23 @@ std::string method_asked(const Row& row) {
   return escaped(text);
 }
 
+// What a compressed all_reduce sends: "int8 b128", with "ef" for error feedback.
+std::string payload(const Row& row) {
+  const Record& record = *row.record;
+  if (record.text("payload").empty()) return "";
+  const auto* feedback = std::get_if<bool>(&record.get("error_feedback"));
+  return escaped(record.text("payload")) + " b" + count(record, "payload_block") +
+         (feedback != nullptr && *feedback ? " ef" : "");
+}
+
+// "in" or "out of" place, and whether a GPU's calls went without a graph.
+std::string place(const Row& row) {
+  const auto* in_place = std::get_if<bool>(&row.record->get("in_place"));
+  const auto* graph = std::get_if<bool>(&row.record->get("graph"));
+  return std::string(in_place != nullptr && *in_place ? "in" : "out") +
+         (graph != nullptr && !*graph ? ", no graph" : "");
+}
+
 }  // namespace
 
 const std::vector<Column>& forward_columns() {
@@ -172,6 +189,34 @@ const std::vector<Column>& forward_columns() {
       {"check", true, [](const Row& row) { return check(*row.record); }},
       {"pays after", true, pays_after},
       number_column("busbw GB/s", "busbw_gb_per_s", 3),
+      {"notes", true, [](const Row& row) { return row.notes; }},
+      {"not ok", false, [](const Row& row) { return outcome(*row.record); }},
+  };
+  return list;
+}
+
+const std::vector<Column>& collective_columns() {
+  static const std::vector<Column> list = {
+      {"run", false, [](const Row& row) { return escaped(row.run->name); }},
+      {"machine", false, [](const Row& row) { return escaped(row.run->machine); }},
+      text_column("device", "device"),
+      {"bytes", true, [](const Row& row) { return count(*row.record, "message_bytes"); }},
+      text_column(kCommunicator, "communicator"),
+      {"payload", false, payload},
+      {"place", false, place},
+      {"threads", true, [](const Row& row) { return count(*row.record, "threads"); }},
+      {"p50 µs [95 % CI]", true, [](const Row& row) { return latency(*row.record, 1); }},
+      number_column("p99 µs", "latency_us_p99", 4),
+      number_column("rank mean µs", "latency_us_rank_mean", 4),
+      number_column("algbw GB/s", "algbw_gb_per_s", 3),
+      number_column("busbw GB/s", "busbw_gb_per_s", 3),
+      {"limit", true, [](const Row& row) { return limit(*row.record); }},
+      {"NMSE", true,
+       [](const Row& row) {
+         const double nmse = row.record->number("quality_nmse");
+         return !std::isfinite(nmse) ? "" : nmse == 0 ? "0" : fmt::format("{:.1e}", nmse);
+       }},
+      {"check", true, [](const Row& row) { return check(*row.record); }},
       {"notes", true, [](const Row& row) { return row.notes; }},
       {"not ok", false, [](const Row& row) { return outcome(*row.record); }},
   };

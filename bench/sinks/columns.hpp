@@ -1,4 +1,5 @@
-// The columns of tables: what stands in each row of a layer's forward, and of a factorisation.
+// The columns of tables: what stands in each row of a layer's forward, of a factorisation, and of a
+// collective.
 #pragma once
 
 #include <functional>
@@ -27,6 +28,7 @@ inline constexpr const char* kCommunicator = "communicator";
 
 const std::vector<Column>& forward_columns();
 const std::vector<Column>& svd_columns();
+const std::vector<Column>& collective_columns();
 
 // For a cell of a Markdown table.
 std::string escaped(std::string_view text);

@@ -14,6 +14,7 @@ const std::vector<Sink>& sinks() {
       bigger_is_better_sink(),
       bencher_sink(),
       fom_sink(),
+      nccl_sink(),
   };
   return list;
 }

@@ -48,6 +48,8 @@ Sink smaller_is_better_sink();
 Sink bigger_is_better_sink();
 // Bencher Metric Format: `ok` rows only.
 Sink bencher_sink();
+// Collectives in nccl-tests' columns: `ok` rows only.
+Sink nccl_sink();
 // One figure of merit a line: `ok` rows only.
 Sink fom_sink();
 

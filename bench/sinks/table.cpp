@@ -23,6 +23,11 @@ bool is_common_fact(const std::string& header) {
 
 // The heading of the table that a record belongs to: "llama-3-8b o_proj, K×N 4096×4096, 1 token".
 std::string heading(const Record& record) {
+  if (record.text("workload") == "collective") {
+    const std::string ranks = count(record, "ranks");
+    return escaped(fmt::format("{}, {}, {} {}", record.text("collective"), record.text("dtype"), ranks,
+                               ranks == "1" ? "rank" : "ranks"));
+  }
   const std::string k = count(record, "in_features"), n = count(record, "out_features");
   const std::string middle = count(record, "intermediate_features");
   std::string layer = record.text("layer");
@@ -72,8 +77,20 @@ auto svd_order(const Row& row) {
                     record.integer("ranks"), record.integer("threads"));
 }
 
+// Of collectives: by size, who moves it beside one another.
+auto collective_order(const Row& row) {
+  const Record& record = *row.record;
+  return std::tuple(
+      record.integer("message_bytes"), record.text("payload"), record.text("communicator"),
+      std::get_if<bool>(&record.get("in_place")) != nullptr && *std::get_if<bool>(&record.get("in_place")));
+}
+
 bool is_svd(const Record& record) {
   return record.text("workload") == "svd";
+}
+
+bool is_collective(const Record& record) {
+  return record.text("workload") == "collective";
 }
 
 }  // namespace
@@ -99,8 +116,10 @@ std::vector<TableGroup> group_rows(const std::vector<RunRows>& runs, std::vector
   }
   for (TableGroup& group : groups) {
     std::stable_sort(group.rows.begin(), group.rows.end(), [](const Row& a, const Row& b) {
-      const bool svd = is_svd(*a.record);  // as all of its group
-      return svd ? svd_order(a) < svd_order(b) : order(a) < order(b);
+      const Record& record = *a.record;  // of a workload as all of its group
+      return is_svd(record)          ? svd_order(a) < svd_order(b)
+             : is_collective(record) ? collective_order(a) < collective_order(b)
+                                     : order(a) < order(b);
     });
   }
   return groups;
@@ -204,20 +223,20 @@ std::string render(const std::vector<RunRows>& runs) {
   std::vector<std::string> warnings;
   std::vector<TableGroup> groups = group_rows(runs, warnings);
   if (groups.empty()) return "No rows.\n";
-  const auto first_svd = std::stable_partition(groups.begin(), groups.end(), [](const TableGroup& group) {
-    return !is_svd(*group.rows.front().record);
-  });
-  const std::vector<TableGroup> forwards(groups.begin(), first_svd), svds(first_svd, groups.end());
+  const auto of = [](const TableGroup& group) -> const Record& { return *group.rows.front().record; };
+  std::vector<TableGroup> forwards, svds, collectives;
+  for (const TableGroup& group : groups)
+    (is_svd(of(group)) ? svds : is_collective(of(group)) ? collectives : forwards).push_back(group);
   std::string out;
-  for (const std::vector<TableGroup>* part : {&forwards, &svds}) {
-    if (part->empty()) continue;
+  const auto add = [&](const std::vector<TableGroup>& part, const std::vector<Column>& columns,
+                       const std::string& what) {
+    if (part.empty()) return;
     if (!out.empty()) out += "\n";
-    const bool whole = part->size() == groups.size();
-    out += tables_text(*part, part == &svds ? svd_columns() : forward_columns(), runs,
-                       whole           ? "All rows"
-                       : part == &svds ? "Factorisations"
-                                       : "Layers");
-  }
+    out += tables_text(part, columns, runs, part.size() == groups.size() ? "All rows" : what);
+  };
+  add(forwards, forward_columns(), "Layers");
+  add(svds, svd_columns(), "Factorisations");
+  add(collectives, collective_columns(), "Collectives");
   if (!warnings.empty()) out += "\nNotes:\n\n";
   for (size_t i = 0; i < warnings.size(); ++i) out += fmt::format("{}. {}\n", i + 1, escaped(warnings[i]));
   return out;

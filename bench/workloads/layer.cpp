@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "bench/capture.hpp"
 #include "bench/workloads/one_layer.hpp"
 #include "bench/workloads/placement.hpp"
 #include "bench/workloads/sharded_case.hpp"
@@ -12,15 +13,20 @@
 namespace lamina {
 namespace {
 
-const KeySpec kShard{"shard",
-                     "none: rank 0 alone; column: N cut; row: K cut, then all-reduce",
-                     std::string("none"),
-                     0,
-                     0,
-                     {"none", "column", "row"}};
+const KeySpec kShard{
+    "shard",
+    "none: rank 0 alone; column: N cut; row: K cut, then all-reduce; sequence: by the layer's "
+    "role, tokens cut too: column after an all-gather, or row, then reduce-scatter",
+    std::string("none"),
+    0,
+    0,
+    {"none", "column", "row", "sequence"}};
 
-constexpr double kReplaySeconds = 200e-6;  // many times a graph's launch
-constexpr int64_t kReplaySteps = 4096;
+// Of tensor parallelism: what follows an attention's or a block's sum is cut by columns. A layer given by its
+// sizes has no role: by rows.
+bool is_column_parallel(const ModelLayer& layer) {
+  return layer.name != "o_proj" && layer.name != "down_proj" && layer.name.ends_with("_proj");
+}
 
 class LayerCase : public ForwardCase {
  public:
@@ -35,13 +41,10 @@ class LayerCase : public ForwardCase {
     Device& device = layer_.device();
     stream_ = device.stream(threads);
     inputs_ = ref_.activations(std::max(tokens, kQualityTokens));
-    const Range cols = layer_.local_cols();
-    Matrix<float> local(inputs_.rows, cols.size());
-    for (int64_t t = 0; t < inputs_.rows; ++t)
-      std::copy(inputs_.row(t) + cols.begin, inputs_.row(t) + cols.end, local.row(t));
     together(layer_.comm(), [&] {
+      const Matrix<float> local = local_input(layer_, inputs_, {0, tokens});
       x_ = place_activations(device, local.data.data(), local.rows * local.cols, layer_.input_type());
-      y_ = device.allocate(4 * std::max(tokens, kQualityTokens) * layer_.local_out());
+      y_ = device.allocate(4 * layer_.out_rows(tokens) * layer_.local_out());
     });
   }
 
@@ -50,21 +53,11 @@ class LayerCase : public ForwardCase {
     copy_ = copy_ + 1 == layer_.copies() ? 0 : copy_ + 1;
   }
 
-  // All copies in turn, again and again until a replay takes long beside its launch.
-  Captured capture() override {
-    Device& device = layer_.device();
-    const auto rounds = [&](int64_t count) {
-      return device.capture(stream_, [&] {
-        for (int64_t i = 0; i < count * layer_.copies(); ++i) step(Part::all);
-      });
-    };
-    std::unique_ptr<Replay> once = rounds(1);
-    if (!once) return {};
-    once->run(1);
-    const double wanted = kReplaySeconds / std::max(once->run(1), 1e-6);
-    const int64_t most = std::max<int64_t>(kReplaySteps / layer_.copies(), 1);
-    const int64_t count = std::clamp(static_cast<int64_t>(wanted), int64_t{1}, most);
-    return {count == 1 ? std::move(once) : rounds(count), count * layer_.copies()};
+  Captured capture(Part part) override {
+    return capture_steps(
+        layer_.device(), stream_, layer_.comm(),
+        {.rounds = layer_.copies(), .transport = part == Part::compute ? nullptr : layer_.transport()},
+        [this, part] { step(part); });
   }
 
   DeviceState device_state() override { return layer_.device().state(); }
@@ -76,23 +69,32 @@ class LayerCase : public ForwardCase {
   }
 
   std::optional<Quality> quality() override {
-    const int64_t out = layer_.local_out(), row_bytes = layer_.local_in() * bytes_of(layer_.input_type());
-    for (int64_t t = 0; t < kQualityTokens; t += tokens_)
-      layer_.forward(0, reinterpret_cast<const float*>(x_.data() + t * row_bytes), y_.as<float>() + t * out,
-                     std::min(tokens_, kQualityTokens - t), stream_);
-    Matrix<float> y(kQualityTokens, out);
-    together(layer_.comm(), [&] {
-      layer_.device().synchronize();
-      layer_.device().download(y.data.data(), y_.data(), 4 * kQualityTokens * out);
-    });
-    const Matrix<float> whole = gather_output(layer_, y.data.data(), kQualityTokens);
+    Matrix<float> whole(kQualityTokens, ref_.shape.out_features);
+    for (int64_t t = 0; t < kQualityTokens; t += tokens_) {
+      const int64_t count = std::min(tokens_, kQualityTokens - t);
+      Matrix<float> y(layer_.out_rows(count), layer_.local_out());
+      Buffer x;
+      together(layer_.comm(), [&] {
+        const Matrix<float> local = local_input(layer_, inputs_, {t, t + count});
+        x = place_activations(layer_.device(), local.data.data(), local.rows * local.cols,
+                              layer_.input_type());
+      });
+      layer_.forward(0, x.as<float>(), y_.as<float>(), count, stream_);
+      together(layer_.comm(), [&] {
+        layer_.device().synchronize();
+        layer_.device().download(y.data.data(), y_.data(), 4 * y.rows * y.cols);
+      });
+      const Matrix<float> part = gather_output(layer_, y.data.data(), count);
+      std::copy(part.data.begin(), part.data.end(), whole.row(t));
+    }
     return compare_quality(whole,
                            *store_.product(ref_, "quality", ref_.activations(kQualityTokens), layer_.comm()));
   }
 
   Cost cost() const override { return layer_.cost(tokens_); }
-  double network_bytes() const override { return static_cast<double>(layer_.comm_bytes(tokens_)); }
+  double network_bytes() const override { return all_reduced_bytes(layer_, tokens_); }
   int collectives() const override { return layer_.collectives(); }
+  Transport* transport() const override { return layer_.transport(); }
   bool cold() const override { return cold_; }
   void describe(Record& record) override { describe_layers(record, {packed_.get()}, tokens_); }
 
@@ -115,12 +117,17 @@ class LayerSpec : public CaseSpec {
                                         Communicator& comm) const override {
     ShardedOptions sized = options;
     sized.max_tokens = max_tokens;
+    const int64_t width = std::max(ref.shape.in_features, ref.shape.out_features);
+    if (ranks > 1 && (options.shard == Shard::row || options.sequence))
+      sized.transport =
+          &store.transport(communicator, options.device, comm, 4 * (max_tokens + ranks) * width);
     return std::make_unique<LayerCase>(ref, store.packed(ref, *scheme, sized, registry, comm), cold_bytes,
                                        tokens, threads, store);
   }
   LayerRef ref;
   std::unique_ptr<Scheme> scheme;
   ShardedOptions options;
+  std::string communicator;
   int64_t cold_bytes = 0;
 };
 
@@ -129,6 +136,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   const size_t before = params.problems()->items().size();
   const std::string shard = params.string(kShard);
   const int64_t tokens = params.integer(tokens_key());
+  const int64_t overlap = params.integer(overlap_key());
   const Placement placement = read_placement(params, launch, shard == "none");
   std::optional<OneLayer> one = read_one_layer(params, launch);
   if (!one) {
@@ -147,17 +155,22 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   parts.what = one->model.empty() ? layer.name : one->model + "/" + layer.name;
   parts.layer_name = layer.name;
   parts.shard = shard;
+  parts.overlap = shard == "row" ? overlap : 1;
   parts.layers = {spec->ref};
   parts.schemes = {spec->scheme.get()};
   parts.in_features = layer.shape.in_features;
   parts.out_features = layer.shape.out_features;
   fill_spec(*spec, parts, placement, params, launch, registry, tokens);
   ShardedOptions& options = spec->options;
-  options.shard = shard == "none" ? Shard::none : shard == "column" ? Shard::column : Shard::row;
+  options.sequence = shard == "sequence";
+  const bool column = shard == "column" || (options.sequence && is_column_parallel(layer));
+  options.shard = shard == "none" ? Shard::none : column ? Shard::column : Shard::row;
   options.kernel = placement.kernel;
   options.device = placement.device;
   options.threads = placement.threads;
   options.halves = layer.halves;
+  options.overlap = static_cast<int>(parts.overlap);
+  spec->communicator = placement.communicator;
   spec->cold_bytes = cold_bytes(placement, launch);
   return spec;
 }
@@ -169,7 +182,7 @@ WorkloadType layer_workload() {
   type.name = "layer";
   type.help = "one linear layer, Y = X·Wᵀ, alone or cut over ranks";
   type.keys = one_layer_keys();
-  type.keys.insert(type.keys.end(), {kShard, tokens_key(), scheme_key()});
+  type.keys.insert(type.keys.end(), {kShard, overlap_key(), tokens_key(), scheme_key()});
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
   type.keys.insert(type.keys.end(), placement_keys().begin(), placement_keys().end());
   type.read = read_layer;

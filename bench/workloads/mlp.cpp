@@ -3,14 +3,19 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
+#include "bench/capture.hpp"
 #include "bench/workloads/placement.hpp"
 #include "bench/workloads/sharded_case.hpp"
+#include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
+#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/silu.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/reference.hpp"
 #include "kernels/weights/synthetic.hpp"
 
@@ -21,14 +26,18 @@ const KeySpec kHidden{
     "hidden", "the block's input and output features, instead of model", nullptr, 1, 1 << 24, {}, true};
 const KeySpec kIntermediate{
     "intermediate", "features between the projections, instead of model", nullptr, 1, 1 << 24, {}, true};
-const KeySpec kShard{"shard",
-                     "none: rank 0 alone; column-row: gate_up cut by columns, down by rows",
-                     std::string("none"),
-                     0,
-                     0,
-                     {"none", "column-row"}};
+const KeySpec kShard{
+    "shard",
+    "none: rank 0 alone; column-row: gate_up cut by columns, down by rows; sequence: tokens cut "
+    "too, between an all-gather and a reduce-scatter",
+    std::string("none"),
+    0,
+    0,
+    {"none", "column-row", "sequence"}};
 
-constexpr double kActivationFactor = 32;  // float32 roundings in silu(g)·u, with margin
+constexpr double kActivationFactor = 32;         // float32 roundings in silu(g)·u, with margin
+constexpr double kBfloat16Rounding = 0x1.01p-8;  // half of its last place, of what float32 gave
+constexpr double kFloat16Rounding = 0x1.01p-11, kFloat16Least = 0x1p-25;  // likewise, and of its least number
 
 struct MlpRefs {
   LayerRef gate_up, down;
@@ -61,17 +70,30 @@ class MlpCase : public ForwardCase {
         cold_(replicate_cold({&up_, &down_}, cold_bytes)),
         store_(store),
         tokens_(tokens) {
-    stream_.threads = threads;
+    Device& device = down_.device();
+    stream_ = device.stream(threads);
     inputs_ = refs_.gate_up.activations(std::max(tokens, kQualityTokens));
-    gate_up_out_ = Matrix<float>(tokens, up_.local_out());
-    hidden_ = Matrix<float>(tokens, down_.local_in());
-    outputs_ = Matrix<float>(tokens, down_.local_out());
+    together(down_.comm(), [&] {
+      const Matrix<float> local = local_input(up_, inputs_, {0, tokens});
+      x_ = place_activations(device, local.data.data(), local.rows * local.cols, up_.input_type());
+      gate_up_out_ = device.allocate(4 * tokens * up_.local_out());
+      hidden_ = device.allocate(tokens * down_.local_in() * bytes_of(down_.input_type()));
+      y_ = device.allocate(4 * down_.out_rows(tokens) * down_.local_out());
+    });
   }
 
   void step(Part part) override {
-    forward(copy_, inputs_.data.data(), outputs_.data.data(), tokens_, part);
+    forward(copy_, x_.data(), y_.as<float>(), tokens_, part);
     copy_ = copy_ + 1 == up_.copies() ? 0 : copy_ + 1;
   }
+
+  Captured capture(Part part) override {
+    return capture_steps(
+        down_.device(), stream_, down_.comm(),
+        {.rounds = up_.copies(), .transport = part == Part::compute ? nullptr : down_.transport()},
+        [this, part] { step(part); });
+  }
+  DeviceState device_state() override { return down_.device().state(); }
 
   CheckResult check() override {
     Matrix<float> x(tokens_, inputs_.cols);
@@ -79,22 +101,35 @@ class MlpCase : public ForwardCase {
     CheckResult result = check_layer(up_, x, stream_, refs_.gate_up.seed);
     // The block as it is timed, with every buffer poisoned; then each part held against what the one before
     // it gave.
-    constexpr float poison = std::numeric_limits<float>::quiet_NaN();
-    for (Matrix<float>* buffer : {&gate_up_out_, &hidden_, &outputs_})
-      std::fill(buffer->data.begin(), buffer->data.end(), poison);
-    forward(0, inputs_.data.data(), outputs_.data.data(), tokens_, Part::all);
-    const Matrix<float> gates = gather_output(up_, gate_up_out_.data.data(), tokens_);
+    Device& device = down_.device();
+    together(down_.comm(), [&] {
+      // Two bfloat16 of a poisoned word are NaN like the float32.
+      for (Buffer* buffer : {&gate_up_out_, &hidden_, &y_})
+        device.fill(buffer->data(), 0x7fc07fc0u, buffer->bytes() / 4 * 4);
+    });
+    forward(0, x_.data(), y_.as<float>(), tokens_, Part::all);
+    const std::vector<float> gate_up = fetch(gate_up_out_, tokens_ * up_.local_out());
+    const std::vector<float> hidden = fetch_hidden();
+    const std::vector<float> outputs = fetch(y_, own_outputs());
+    const Matrix<float> gates = gather_output(up_, gate_up.data(), tokens_);
     const Range own = down_.local_cols();
     const int64_t width = refs_.down.shape.in_features;
     Matrix<float> h(tokens_, width);
     silu_gate(gates.data.data(), h.data.data(), tokens_, width, stream_.threads);
+    const InputType type = down_.input_type();
+    const double rounding = type == InputType::bf16  ? kBfloat16Rounding
+                            : type == InputType::f16 ? kFloat16Rounding
+                                                     : 0;
     CheckResult activation;
     for (int64_t t = 0; t < tokens_; ++t)
       for (int64_t i = own.begin; i < own.end; ++i) {
-        const double gate = gates(t, i), up = gates(t, width + i);
+        const double gate = gates(t, i), up = gates(t, width + i), wanted = silu_gate_reference(gate, up);
         CheckResult one;
-        one.error = std::abs(hidden_(t, i - own.begin) - silu_gate_reference(gate, up));
-        one.tolerance = kActivationFactor * kFloat32Epsilon * std::abs(gate * up) + 1e-30;
+        one.error = std::abs(
+            static_cast<double>(hidden[static_cast<size_t>(t * own.size() + i - own.begin)]) - wanted);
+        if (std::isnan(one.error)) one.error = std::numeric_limits<double>::infinity();
+        one.tolerance = kActivationFactor * kFloat32Epsilon * std::abs(gate * up) +
+                        rounding * std::abs(wanted) + (type == InputType::f16 ? kFloat16Least : 1e-30);
         one.passed = one.error <= one.tolerance;
         if (!one.passed)
           one.where = fmt::format("activation, token {}, feature {}, rank {}", t, i, down_.comm().rank());
@@ -104,12 +139,12 @@ class MlpCase : public ForwardCase {
     result.merge(activation);
     result.merge(check_layer(down_, h, stream_, refs_.down.seed));
     // And the timed output itself is the down projection of those very activations.
-    Matrix<float> again(tokens_, down_.local_out());
-    down_.forward(0, hidden_.data.data(), again.data.data(), tokens_, stream_);
+    down_.forward(0, hidden_.as<float>(), y_.as<float>(), tokens_, stream_);
+    const std::vector<float> again = fetch(y_, own_outputs());
     double largest = 0, difference = 0;
-    for (size_t i = 0; i < again.data.size(); ++i) {
-      largest = std::max(largest, std::abs(static_cast<double>(again.data[i])));
-      const double d = std::abs(static_cast<double>(again.data[i]) - static_cast<double>(outputs_.data[i]));
+    for (size_t i = 0; i < again.size(); ++i) {
+      largest = std::max(largest, std::abs(static_cast<double>(again[i])));
+      const double d = std::abs(static_cast<double>(again[i]) - static_cast<double>(outputs[i]));
       difference =
           d >= 0 ? std::max(difference, d) : std::numeric_limits<double>::max();  // NaN is as wrong as can be
     }
@@ -126,11 +161,19 @@ class MlpCase : public ForwardCase {
   }
 
   std::optional<Quality> quality() override {
-    const int64_t out = down_.local_out();
-    Matrix<float> y(kQualityTokens, out);
-    for (int64_t t = 0; t < kQualityTokens; t += tokens_)
-      forward(0, inputs_.row(t), y.data.data() + t * out, std::min(tokens_, kQualityTokens - t), Part::all);
-    const Matrix<float> whole = gather_output(down_, y.data.data(), kQualityTokens);
+    Matrix<float> whole(kQualityTokens, refs_.down.shape.out_features);
+    for (int64_t t = 0; t < kQualityTokens; t += tokens_) {
+      const int64_t count = std::min(tokens_, kQualityTokens - t);
+      Buffer x;
+      together(down_.comm(), [&] {
+        const Matrix<float> local = local_input(up_, inputs_, {t, t + count});
+        x = place_activations(up_.device(), local.data.data(), local.rows * local.cols, up_.input_type());
+      });
+      forward(0, x.data(), y_.as<float>(), count, Part::all);
+      const std::vector<float> y = fetch(y_, down_.out_rows(count) * down_.local_out());
+      const Matrix<float> part = gather_output(down_, y.data(), count);
+      std::copy(part.data.begin(), part.data.end(), whole.row(t));
+    }
     return compare_quality(
         whole, original_block(refs_, store_, refs_.gate_up.activations(kQualityTokens), down_.comm()));
   }
@@ -141,20 +184,56 @@ class MlpCase : public ForwardCase {
     return both;
   }
   double network_bytes() const override {
-    return static_cast<double>(up_.comm_bytes(tokens_) + down_.comm_bytes(tokens_));
+    return all_reduced_bytes(up_, tokens_) + all_reduced_bytes(down_, tokens_);
   }
   int collectives() const override { return up_.collectives() + down_.collectives(); }
+  Transport* transport() const override { return down_.transport(); }
   bool cold() const override { return cold_; }
   void describe(Record& record) override {
     describe_layers(record, {packed_[0].get(), packed_[1].get()}, tokens_);
   }
 
  private:
-  void forward(int copy, const float* x, float* y, int64_t tokens, Part part) {
-    up_.forward(copy, x, gate_up_out_.data.data(), tokens, stream_, part);
-    if (part != Part::communicate)
-      silu_gate(gate_up_out_.data.data(), hidden_.data.data(), tokens, hidden_.cols, stream_.threads);
-    down_.forward(copy, hidden_.data.data(), y, tokens, stream_, part);
+  // Of y, without rows beyond this rank's tokens, which nobody sets.
+  int64_t own_outputs() const {
+    return (down_.scatters() ? down_.own_tokens(tokens_).size() : tokens_) * down_.local_out();
+  }
+
+  // x of the gate_up's input type.
+  void forward(int copy, const std::byte* x, float* y, int64_t tokens, Part part) {
+    up_.forward(copy, reinterpret_cast<const float*>(x), gate_up_out_.as<float>(), tokens, stream_, part);
+    if (part != Part::communicate) gate(tokens);
+    down_.forward(copy, hidden_.as<float>(), y, tokens, stream_, part);
+  }
+
+  void gate(int64_t tokens) {
+    const int64_t width = down_.local_in();
+    if (stream_.handle == nullptr)
+      silu_gate(gate_up_out_.as<float>(), hidden_.as<float>(), tokens, width, stream_.threads);
+    else
+      cuda_silu_gate(gate_up_out_.as<float>(), hidden_.data(), down_.input_type(), tokens, width, stream_);
+  }
+
+  std::vector<float> fetch(const Buffer& from, int64_t count) {
+    std::vector<float> values(static_cast<size_t>(count));
+    together(down_.comm(), [&] {
+      down_.device().synchronize();
+      down_.device().download(values.data(), from.data(), 4 * count);
+    });
+    return values;
+  }
+
+  std::vector<float> fetch_hidden() {
+    const int64_t count = tokens_ * down_.local_in();
+    if (down_.input_type() == InputType::f32) return fetch(hidden_, count);
+    std::vector<uint16_t> narrow(static_cast<size_t>(count));
+    together(down_.comm(), [&] { down_.device().download(narrow.data(), hidden_.data(), 2 * count); });
+    std::vector<float> values;
+    for (const uint16_t one : narrow)
+      values.push_back(down_.input_type() == InputType::f16
+                           ? float_of_float16(one)
+                           : std::bit_cast<float>(static_cast<uint32_t>(one) << 16));
+    return values;
   }
 
   // The worst result over ranks, the same on every rank.
@@ -175,7 +254,8 @@ class MlpCase : public ForwardCase {
   WeightStore& store_;
   int64_t tokens_;
   Stream stream_;
-  Matrix<float> inputs_, gate_up_out_, hidden_, outputs_;
+  Matrix<float> inputs_;
+  Buffer x_, gate_up_out_, hidden_, y_;  // the device's
   int copy_ = 0;
 };
 
@@ -185,6 +265,9 @@ class MlpSpec : public CaseSpec {
                                         Communicator& comm) const override {
     ShardedOptions up = up_options, down = down_options;
     up.max_tokens = down.max_tokens = max_tokens;
+    if (ranks > 1)
+      up.transport = down.transport = &store.transport(
+          communicator, down.device, comm, 4 * (max_tokens + ranks) * refs.down.shape.out_features);
     return std::make_unique<MlpCase>(refs, store.packed(refs.gate_up, *up_scheme, up, registry, comm),
                                      store.packed(refs.down, *down_scheme, down, registry, comm), cold_bytes,
                                      tokens, threads, store);
@@ -192,6 +275,7 @@ class MlpSpec : public CaseSpec {
   MlpRefs refs;
   std::unique_ptr<Scheme> up_scheme, down_scheme;
   ShardedOptions up_options, down_options;
+  std::string communicator;
   int64_t cold_bytes = 0;
 };
 
@@ -227,6 +311,7 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   const size_t before = params.problems()->items().size();
   const std::string shard = params.string(kShard);
   const int64_t tokens = params.integer(tokens_key());
+  const int64_t overlap = params.integer(overlap_key());
   const Placement placement = read_placement(params, launch, shard == "none");
   const int64_t index = params.integer(source_keys()[1]);
   Model model;
@@ -262,6 +347,7 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
       model.name.empty() ? fmt::format("{}x{}", model.hidden_size, model.intermediate_size) : model.name;
   parts.layer_name = "mlp";
   parts.shard = shard;
+  parts.overlap = shard == "none" ? 1 : overlap;
   parts.layers = {spec->refs.gate_up, spec->refs.down};
   parts.schemes = {spec->up_scheme.get(), spec->down_scheme.get()};
   parts.in_features = model.hidden_size;
@@ -276,14 +362,17 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   options.kernel = placement.kernel;
   options.device = placement.device;
   options.threads = placement.threads;
+  spec->communicator = placement.communicator;
   spec->cold_bytes = cold_bytes(placement, launch);
   spec->up_options = spec->down_options = options;
   spec->up_options.halves = 2;
   if (shard != "none") {
+    spec->up_options.sequence = spec->down_options.sequence = shard == "sequence";
     spec->up_options.shard = Shard::column;
     spec->up_options.column_cut = cut;
     spec->down_options.shard = Shard::row;
     spec->down_options.row_cut = cut;
+    spec->down_options.overlap = static_cast<int>(parts.overlap);
   }
   return spec;
 }
@@ -294,7 +383,7 @@ WorkloadType mlp_workload() {
   WorkloadType type;
   type.name = "mlp";
   type.help = "gate_up (column), SiLU-gated activation, down (row), with one all-reduce";
-  type.keys = {kHidden, kIntermediate, kShard, tokens_key(), scheme_key()};
+  type.keys = {kHidden, kIntermediate, kShard, overlap_key(), tokens_key(), scheme_key()};
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
   type.keys.insert(type.keys.end(), placement_keys().begin(), placement_keys().end());
   type.read = read_mlp;

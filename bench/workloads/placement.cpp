@@ -25,8 +25,9 @@ const KeySpec kRanks{"ranks", "ranks of the launch that take part (default: all)
 const KeySpec kThreads{
     "threads", "OpenMP threads a rank (default: the node's cores over its ranks)", nullptr, 1, 4096, {},
     true};
-const KeySpec kCommunicator{"communicator", "who moves data between ranks", std::string("auto"), 0, 0,
-                            {"auto", "mpi"}};
+const KeySpec kCommunicator{
+    "communicator", "who moves data between ranks; auto takes the fastest that there is for the device",
+    std::string("auto")};
 const KeySpec kCache{
     "cache", "cold: rotate copies of the weights past the caches; hot: one copy (default: measure's)",
     nullptr, 0,
@@ -67,6 +68,11 @@ const std::vector<KeySpec>& placement_keys() {
   return keys;
 }
 
+const std::vector<KeySpec>& mover_keys() {
+  static const std::vector<KeySpec> keys = {kDevice, kRanks, kThreads, kCommunicator};
+  return keys;
+}
+
 const std::vector<KeySpec>& source_keys() {
   static const std::vector<KeySpec> keys = [] {
     std::vector<KeySpec> all = {kModel, kLayerIndex, kWeights};
@@ -95,19 +101,36 @@ const KeySpec& scheme_key() {
   return key;
 }
 
-Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone) {
+Placement read_movers(const Params& params, const LaunchInfo& launch) {
   Placement placement;
   placement.device = params.string(kDevice);
-  placement.kernel = params.string(kKernel);
   placement.communicator = params.string(kCommunicator);
-  placement.cache = params.has("cache") ? params.string(kCache) : launch.default_cache;
   placement.ranks = params.has("ranks") ? static_cast<int>(params.integer(kRanks)) : launch.ranks;
   placement.threads =
       params.has("threads") ? static_cast<int>(params.integer(kThreads)) : launch.default_threads;
-  if (alone) placement.ranks = 1;
-  if (placement.communicator == "auto" || placement.ranks == 1)
-    placement.communicator = placement.ranks == 1 ? "self" : "mpi";
+  check_communicator(params, placement.communicator, placement.device);
   return placement;
+}
+
+Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone) {
+  Placement placement = read_movers(params, launch);
+  placement.kernel = params.string(kKernel);
+  placement.cache = params.has("cache") ? params.string(kCache) : launch.default_cache;
+  if (alone) placement.ranks = 1;
+  placement.named_communicator = placement.ranks > 1 && placement.communicator != "auto";
+  if (placement.ranks == 1) placement.communicator = "self";
+  return placement;
+}
+
+void check_communicator(const Params& params, const std::string& name, const std::string& device) {
+  if (name == "auto" || find_transport(name, device) != nullptr) return;
+  std::vector<std::string> known = {"auto"};
+  for (const TransportType& type : transports())
+    if (type.device == device) known.push_back(type.name);
+  const std::string near = nearest_name(name, known);
+  params.problem("communicator",
+                 fmt::format("expected one of {} for device {}, found \"{}\"{}", fmt::join(known, ", "),
+                             device, name, near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry) {
@@ -183,19 +206,27 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   // What compression competes with: on a GPU nobody runs float32.
   const bool on_gpu = placement.device == "cuda";
   spec.dense = scheme.name() == (on_gpu ? "dense-bf16" : "dense-f32");
-  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}/p{}t{}/{}", parts.workload, parts.what, tokens,
-                          scheme.name(), placement.device, placement.kernel, parts.shard, placement.ranks,
-                          placement.threads, placement.cache);
+  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}{}/p{}t{}{}/{}", parts.workload, parts.what, tokens,
+                          scheme.name(), placement.device, placement.kernel, parts.shard,
+                          parts.overlap > 1 ? fmt::format("-o{}", parts.overlap) : "", placement.ranks,
+                          placement.threads, placement.named_communicator ? "-" + placement.communicator : "",
+                          placement.cache);
   if (placement.ranks > launch.ranks)
     spec.skip_reason = fmt::format("needs {} ranks, launched with {}: mpirun -n {}", placement.ranks,
                                    launch.ranks, placement.ranks);
+  if (parts.overlap > 1 && placement.ranks > 1 && !on_gpu)
+    spec.skip_reason = "overlap: needs a GPU, whose second stream sums while the first computes";
+  if (placement.named_communicator && spec.skip_reason.empty())
+    if (const TransportType* type = find_transport(placement.communicator, placement.device);
+        type != nullptr && !type->absent.empty())
+      spec.skip_reason = fmt::format("communicator {}: {}", type->name, type->absent);
 
   std::string weights;
   for (const LayerRef& layer : parts.layers) weights += layer.key() + "; ";
   spec.weights_group = fmt::format("{}p{}", weights, placement.ranks);
-  spec.packed_group =
-      fmt::format("{} {} {} {} {} t{} {} {}", parts.workload, spec.weights_group, parts.what,
-                  placement.device, parts.shard, placement.threads, placement.cache, placement.communicator);
+  spec.packed_group = fmt::format("{} {} {} {} {} o{} t{} {} {}", parts.workload, spec.weights_group,
+                                  parts.what, placement.device, parts.shard, parts.overlap, placement.threads,
+                                  placement.cache, placement.communicator);
   spec.group = fmt::format("{} m{}", spec.packed_group, tokens);
 
   const int local_ranks = std::min(placement.ranks, launch.local_ranks);
@@ -239,6 +270,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     // What is summed where communication is timed alone; of a chain it is no wider than the rank.
     const bool reduces = ranks > 1 && (parts.shard == "row" || i > 0);
     if (reduces && rank == 0) spec.token_bytes += 4 * n;
+    // Inputs of all tokens, and sums before they are scattered.
+    if (parts.shard == "sequence") spec.token_bytes += 4 * std::max(n, k);
     // The float32 factors are kept for schemes that share them.
     spec.canonical_bytes += 4 * (slab(n * rank) + rank * k);
     // Inputs and outputs once more, gathered ones, and a few tokens of both in float64.
@@ -266,10 +299,17 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
   if (on_gpu) {
-    if (placement.ranks > 1 || parts.workload != "layer")
-      spec.skip_reason = "cuda: one layer on one rank; take \"workload\": \"layer\" and \"shard\": \"none\"";
+    const TransportType* transport = find_transport(placement.communicator, placement.device);
+    if (placement.ranks > 1 && spec.skip_reason.empty() &&
+        (transport == nullptr || !transport->absent.empty()))
+      spec.skip_reason = fmt::format(
+          "cuda: {} ranks need a communicator for GPUs' memory, found none; build with NCCL, or take "
+          "\"shard\": \"none\"",
+          placement.ranks);
     // Beside the packed copies: canonical weights while they are packed, activations, outputs and sums.
-    const int64_t needed = copies * packed + part + (16 * parts.in_features + 12 * parts.out_features) * held;
+    int64_t needed = copies * packed + part;
+    for (const LayerRef& layer : parts.layers)
+      needed += (16 * layer.shape.in_features + 12 * layer.shape.out_features) * held;
     const Device* device = find_device(placement.device);
     const int64_t free = device != nullptr ? device->free_bytes() : needed;
     if (needed > free)
@@ -310,7 +350,10 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   id.set("device", placement.device);
   id.set("kernel", placement.kernel);
   id.set("shard", parts.shard);
-  id.set("communicator", placement.communicator);
+  id.set("overlap", parts.overlap);
+  // Of `auto` what is likely; describe_layers() knows.
+  const TransportType* likely = find_transport(placement.communicator, placement.device);
+  id.set("communicator", likely != nullptr && placement.ranks > 1 ? likely->name : std::string("self"));
   id.set("ranks", int64_t{placement.ranks});
   id.set("threads", int64_t{placement.threads});
   id.set("cache", placement.cache);

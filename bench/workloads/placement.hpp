@@ -12,11 +12,14 @@ namespace lamina {
 
 struct Placement {
   std::string device, kernel, communicator, cache;
+  bool named_communicator = false;  // among ranks, by name rather than `auto`: case names tell
   int ranks = 1, threads = 1;
 };
 
 // device, kernel, ranks, threads, communicator, cache.
 const std::vector<KeySpec>& placement_keys();
+// device, ranks, threads, communicator: of a case that moves data and multiplies nothing.
+const std::vector<KeySpec>& mover_keys();
 // model, layer_index, weights and the synthetic generator's.
 const std::vector<KeySpec>& source_keys();
 const KeySpec& ranks_key();
@@ -26,6 +29,10 @@ const KeySpec& scheme_key();
 
 // `alone`: the case runs on rank 0 by itself, whatever `ranks` says.
 Placement read_placement(const Params& params, const LaunchInfo& launch, bool alone);
+// Of mover_keys() alone.
+Placement read_movers(const Params& params, const LaunchInfo& launch);
+// A problem in `params` where no transport has this name and device.
+void check_communicator(const Params& params, const std::string& name, const std::string& device);
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry);
 
 // A LayerRef of a model's layer, with weights, tensors and statistics from the keys.
@@ -39,6 +46,7 @@ struct SpecParts {
   std::vector<LayerRef> layers;
   std::vector<const Scheme*> schemes;  // one a layer
   int64_t in_features = 0, out_features = 0;
+  int64_t overlap = 1;  // of products and their sums
 };
 void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
                const LaunchInfo& launch, const Registry& registry, int64_t tokens);

@@ -58,6 +58,9 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   }
   weight_bytes = comm.sum(weight_bytes);
   executed = comm.sum(executed);
+  // Of `auto`, what came of it.
+  for (const PackedLayer* one : layers)
+    if (one->layer.transport() != nullptr) record.set("communicator", one->layer.transport()->name());
   record.set("weight_bytes", static_cast<int64_t>(weight_bytes));
   record.set("compression_ratio", dense16_bytes / weight_bytes);
   record.set("gflops_executed", executed);  // operations for now; the runner divides by the time
@@ -80,6 +83,11 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   }
 }
 
+double all_reduced_bytes(const ShardedLayer& layer, int64_t tokens) {
+  const bool by_tokens = layer.gathers() || layer.scatters();
+  return static_cast<double>(layer.comm_bytes(tokens)) * (by_tokens ? 0.5 : 1.0);
+}
+
 bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes) {
   Communicator& comm = layers.front()->comm();
   double bytes = 0;
@@ -88,6 +96,14 @@ bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes
   const int copies = copies_for(cold_bytes, bytes);
   for (ShardedLayer* layer : layers) layer->replicate(copies);
   return cold_bytes > 0 && copies * bytes >= static_cast<double>(cold_bytes);
+}
+
+const KeySpec& overlap_key() {
+  static const KeySpec key{"overlap",
+                           "chunks of tokens that a row shard sums on a second stream while the next is "
+                           "computed; more than 1 on a GPU only",
+                           int64_t{1}, 1, 64};
+  return key;
 }
 
 }  // namespace lamina

@@ -120,7 +120,7 @@ std::vector<std::string> SvdCase::warnings() const {
   return said;
 }
 
-void SvdCase::summarize(Record& record) {
+void SvdCase::summarize(Record& record, const Series& /*series*/) {
   // Of each step, the rank that worked longest: what it spent on communication was the least waiting.
   const size_t steps = phases_.size(), ranks = static_cast<size_t>(comm_.size());
   const auto bytes = static_cast<int64_t>(steps * sizeof(SvdPhases));

@@ -39,7 +39,7 @@ class SvdCase : public PreparedCase {
   CheckResult check() override;
   std::string failure(const CheckResult& check) const override;
   void describe(Record& record) override;
-  void summarize(Record& record) override;
+  void summarize(Record& record, const Series& series) override;
   std::vector<std::string> warnings() const override;
 
  private:

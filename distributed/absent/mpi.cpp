@@ -5,8 +5,28 @@
 
 #include "distributed/communicator.hpp"
 #include "distributed/launcher.hpp"
+#include "distributed/transports.hpp"
 
 namespace lamina {
+namespace {
+
+TransportType absent_transport(const std::string& name) {
+  TransportType type;
+  type.name = name;
+  type.device = "cpu";
+  type.absent = "built without MPI; build with -DLAMINA_MPI=ON";
+  return type;
+}
+
+}  // namespace
+
+TransportType mpi_transport() {
+  return absent_transport("mpi");
+}
+
+TransportType mpi_shm_transport() {
+  return absent_transport("mpi-shm");
+}
 
 struct Launch::State {
   std::unique_ptr<Communicator> world;

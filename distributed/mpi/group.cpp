@@ -6,6 +6,8 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "distributed/mpi/shm_node.hpp"
+
 namespace lamina {
 
 void check_mpi(int code, const char* call) {
@@ -45,7 +47,19 @@ MpiGroup* MpiGroup::subset(int ranks) {
   return entry->second.get();
 }
 
+MpiGroup::~MpiGroup() = default;
+
+ShmNode& MpiGroup::shm_node(Communicator& comm, int ranks_per_node) {
+  auto& kept = shm_nodes_[ranks_per_node];
+  if (!kept) kept = std::make_unique<ShmNode>(comm, comm_, ranks_per_node);
+  return *kept;
+}
+
 void MpiGroup::free() {
+  for (auto& [number, node] : shm_nodes_) {
+    if (node) node->free();
+  }
+  shm_nodes_.clear();
   for (auto& [ranks, group] : subsets_) {
     if (group) group->free();
   }

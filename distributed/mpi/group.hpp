@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "distributed/communicator.hpp"
 #include "distributed/mpi/start.hpp"
 
 namespace lamina {
@@ -18,13 +19,15 @@ namespace lamina {
 // Throws std::runtime_error with MPI's own text when `code` is not MPI_SUCCESS.
 void check_mpi(int code, const char* call);
 
+class ShmNode;
+
 class MpiGroup {
  public:
   // Takes over `comm`, which must not be MPI_COMM_WORLD. Collective over it.
   explicit MpiGroup(MPI_Comm comm);
   MpiGroup(const MpiGroup&) = delete;
   MpiGroup& operator=(const MpiGroup&) = delete;
-  ~MpiGroup() = default;
+  ~MpiGroup();
 
   // Ranks [0, ranks), made at the first call and kept; null on the others. Collective.
   MpiGroup* subset(int ranks);
@@ -38,6 +41,9 @@ class MpiGroup {
   int local_size() const { return local_size_; }
   int local_rank() const { return local_rank_; }
   void start_together();
+  // Made at the first call with this number, and kept. Collective over the group, as `comm` stands for it.
+  // AgreedError.
+  ShmNode& shm_node(Communicator& comm, int ranks_per_node);
 
  private:
   MPI_Comm comm_ = MPI_COMM_NULL;
@@ -46,6 +52,10 @@ class MpiGroup {
   std::unique_ptr<SharedBarrier> barrier_;
   std::unique_ptr<ClockStart> clock_;
   std::map<int, std::unique_ptr<MpiGroup>> subsets_;
+  std::map<int, std::unique_ptr<ShmNode>> shm_nodes_;
 };
+
+// What a communicator over MPI stands on. AgreedError for another one.
+MpiGroup& mpi_group(Communicator& comm);
 
 }  // namespace lamina

@@ -12,6 +12,7 @@
 #include "distributed/launcher.hpp"
 #include "distributed/mpi/chunks.hpp"
 #include "distributed/mpi/group.hpp"
+#include "distributed/mpi/numbers.hpp"
 
 namespace lamina {
 namespace {
@@ -19,35 +20,11 @@ namespace {
 constexpr int kAllToAllTag = 2;
 constexpr long kRestNanoseconds = 1'000'000;
 
-MPI_Datatype mpi_type(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-      return MPI_FLOAT;
-    case DType::f64:
-      return MPI_DOUBLE;
-    case DType::i32:
-      return MPI_INT32_T;
-    case DType::i64:
-      return MPI_INT64_T;
-    case DType::i8:
-      return MPI_INT8_T;
-    case DType::u8:
-      return MPI_UINT8_T;
-    case DType::f16:
-    case DType::bf16:
-      break;  // MPI has no such types
-  }
-  throw std::logic_error("mpi_type: a data type that MPI lacks");
-}
-
-MPI_Op mpi_op(ReduceOp op) {
-  return op == ReduceOp::sum ? MPI_SUM : op == ReduceOp::max ? MPI_MAX : MPI_MIN;
-}
-
 // A thin handle: the group's resources belong to the launch.
 class MpiCommunicator final : public Communicator {
  public:
   explicit MpiCommunicator(MpiGroup& group) : group_(group) {}
+  MpiGroup& group() const { return group_; }
 
   std::string name() const override { return "mpi"; }
   int rank() const override { return group_.rank(); }
@@ -62,7 +39,8 @@ class MpiCommunicator final : public Communicator {
     for_each_chunk(count, [&](int64_t begin, int length) {
       auto* to = static_cast<std::byte*>(out) + begin * bytes;
       const void* from = in == out ? MPI_IN_PLACE : static_cast<const std::byte*>(in) + begin * bytes;
-      check_mpi(MPI_Allreduce(from, to, length, mpi_type(dtype), mpi_op(op), group_.comm()), "MPI_Allreduce");
+      check_mpi(MPI_Allreduce(from, to, length, numbers_.type(dtype), numbers_.op(dtype, op), group_.comm()),
+                "MPI_Allreduce");
     });
   }
 
@@ -162,9 +140,17 @@ class MpiCommunicator final : public Communicator {
 
  private:
   MpiGroup& group_;
+  MpiNumbers numbers_;
 };
 
 }  // namespace
+
+MpiGroup& mpi_group(Communicator& comm) {
+  auto* over_mpi = dynamic_cast<MpiCommunicator*>(&comm);
+  if (over_mpi == nullptr)
+    throw AgreedError(fmt::format("expected a communicator over MPI, found \"{}\"", comm.name()));
+  return over_mpi->group();
+}
 
 struct Launch::State {
   std::unique_ptr<MpiGroup> group;

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "distributed/mpi/group.hpp"
+#include "distributed/mpi/spin.hpp"
 
 namespace lamina {
 namespace {
@@ -28,21 +29,13 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
+}  // namespace
 
 int available_cores() {
   cpu_set_t set;
   CPU_ZERO(&set);
   return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
 }
-
-}  // namespace
 
 SharedBarrier::SharedBarrier(MPI_Comm local) {
   int rank = 0, size = 1;
@@ -82,16 +75,8 @@ void SharedBarrier::wait() {
     state_->generation.store(generation + 1, std::memory_order_release);
     return;
   }
-  // A rank that is late by more than a time slice may be waiting for this very core, whatever the count of
-  // cores says.
-  const int spins_before_yield = oversubscribed_ ? 50 : 200'000;
-  for (int64_t spin = 0; state_->generation.load(std::memory_order_acquire) == generation; ++spin) {
-    if (spin < spins_before_yield) {
-      relax();
-    } else {
-      sched_yield();
-    }
-  }
+  spin_until([&] { return state_->generation.load(std::memory_order_acquire) != generation; },
+             oversubscribed_ ? kSpinsOversubscribed : 200'000);  // a yield costs nearness
 }
 
 void SharedBarrier::free() {

@@ -3,6 +3,8 @@
 
 namespace lamina {
 
+void choose_gpu(int) {}
+
 DeviceInfo cuda_device_info() {
   DeviceInfo info;
   info.type = "cuda";
@@ -12,6 +14,10 @@ DeviceInfo cuda_device_info() {
 
 Device* cuda_device() {
   return nullptr;
+}
+
+void cuda_silu_gate(const float*, void*, InputType, int64_t, int64_t, Stream&) {
+  throw DeviceError("cuda: " + cuda_device_info().reason);
 }
 
 void register_cuda_kernels(Registry&) {}

@@ -16,6 +16,7 @@ constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
 constexpr int kTokensBitmap = 4, kFewBitmap = 8, kSumsBitmap = 12;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
+constexpr int kReadStreams = 8;
 constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
 
@@ -50,15 +51,21 @@ using I32 = __m256i;
 }
 // The seven bits below the sign, where float32 keeps exponent and fraction, are the number times 2⁻¹²⁰,
 // subnormal or not. Two columns of a word go by 16-bit shifts together, into bfloat16's places.
-constexpr int64_t kE4m3Columns = 4;
-constexpr float kE4m3Unit = 0x1p-120f;
-template <int Column>
-[[gnu::always_inline]] inline F e4m3_load(const uint8_t* p) {
-  I32 bytes = _mm256_loadu_si256(reinterpret_cast<const I32*>(p));
-  if constexpr (Column % 2 == 0) bytes = _mm256_slli_epi16(bytes, 8);
-  const I32 pair =
-      _mm256_and_si256(_mm256_srai_epi16(bytes, 4), _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
-  return Column < 2 ? b16_low(pair) : b16_high(pair);
+struct E4m3 {
+  static constexpr int64_t kColumns = 4;
+  static constexpr float kUnit = 0x1p-120f;
+  template <int Column>
+  [[gnu::always_inline]] static F load(const uint8_t* p) {
+    I32 bytes = _mm256_loadu_si256(reinterpret_cast<const I32*>(p));
+    if constexpr (Column % 2 == 0) bytes = _mm256_slli_epi16(bytes, 8);
+    const I32 pair =
+        _mm256_and_si256(_mm256_srai_epi16(bytes, 4), _mm256_set1_epi16(static_cast<int16_t>(0x87f0)));
+    return Column < 2 ? b16_low(pair) : b16_high(pair);
+  }
+};
+using E4m3Words = E4m3;
+inline bool takes_e4m3_words() {
+  return true;
 }
 [[gnu::always_inline]] inline F f_set(float v) {
   return _mm256_set1_ps(v);
@@ -181,15 +188,25 @@ struct ExpandTable {
 constexpr ExpandTable kExpand;
 
 // The empty `asm` keeps the load of values apart from the permutation, which takes half as long again on Zen
-// 3 when it reads memory itself; the other keeps GCC from making two instructions of the blend.
+// 3 when it reads memory itself; the other keeps GCC from making two instructions of the blend, or from
+// copying the zeros each time.
 [[gnu::always_inline]] inline F f_expand(const float* values, uint32_t mask) {
   const I32 place =
       _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpand.place + mask)));
-  F first = f_load(values), zero = f_zero();
-  asm("" : "+x"(first), "+x"(zero));
-  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(first, place), zero, _mm256_castsi256_ps(place));
+  F first = f_load(values), spread;
+  asm("" : "+x"(first));
+  asm("vblendvps %2, %3, %1, %0"
+      : "=x"(spread)
+      : "x"(_mm256_permutevar8x32_ps(first, place)), "x"(place), "x"(f_zero()));
+  return spread;
 }
 
+// GCC clears the register before, for the sake of old processors.
+[[gnu::always_inline]] inline int64_t bit_count(uint64_t word) {
+  uint64_t count;
+  asm("popcntq %1, %0" : "=r"(count) : "r"(word) : "cc");
+  return static_cast<int64_t>(count);
+}
 [[gnu::always_inline]] inline int64_t lowest_bit(uint64_t word) {
   return static_cast<int64_t>(_tzcnt_u64(word));
 }

@@ -18,6 +18,7 @@ constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
 constexpr int kTokensBitmap = 4, kFewBitmap = 4, kSumsBitmap = 8;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
+constexpr int kReadStreams = 8;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
 #if defined(__SSE2__)
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)
@@ -63,13 +64,19 @@ inline F b16_low(I32 word) {
 inline F b16_high(I32 word) {
   return (F)(word & static_cast<int32_t>(0xffff0000u));
 }
-constexpr int64_t kE4m3Columns = 1;
-constexpr float kE4m3Unit = 1.0f;
-template <int Column>
-inline F e4m3_load(const uint8_t* p) {
-  F v;
-  for (int lane = 0; lane < kF; ++lane) v[lane] = float_of_e4m3(p[lane]);
-  return v;
+struct E4m3 {
+  static constexpr int64_t kColumns = 1;
+  static constexpr float kUnit = 1.0f;
+  template <int Column>
+  static F load(const uint8_t* p) {
+    F v;
+    for (int lane = 0; lane < kF; ++lane) v[lane] = float_of_e4m3(p[lane]);
+    return v;
+  }
+};
+using E4m3Words = E4m3;
+inline bool takes_e4m3_words() {
+  return true;
 }
 inline F f_set(float v) {
   return F{v, v, v, v};
@@ -196,6 +203,9 @@ inline F f_gather(const float* x, const Index* columns) {
   return F{x[columns[0]], x[columns[1]], x[columns[2]], x[columns[3]]};
 }
 
+inline int64_t bit_count(uint64_t word) {
+  return __builtin_popcountll(word);
+}
 inline int64_t lowest_bit(uint64_t word) {
   return word != 0 ? __builtin_ctzll(word) : 64;
 }

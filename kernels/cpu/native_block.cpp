@@ -91,6 +91,7 @@ class StripLayer final : public CpuLayer {
   }
 
   void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
+    if (tokens == 1) return compute_one(activations_.data(x, 0, 1, 0), y, rows);
     const int64_t tile = tile_tokens(tokens, ops_.tokens_f32.most);
     int64_t most = 1;  // blocks that a block row keeps
     for (int64_t row = rows.begin; row < rows.end; row += block_rows_)
@@ -108,6 +109,24 @@ class StripLayer final : public CpuLayer {
   double macs() const override { return kept_.macs(); }
 
  private:
+  // Each strip goes with some that lie far apart: as many long streams.
+  void compute_one(const float* x, float* y, Range rows) {
+    const int64_t count = (rows.size() + strip_rows_ - 1) / strip_rows_, apart = count / kStripsTogether;
+    Strip strips[kStripsTogether];
+    const auto describe = [&](int64_t index) -> Strip {
+      const int64_t row = rows.begin + index * strip_rows_, b = row / block_rows_;
+      return {strip(row), kept_.columns(b), kept_.count(b), std::min(strip_rows_, rows_ - row), y + row};
+    };
+    for (int64_t i = 0; i < apart; ++i) {
+      for (int64_t s = 0; s < kStripsTogether; ++s) strips[s] = describe(s * apart + i);
+      ops_.strips_f32(strips, kStripsTogether, strip_rows_, block_cols_, x);
+    }
+    for (int64_t i = kStripsTogether * apart; i < count; ++i) {
+      strips[0] = describe(i);
+      ops_.strips_f32(strips, 1, strip_rows_, block_cols_, x);
+    }
+  }
+
   // Up to `chunk` kept blocks, from block `first` on, of one strip by `tokens` in tiles. One tile streams
   // through the weights; several share the fetching of the next strip's blocks.
   void multiply(const float* x, float* y, Range tokens, int64_t tile, int64_t row, int64_t first,

@@ -24,6 +24,16 @@ struct TokenTiles {
 // Columns of activations that a word of a bitmap meets, and one of zeros.
 inline constexpr int64_t kColumnsBitmap = 65;
 
+// A strip of kept blocks that one token meets, as block_f32 has them: y[row] is set.
+struct Strip {
+  const float* weights;
+  const int32_t* columns;
+  int64_t count, rows;
+  float* y;
+};
+// So many go together.
+inline constexpr int64_t kStripsTogether = 4;
+
 struct CpuOps {
   // "portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"
   const char* name;
@@ -57,6 +67,8 @@ struct CpuOps {
   void (*block_f32)(const float* w, int64_t strip_rows, int64_t rows, const int32_t* columns, int64_t count,
                     int64_t width, const float* x, int64_t tokens, float* y, int64_t y_stride,
                     bool accumulate, const void* fetch, int64_t fetch_step);
+  // `count` strips by one token, kStripsTogether at a time: neighbours here had better lie far apart.
+  void (*strips_f32)(const Strip* strips, int64_t count, int64_t strip_rows, int64_t width, const float* x);
 
   // Where both sides are of less than 32 bits, activations lie in words of 32 bits, `words_together` of a
   // token side by side: word i of token t is x[(i / together · tokens + t) · together + i % together]. k is a

@@ -3,7 +3,7 @@
 
 namespace lamina {
 
-// The share of its rows that every native CPU kernel computes a second time, from CMake's
+// The share of its time that every native CPU kernel spends on computing rows a second time, from CMake's
 // LAMINA_INJECT_SLOWDOWN; 0 in any build that is not made for such a test. Results stay what they are.
 double injected_slowdown();
 

@@ -19,12 +19,6 @@ int blocks_for(int64_t count) {
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < (count); \
        i += int64_t{gridDim.x} * blockDim.x)
 
-// float16_of_float of float8.hpp.
-__device__ uint16_t fp16_of(float value) {
-  const __half nearest = __float2half_rn(isfinite(value) ? fminf(fmaxf(value, -65504.0f), 65504.0f) : value);
-  return __half_as_ushort(nearest);
-}
-
 template <bool kHalf>
 __global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
   FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);

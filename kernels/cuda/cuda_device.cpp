@@ -2,12 +2,15 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <limits>
+#include <utility>
 
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/cuda/error.hpp"
 #include "kernels/cuda/nvml.hpp"
 #include "kernels/cuda/probes.hpp"
+#include "kernels/cuda/step.hpp"
 
 namespace lamina {
 namespace {
@@ -48,36 +51,98 @@ void release_device_memory(void* data) {
   cudaFree(data);  // fails where the context is lost, and then there is nothing to give back
 }
 
-class CudaReplay final : public Replay {
+// The host's way to a graph's launch, which the clock must not see: the stream is kept busy meanwhile.
+constexpr int64_t kHeadStart = 20'000;  // ns
+
+// Times what is put on a stream between two events.
+class TimedReplay : public Replay {
  public:
-  CudaReplay(cudaStream_t stream, cudaGraph_t graph) : stream_(stream) {
-    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
-    cudaGraphDestroy(graph);
-    check_cuda(status, "making a graph's executable");
+  explicit TimedReplay(cudaStream_t stream) : stream_(stream) {
     check_cuda(cudaEventCreate(&begin_), "making an event");
     check_cuda(cudaEventCreate(&end_), "making an event");
-    check_cuda(cudaGraphUpload(graph_, stream_), "uploading a graph");
   }
-  ~CudaReplay() override {
+  ~TimedReplay() override {
     if (begin_ != nullptr) cudaEventDestroy(begin_);
     if (end_ != nullptr) cudaEventDestroy(end_);
-    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
   }
 
   double run(int64_t times) override {
+    if (begin_with_) begin_with_();
+    lead();
     check_cuda(cudaEventRecord(begin_, stream_), "recording an event");
-    for (int64_t i = 0; i < times; ++i) check_cuda(cudaGraphLaunch(graph_, stream_), "launching a graph");
+    for (int64_t i = 0; i < times; ++i) launch();
     check_cuda(cudaEventRecord(end_, stream_), "recording an event");
-    check_cuda(cudaEventSynchronize(end_), "waiting for a graph");
+    check_cuda(cudaEventSynchronize(end_), "waiting for timed work");
     float ms = 0;
     check_cuda(cudaEventElapsedTime(&ms, begin_, end_), "reading an event");
     return static_cast<double>(ms) * 1e-3;
   }
 
- private:
+ protected:
+  virtual void lead() {}
+  virtual void launch() = 0;
   cudaStream_t stream_;
-  cudaGraphExec_t graph_ = nullptr;
+
+ private:
   cudaEvent_t begin_ = nullptr, end_ = nullptr;
+};
+
+class GraphReplay final : public TimedReplay {
+ public:
+  GraphReplay(cudaStream_t stream, cudaGraph_t graph) : TimedReplay(stream) {
+    const cudaError_t status = cudaGraphInstantiate(&graph_, graph, 0);
+    cudaGraphDestroy(graph);
+    check_cuda(status, "making a graph's executable");
+    check_cuda(cudaGraphUpload(graph_, stream_), "uploading a graph");
+  }
+  ~GraphReplay() override {
+    if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+  }
+
+ private:
+  void lead() override {
+    hold(kHeadStart, stream_);
+    check_launch("waiting before the clock starts");
+  }
+  void launch() override { check_cuda(cudaGraphLaunch(graph_, stream_), "launching a graph"); }
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+class DirectReplay final : public TimedReplay {
+ public:
+  DirectReplay(cudaStream_t stream, std::function<void()> work)
+      : TimedReplay(stream), work_(std::move(work)) {}
+
+ private:
+  void launch() override { work_(); }
+  std::function<void()> work_;
+};
+
+class CudaSideStream final : public SideStream {
+ public:
+  CudaSideStream() {
+    cudaStream_t made = nullptr;
+    check_cuda(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "making a stream");
+    stream_.handle = made;
+    check_cuda(cudaEventCreateWithFlags(&followed_, cudaEventDisableTiming), "making an event");
+    check_cuda(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "making an event");
+  }
+  ~CudaSideStream() override {
+    if (followed_ != nullptr) cudaEventDestroy(followed_);
+    if (joined_ != nullptr) cudaEventDestroy(joined_);
+    if (stream_.handle != nullptr) cudaStreamDestroy(cuda_stream(stream_));
+  }
+  Stream& stream() override { return stream_; }
+  void follow(Stream& main) override { order(main, followed_, stream_); }
+  void join(Stream& main) override { order(stream_, joined_, main); }
+
+ private:
+  static void order(const Stream& before, cudaEvent_t event, const Stream& after) {
+    check_cuda(cudaEventRecord(event, cuda_stream(before)), "recording an event");
+    check_cuda(cudaStreamWaitEvent(cuda_stream(after), event, 0), "ordering streams");
+  }
+  Stream stream_;
+  cudaEvent_t followed_ = nullptr, joined_ = nullptr;
 };
 
 class CudaDevice final : public Device {
@@ -133,8 +198,19 @@ class CudaDevice final : public Device {
       throw;
     }
     check_cuda(cudaStreamEndCapture(on, &graph), "ending a capture");
-    return std::make_unique<CudaReplay>(on, graph);
+    return std::make_unique<GraphReplay>(on, graph);
   }
+
+  std::unique_ptr<Replay> repeat(Stream& stream, std::function<void()> work) override {
+    return std::make_unique<DirectReplay>(cuda_stream(stream), std::move(work));
+  }
+
+  void clear(void* to, int64_t bytes, Stream& stream) override {
+    if (bytes > 0)
+      check_cuda(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), cuda_stream(stream)), "clearing memory");
+  }
+
+  std::unique_ptr<SideStream> beside() override { return std::make_unique<CudaSideStream>(); }
 
   DeviceState state() override { return nvml_.state(); }
   std::vector<DeviceProbe> probes() override { return cuda_probes(*this); }
@@ -163,13 +239,19 @@ class CudaDevice final : public Device {
   Nvml nvml_;
 };
 
+int chosen_gpu = 0;  // by choose_gpu(), around the node's GPUs
+
+int own_gpu(int count) {
+  return chosen_gpu % count;
+}
+
 CudaDevice* the_device() {
   // Never destroyed: CUDA's own state may be gone before static objects are.
   static CudaDevice* const device = []() -> CudaDevice* {
-    int count = 0, index = 0;
+    int count = 0;
     cudaDeviceProp properties{};
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0 || cudaGetDevice(&index) != cudaSuccess ||
-        !device_problem(index, &properties).empty())
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0 ||
+        !device_problem(own_gpu(count), &properties).empty() || cudaSetDevice(own_gpu(count)) != cudaSuccess)
       return nullptr;
     return new CudaDevice(properties);
   }();
@@ -187,6 +269,19 @@ void check_cuda(cudaError_t status, const char* what) {
 const CudaProperties& cuda_properties() {
   if (the_device() == nullptr) throw DeviceError("cuda: no usable GPU; `lamina list` says why");
   return the_device()->properties();
+}
+
+void choose_gpu(int local_rank) {
+  chosen_gpu = std::max(local_rank, 0);
+}
+
+void cuda_silu_gate(const float* gate_up, void* hidden, InputType type, int64_t tokens, int64_t width,
+                    Stream& stream) {
+  const HiddenType as = type == InputType::bf16  ? HiddenType::bf16
+                        : type == InputType::f16 ? HiddenType::f16
+                                                 : HiddenType::f32;
+  silu_gate(gate_up, hidden, as, tokens, width, cuda_stream(stream));
+  check_launch("the gate between projections");
 }
 
 Device* cuda_device() {
@@ -207,7 +302,7 @@ DeviceInfo cuda_device_info() {
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
     const std::string problem = device_problem(i, &properties);
-    if (i == 0) {
+    if (i == own_gpu(count)) {
       info.available = problem.empty();
       info.reason = problem;
     }

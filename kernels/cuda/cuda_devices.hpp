@@ -2,14 +2,22 @@
 #pragma once
 
 #include "kernels/device.hpp"
+#include "kernels/layer.hpp"
 
 namespace lamina {
 
 class Registry;
 
+// Which GPU this process uses: by its number among the node's ranks, around the node's GPUs where there are
+// more ranks. Touches no GPU. To be called before anything else here; without it, the first GPU.
+void choose_gpu(int local_rank);
 DeviceInfo cuda_device_info();
 // Null where no GPU answers. The first call makes its context.
 Device* cuda_device();
+// hidden[t][i] = silu(gate[t][i])·up[t][i] of gate_up [tokens × 2·width], gates first, as the next layer
+// reads it: float32, or bfloat16 by the activation rule. Puts one launch on the stream; throws DeviceError.
+void cuda_silu_gate(const float* gate_up, void* hidden, InputType type, int64_t tokens, int64_t width,
+                    Stream& stream);
 // One line for each kernel that runs on GPUs; none where CUDA was not built.
 void register_cuda_kernels(Registry& registry);
 

@@ -34,14 +34,17 @@ void CudaLayer::forward_then(Layer& next, const float* x, float* middle, float* 
       forward_rounded(x, middle, follower.rounded_->data(), tokens, stream))
     return next.forward(follower.rounded_->as<float>(), y, tokens, stream);
   forward(x, middle, tokens, stream);
-  const float* in = middle;
-  if (follower.input_ != InputType::f32) {
-    round_activations(middle, tokens * rows_, follower.input_ == InputType::f16, follower.rounded_->data(),
-                      cuda_stream(stream));
+  next.forward_rounding(middle, y, tokens, stream);
+}
+
+void CudaLayer::forward_rounding(const float* x, float* y, int64_t tokens, Stream& stream) {
+  const float* in = x;
+  if (input_ != InputType::f32) {
+    round_activations(x, tokens * cols_, input_ == InputType::f16, rounded_->data(), cuda_stream(stream));
     check_launch("rounding activations");
-    in = follower.rounded_->as<float>();
+    in = rounded_->as<float>();
   }
-  next.forward(in, y, tokens, stream);
+  forward(in, y, tokens, stream);
 }
 
 Cost CudaLayer::cost(int64_t tokens) const {

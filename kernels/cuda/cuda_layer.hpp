@@ -14,6 +14,7 @@ class CudaLayer : public Layer {
   // Rounds `middle` to what `next`, another CudaLayer, reads.
   void forward_then(Layer& next, const float* x, float* middle, float* y, int64_t tokens,
                     Stream& stream) override;
+  void forward_rounding(const float* x, float* y, int64_t tokens, Stream& stream) override;
   Cost cost(int64_t tokens) const override;
 
  protected:

@@ -1,5 +1,7 @@
-// The bf16 rule of activations.hpp on the device.
+// The bf16 and f16 rules of activations.hpp on the device.
 #pragma once
+
+#include <cuda_fp16.h>
 
 #include <cstdint>
 
@@ -15,6 +17,12 @@ __device__ __forceinline__ uint16_t bf16_of(float value) {
   if (magnitude >= 0x7f7f8000u)
     return static_cast<uint16_t>(bits >> 16 | (magnitude > 0x7f800000u ? 0x40u : 0u));
   return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+// float16_of_float of float8.hpp.
+__device__ __forceinline__ uint16_t fp16_of(float value) {
+  const __half nearest = __float2half_rn(isfinite(value) ? fminf(fmaxf(value, -65504.0f), 65504.0f) : value);
+  return __half_as_ushort(nearest);
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ TEST(Limit, TheNetworkComesOnTop) {
 
 TEST(Ceilings, AreMeasuredAndPlausible) {
   auto comm = make_self_communicator();
-  Ceilings ceilings(*comm, 1, 1 << 20, {0.5, 5, 0.02, 10}, *find_device("cpu"));
+  Ceilings ceilings(*comm, 1, 1 << 20, {0.5, 5, 0.02, 10}, *find_device("cpu"), nullptr);
   std::vector<Series*> series = ceilings.series();
   sample(series, *comm, 1, [](int, const std::string&) {});
   const CeilingValues values = ceilings.values();

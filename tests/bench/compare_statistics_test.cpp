@@ -35,6 +35,29 @@ TEST(Statistics, UnpairedIsWelchsTest) {
   EXPECT_NEAR(within.high, 0.08066899778456203, 1e-10);
 }
 
+// From ten launches on, some are trimmed at each end. stats.ttest_ind(next, base, equal_var=False,
+// trim=0.1); errors and degrees of freedom by Yuen's formulas, and the paired test by Tukey and McLaughlin's,
+// in NumPy.
+TEST(Statistics, LaunchesThatWereHeldUpAreTrimmed) {
+  const std::vector<double> base = {4.60517, 4.61512, 4.58497, 4.62006, 4.60018, 4.59921,
+                                    4.61034, 4.95112, 4.60455, 4.59333, 4.61201};
+  const std::vector<double> next = {4.66344, 4.65396, 4.68213, 4.64439, 4.65117,
+                                    4.66201, 4.1,     4.65533, 4.67001, 4.66022};
+  const Estimate welch = unpaired(base, next);
+  EXPECT_NEAR(welch.log_ratio, 0.0509029166666668, 1e-12);
+  EXPECT_NEAR(welch.standard_error, 0.005179413639356051, 1e-12);
+  EXPECT_NEAR(welch.degrees, 14.847267695607808, 1e-9);
+  EXPECT_NEAR(welch.p_value, 6.87851764787996e-08, 1e-13);
+  const Estimate pairs = paired({base.begin(), base.begin() + 10}, next);
+  EXPECT_NEAR(pairs.log_ratio, 0.008973749999999892, 1e-12);
+  EXPECT_NEAR(pairs.standard_error, 0.05943008441648053, 1e-12);
+  EXPECT_EQ(pairs.degrees, 7);
+  EXPECT_NEAR(pairs.p_value, 0.8842375460156282, 1e-12);
+  EXPECT_EQ(trimmed(9), 0);
+  EXPECT_EQ(trimmed(14), 1);
+  EXPECT_EQ(trimmed(15), 2);
+}
+
 // (stats.t.ppf(0.995, 4) + stats.t.ppf(0.95, 4)) · sem(d), and the floor in place of the first.
 TEST(Statistics, VisibleIsWhatTheTestAndTheFloorLetThrough) {
   const Estimate estimate = paired({1, 2, 3, 4, 5}, {1.051, 2.043, 3.062, 4.048, 5.055});

@@ -70,8 +70,8 @@ TEST(Environment, SaysWhereRanksAreBound) {
   const auto world = make_self_communicator();
   Config config;
   config.text = "{}";
-  const auto environment = nlohmann::json::parse(
-      environment_text(config, machine, Registry{}, *world, "run", "launch", utc_now(), {"lamina"}, {}, ""));
+  const auto environment = nlohmann::json::parse(environment_text(
+      config, machine, Registry{}, *world, "run", "launch", utc_now(), {"lamina"}, {}, {}, ""));
   const auto& topology = environment["machine"]["topology"];
   EXPECT_EQ(topology["sockets"], nlohmann::json::parse(R"([{"id": 0, "cpus": "0-3"}])"));
   EXPECT_EQ(topology["numa_nodes"][1],
@@ -82,8 +82,8 @@ TEST(Environment, SaysWhereRanksAreBound) {
 
   machine.topology = {};
   machine.topology.absent = "built without";
-  const auto without = nlohmann::json::parse(
-      environment_text(config, machine, Registry{}, *world, "run", "launch", utc_now(), {"lamina"}, {}, ""));
+  const auto without = nlohmann::json::parse(environment_text(config, machine, Registry{}, *world, "run",
+                                                              "launch", utc_now(), {"lamina"}, {}, {}, ""));
   EXPECT_EQ(without["machine"]["topology"], "built without");
 }
 

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "kernels/cuda/cuda_devices.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina::test {
@@ -33,6 +34,7 @@ int main(int argc, char** argv) {
   try {
     lamina::Launch launch(&argc, &argv);
     lamina::test::the_launch = &launch;
+    lamina::choose_gpu(launch.world().local_rank());
     testing::InitGoogleTest(&argc, argv);
     if (launch.world().rank() != 0) {
       auto& listeners = testing::UnitTest::GetInstance()->listeners();

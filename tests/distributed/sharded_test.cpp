@@ -99,6 +99,55 @@ TEST(Sharded, GatheredOutputIsNearTheOriginalProduct) {
   }
 }
 
+// Tokens that do not divide by the ranks, and fewer than them; both roles; chains whose sums are rank-wide.
+TEST(Sharded, TokensAreCutOverRanks) {
+  for (const test::SchemeCase& each : test::scheme_cases()) {
+    if (!registry().find_scheme(each.type)) continue;
+    for (const Shard shard : {Shard::column, Shard::row})
+      for (const int64_t tokens : {1, 5}) {
+        Rig rig({130, 192}, each, {.shard = shard, .max_tokens = tokens, .sequence = true});
+        const std::string what = rig.scheme->name() + ", " + to_string(shard) + ", " + std::to_string(tokens);
+        const CheckResult result = rig.check();
+        EXPECT_TRUE(result.passed) << what << ": " << result.error << " > " << result.tolerance << " at "
+                                   << result.where;
+        // What the ranks have together is the product, token by token.
+        const Matrix<float> local = local_input(*rig.layer, rig.x, {0, tokens});
+        const bool cut = rig.comm->size() > 1;
+        EXPECT_EQ(local.rows, shard == Shard::column && cut
+                                  ? (tokens + rig.comm->size() - 1) / rig.comm->size()
+                                  : tokens);
+        std::vector<float> y(static_cast<size_t>(rig.layer->out_rows(tokens) * rig.layer->local_out()));
+        rig.layer->forward(0, local.data.data(), y.data(), tokens, rig.stream);
+        const Matrix<float> whole = gather_output(*rig.layer, y.data(), tokens);
+        Rig plain({130, 192}, each, {.shard = shard, .max_tokens = tokens});
+        const Matrix<float> inputs = local_input(*plain.layer, plain.x, {0, tokens});
+        std::vector<float> expected(static_cast<size_t>(tokens * plain.layer->local_out()));
+        plain.layer->forward(0, inputs.data.data(), expected.data(), tokens, plain.stream);
+        const Matrix<float> reference = gather_output(*plain.layer, expected.data(), tokens);
+        ASSERT_EQ(whole.data.size(), reference.data.size());
+        float largest = 0, off = 0;
+        for (size_t i = 0; i < whole.data.size(); ++i) {
+          largest = std::max(largest, std::abs(reference.data[i]));
+          off = std::max(off, std::abs(whole.data[i] - reference.data[i]));
+        }
+        EXPECT_LE(off, 1e-5f * largest) << what;
+      }
+  }
+}
+
+TEST(Sharded, EveryTransportSumsAlike) {
+  for (const TransportType& type : transports()) {
+    if (type.device != "cpu" || !type.absent.empty() || (type.name == "self" && world().size() > 1)) continue;
+    const auto transport = make_transport(type.name, "cpu", world());
+    Rig rig({131, 192}, kDense, {.shard = Shard::row, .max_tokens = 5, .transport = transport.get()});
+    EXPECT_TRUE(rig.check().passed) << type.name;
+    if (world().size() > 1) {
+      ASSERT_NE(rig.layer->transport(), nullptr);
+      EXPECT_EQ(rig.layer->transport()->name(), type.name);
+    }
+  }
+}
+
 TEST(Sharded, HalvesAreCutAlike) {
   const Cut cut = make_cut({20, 8}, Shard::column, 3, {1, 1}, 2);
   EXPECT_EQ(cut.rows[0], (std::vector<Range>{{0, 4}, {10, 14}}));

@@ -1,0 +1,45 @@
+#include "bench/capture.hpp"
+
+#include <algorithm>
+#include <memory>
+
+namespace lamina {
+namespace {
+
+constexpr double kReplaySeconds = 200e-6;  // many times a graph's launch
+constexpr double kSharedSeconds = 500e-6;  // and what ranks begin apart
+constexpr int64_t kReplaySteps = 4096;
+
+}  // namespace
+
+PreparedCase::Captured capture_steps(Device& device, Stream& stream, Communicator& comm,
+                                     const CaptureOptions& options, const std::function<void()>& step) {
+  Transport* transport = comm.size() > 1 ? options.transport : nullptr;
+  std::function<void()> meet;
+  if (transport != nullptr) {
+    const auto number = std::make_shared<Buffer>(device.allocate(sizeof(float)));
+    device.fill(number->data(), 0, sizeof(float));
+    meet = [number, transport, &stream] {
+      transport->all_reduce(number->data(), number->data(), 1, DType::f32, ReduceOp::max, stream);
+    };
+    meet();
+  }
+  const auto times = [&](int64_t count) {
+    const auto work = [step, steps = count * options.rounds] {
+      for (int64_t i = 0; i < steps; ++i) step();
+    };
+    const bool graph = options.graph && (options.transport == nullptr || options.transport->capturable());
+    std::unique_ptr<Replay> replay = graph ? device.capture(stream, work) : device.repeat(stream, work);
+    if (replay && meet) replay->begin_with(meet);
+    return replay;
+  };
+  std::unique_ptr<Replay> once = times(1);
+  if (!once) return {};
+  once->run(1);
+  const double wanted = (meet ? kSharedSeconds : kReplaySeconds) / std::max(comm.max(once->run(1)), 1e-6);
+  const int64_t most = std::max<int64_t>(kReplaySteps / options.rounds, 1);
+  const int64_t count = std::clamp(static_cast<int64_t>(wanted), int64_t{1}, most);
+  return {count == 1 ? std::move(once) : times(count), count * options.rounds};
+}
+
+}  // namespace lamina

@@ -1,0 +1,19 @@
+// MPI and codes for a GPU's memory, in a build without CUDA.
+#include "distributed/collectives/codec.hpp"
+#include "distributed/transports.hpp"
+
+namespace lamina {
+
+TransportType staged_mpi_transport() {
+  TransportType type;
+  type.name = "mpi";
+  type.device = "cuda";
+  type.absent = "built without CUDA; configure with the `cuda` preset";
+  return type;
+}
+
+std::unique_ptr<Codec> make_cuda_codec(Payload, int64_t) {
+  return nullptr;
+}
+
+}  // namespace lamina

@@ -1,0 +1,348 @@
+// The transport `mpi-shm`: within a node through memory that its ranks share, between nodes by MPI.
+//
+// Messages go through slots of a bounded window, in chunks; shm_node.hpp has the protocol,
+// docs/collectives.md the algorithms with their costs.
+#include <mpi.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "distributed/collectives/combine.hpp"
+#include "distributed/mpi/group.hpp"
+#include "distributed/mpi/numbers.hpp"
+#include "distributed/mpi/shm_node.hpp"
+#include "distributed/transports.hpp"
+
+namespace lamina {
+namespace {
+
+constexpr int64_t kLine = 64;
+// Up to here every rank adds up everything itself: one meeting instead of two. Two ranks always do, chunk by
+// chunk: either way each reads as many bytes of the other's as the message has.
+constexpr int64_t kOneShotBytes = 64 << 10;
+constexpr int64_t kChunkBytes = 256 << 10;
+
+std::byte* at(void* base, int64_t offset) {
+  return static_cast<std::byte*>(base) + offset;
+}
+const std::byte* at(const void* base, int64_t offset) {
+  return static_cast<const std::byte*>(base) + offset;
+}
+void copy_bytes(void* to, const void* from, int64_t bytes) {
+  if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
+}
+
+// Part `index` of [0, count) cut into `parts` at multiples of `unit`.
+struct Part {
+  int64_t begin, count;
+};
+Part part_of(int64_t count, int parts, int index, int64_t unit) {
+  const int64_t each = ((count + parts - 1) / parts + unit - 1) / unit * unit;
+  const int64_t begin = std::min(count, index * each);
+  return {begin, std::min(count, begin + each) - begin};
+}
+
+class ShmTransport final : public Transport {
+ public:
+  ShmTransport(Communicator& comm, ShmNode& node)
+      : node_(node),
+        rank_(comm.rank()),
+        size_(comm.size()),
+        between_(node.nodes() > 1 ? mpi_transport().make(comm, {}) : nullptr),
+        parts_(static_cast<size_t>(node.local_size())) {}
+
+  std::string name() const override { return "mpi-shm"; }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  std::string refusal(CollectiveKind, DType, int64_t) const override { return ""; }
+
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op, Stream&) override {
+    const int64_t width = dtype_bytes(dtype), bytes = count * width;
+    if (count == 0) return;
+    if (size_ == 1) return copy_bytes(out, in, bytes);
+    if (node_.nodes() > 1) return reduce_between(in, out, count, dtype, op);
+    if (bytes <= ShmNode::kTinyBytes) {
+      const std::byte* all = node_.exchange_tiny(in, bytes);
+      for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
+      combine(parts_.data(), locals(), out, count, dtype, op);
+    } else if (locals() == 2 || bytes <= std::min(kOneShotBytes, node_.slot_bytes())) {
+      const int64_t most = chunk_bytes() / width;
+      for (int64_t begin = 0; begin < count; begin += most)
+        reduce_at_once(at(in, begin * width), at(out, begin * width), std::min(most, count - begin), dtype,
+                       op);
+    } else {
+      reduce_in_two(in, out, count, dtype, op);
+    }
+  }
+
+  void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                      Stream& stream) override {
+    const int64_t width = dtype_bytes(dtype);
+    if (size_ == 1) return copy_bytes(out, in, count * width);
+    if (!node_.even()) return between_->reduce_scatter(in, out, count, dtype, op, stream);
+    // A slot holds every other rank's share of a chunk, each node's beneath one another.
+    const int64_t most = node_.slot_bytes() / size_ / kLine * kLine / width;
+    for (int64_t begin = 0; begin < count; begin += most)
+      scatter_chunk(in, out, begin, std::min(most, count - begin), count, dtype, op);
+  }
+
+  void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    if (size_ == 1) return copy_bytes(out, in, bytes);
+    if (node_.nodes() > 1 && !node_.even()) return between_->all_gather(in, out, bytes, stream);
+    if (node_.nodes() > 1) return gather_between(in, out, bytes);
+    for (int64_t begin = 0; begin < bytes; begin += node_.slot_bytes()) {
+      const int64_t length = std::min(node_.slot_bytes(), bytes - begin);
+      node_.begin();
+      copy_bytes(node_.slot(me()), at(in, begin), length);
+      node_.publish();
+      copy_bytes(at(out, rank_ * bytes + begin), at(in, begin), length);
+      for (int local : others()) {
+        node_.await(local);
+        copy_bytes(at(out, node_.rank_of(0, local) * bytes + begin), node_.slot(local), length);
+      }
+    }
+  }
+
+  void broadcast(const void* in, void* out, int64_t bytes, int root, Stream&) override {
+    if (rank_ == root) copy_bytes(out, in, bytes);
+    if (size_ == 1) return;
+    for (int64_t begin = 0; begin < bytes; begin += node_.slot_bytes()) {
+      const int64_t length = std::min(node_.slot_bytes(), bytes - begin);
+      if (node_.nodes() > 1) {
+        broadcast_between(at(out, begin), length, root);
+        continue;
+      }
+      node_.begin();
+      if (rank_ == root) copy_bytes(node_.slot(me()), at(in, begin), length);
+      node_.publish();
+      if (rank_ == root) continue;
+      node_.await(node_.local_of(root));
+      copy_bytes(at(out, begin), node_.slot(node_.local_of(root)), length);
+    }
+  }
+
+  void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    if (size_ == 1) return copy_bytes(out, in, bytes);
+    const int64_t most = node_.slot_bytes() / size_ / kLine * kLine;
+    if (between_ != nullptr) return between_->all_to_all(in, out, bytes, stream);
+    copy_bytes(at(out, rank_ * bytes), at(in, rank_ * bytes), bytes);
+    for (int64_t begin = 0; begin < bytes; begin += most) {
+      const int64_t length = std::min(most, bytes - begin);
+      node_.begin();
+      for (int local : others())
+        copy_bytes(node_.slot(me()) + local * most, at(in, local * bytes + begin), length);
+      node_.publish();
+      for (int local : others()) {
+        node_.await(local);
+        copy_bytes(at(out, local * bytes + begin), node_.slot(local) + me() * most, length);
+      }
+    }
+  }
+
+  void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    if (size_ == 1) return copy_bytes(out, in, bytes);
+    if (between_ != nullptr) return between_->send_recv(in, out, bytes, stream);
+    const int from = (me() + locals() - 1) % locals();
+    for (int64_t begin = 0; begin < bytes; begin += node_.slot_bytes()) {
+      const int64_t length = std::min(node_.slot_bytes(), bytes - begin);
+      node_.begin();
+      copy_bytes(node_.slot(me()), at(in, begin), length);
+      node_.publish();
+      node_.await(from);
+      copy_bytes(at(out, begin), node_.slot(from), length);
+    }
+  }
+
+ private:
+  int64_t chunk_bytes() const { return std::min(kChunkBytes, node_.slot_bytes()); }
+  int me() const { return node_.local_rank(); }
+  int locals() const { return node_.local_size(); }
+  const void*& part(int local) { return parts_[static_cast<size_t>(local)]; }
+  // The node's other ranks, from the next one on: so that not all read the same rank's window at once.
+  struct Others {
+    struct Iterator {
+      int local, size, left;
+      int operator*() const { return local; }
+      Iterator& operator++() {
+        local = local + 1 == size ? 0 : local + 1;
+        --left;
+        return *this;
+      }
+      bool operator!=(const Iterator& other) const { return left != other.left; }
+    };
+    int me, size;
+    Iterator begin() const { return {(me + 1) % size, size, size - 1}; }
+    Iterator end() const { return {me, size, 0}; }
+  };
+  Others others() const { return {me(), locals()}; }
+
+  // One step: every rank adds up every rank's numbers. Identical on all, since all add in rank order.
+  void reduce_at_once(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
+    const int64_t bytes = count * dtype_bytes(dtype);
+    node_.begin();
+    const int64_t place = node_.place_for(bytes);
+    copy_bytes(node_.slot(me()) + place, in, bytes);
+    node_.publish();
+    node_.await_all();
+    for (int local = 0; local < locals(); ++local) part(local) = node_.slot(local) + place;
+    part(me()) = in;
+    combine(parts_.data(), locals(), out, count, dtype, op);
+  }
+
+  // Reduce-scatter and all-gather of one chunk after the other, a step apart: in a step a rank hands out its
+  // numbers of one chunk, adds up its part of the chunk before, and after the meeting collects the others'
+  // parts of that.
+  void reduce_in_two(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
+    const int64_t width = dtype_bytes(dtype), unit = kLine / width;
+    const int64_t most = chunk_bytes() / width;
+    const int64_t chunks = (count + most - 1) / most;
+    for (int64_t step = 0; step <= chunks; ++step) {
+      node_.begin();
+      if (step < chunks) {
+        const int64_t begin = step * most, length = std::min(most, count - begin);
+        for (int local : others()) {
+          const Part its = part_of(length, locals(), local, unit);
+          copy_bytes(node_.slot(me()) + its.begin * width, at(in, (begin + its.begin) * width),
+                     its.count * width);
+        }
+      }
+      const int64_t begin = (step - 1) * most, length = std::min(most, count - begin);
+      if (step > 0) {
+        const Part own = part_of(length, locals(), me(), unit);
+        for (int local = 0; local < locals(); ++local)
+          part(local) = node_.slot_before(local) + own.begin * width;
+        part(me()) = at(in, (begin + own.begin) * width);
+        combine(parts_.data(), locals(), node_.result(me()), own.count, dtype, op);
+        copy_bytes(at(out, (begin + own.begin) * width), node_.result(me()), own.count * width);
+      }
+      node_.publish();
+      node_.await_all();
+      if (step == 0) continue;
+      for (int local : others()) {
+        const Part its = part_of(length, locals(), local, unit);
+        copy_bytes(at(out, (begin + its.begin) * width), node_.result(local), its.count * width);
+      }
+    }
+  }
+
+  // A node adds up its ranks' numbers, each of its lanes a part; the lanes add theirs up over nodes; and the
+  // node's ranks collect the parts.
+  void reduce_between(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
+    const int64_t width = dtype_bytes(dtype), unit = kLine / width;
+    const int64_t most = node_.slot_bytes() / width;
+    for (int64_t begin = 0; begin < count; begin += most) {
+      const int64_t length = std::min(most, count - begin);
+      node_.begin();
+      copy_bytes(node_.slot(me()), at(in, begin * width), length * width);
+      node_.publish();
+      node_.await_all();
+      const Part own = me() < node_.lanes() ? part_of(length, node_.lanes(), me(), unit) : Part{0, 0};
+      for (int local = 0; local < locals(); ++local) part(local) = node_.slot(local) + own.begin * width;
+      node_.begin();
+      combine(parts_.data(), locals(), node_.result(me()), own.count, dtype, op);
+      if (own.count > 0)
+        check_mpi(MPI_Allreduce(MPI_IN_PLACE, node_.result(me()), static_cast<int>(own.count),
+                                numbers_.type(dtype), numbers_.op(dtype, op), node_.lane()),
+                  "MPI_Allreduce");
+      node_.publish();
+      collect_lanes(at(out, begin * width), length, width);
+    }
+  }
+
+  // After publish(): every lane's part of a chunk, from the lanes' results.
+  void collect_lanes(std::byte* out, int64_t length, int64_t width) {
+    node_.await_all();
+    for (int lane = 0; lane < node_.lanes(); ++lane) {
+      const Part its = part_of(length, node_.lanes(), lane, kLine / width);
+      copy_bytes(out + its.begin * width, node_.result(lane), its.count * width);
+    }
+  }
+
+  void broadcast_between(std::byte* data, int64_t length, int root) {
+    const bool source = node_.node() == node_.node_of(root);
+    const int local_root = node_.local_of(root);
+    node_.begin();
+    if (rank_ == root) copy_bytes(node_.slot(me()), data, length);
+    node_.publish();
+    if (source) node_.await(local_root);
+    const std::byte* from = source ? node_.slot(local_root) : nullptr;
+    node_.begin();
+    const Part own = me() < node_.lanes() ? part_of(length, node_.lanes(), me(), kLine) : Part{0, 0};
+    if (own.count > 0) {
+      if (source) copy_bytes(node_.result(me()), from + own.begin, own.count);
+      check_mpi(MPI_Bcast(node_.result(me()), static_cast<int>(own.count), MPI_BYTE, node_.node_of(root),
+                          node_.lane()),
+                "MPI_Bcast");
+    }
+    node_.publish();
+    collect_lanes(data, length, 1);
+  }
+
+  // Each lane gathers its ranks' bytes, one rank a node; the node's ranks collect the lanes'.
+  void gather_between(const void* in, void* out, int64_t bytes) {
+    const int64_t most = node_.slot_bytes() / node_.nodes() / kLine * kLine;
+    for (int64_t begin = 0; begin < bytes; begin += most) {
+      const int64_t length = std::min(most, bytes - begin);
+      node_.begin();
+      check_mpi(MPI_Allgather(at(in, begin), static_cast<int>(length), MPI_BYTE, node_.slot(me()),
+                              static_cast<int>(length), MPI_BYTE, node_.lane()),
+                "MPI_Allgather");
+      node_.publish();
+      node_.await_all();
+      for (int local = 0; local < locals(); ++local)
+        for (int node = 0; node < node_.nodes(); ++node)
+          copy_bytes(at(out, node_.rank_of(node, local) * bytes + begin), node_.slot(local) + node * length,
+                     length);
+    }
+  }
+
+  // Every rank hands each rank of its node what is for that one and for those of its lane; adds up; and the
+  // lane's ranks reduce and scatter the sums over nodes.
+  void scatter_chunk(const void* in, void* out, int64_t begin, int64_t length, int64_t count, DType dtype,
+                     ReduceOp op) {
+    const int64_t width = dtype_bytes(dtype), piece = (length * width + kLine - 1) / kLine * kLine;
+    const int nodes = node_.nodes();
+    const auto source = [&](int node, int local) {
+      return at(in, (node_.rank_of(node, local) * count + begin) * width);
+    };
+    node_.begin();
+    for (int local : others())
+      for (int node = 0; node < nodes; ++node)
+        copy_bytes(node_.slot(me()) + (local * nodes + node) * piece, source(node, local), length * width);
+    node_.publish();
+    node_.await_all();
+    for (int node = 0; node < nodes; ++node) {
+      for (int local = 0; local < locals(); ++local)
+        part(local) = node_.slot(local) + (me() * nodes + node) * piece;
+      part(me()) = source(node, me());
+      std::byte* sum = nodes == 1 ? at(out, begin * width) : node_.result(me()) + node * length * width;
+      combine(parts_.data(), locals(), sum, length, dtype, op);
+    }
+    if (nodes > 1)
+      check_mpi(MPI_Reduce_scatter_block(node_.result(me()), at(out, begin * width), static_cast<int>(length),
+                                         numbers_.type(dtype), numbers_.op(dtype, op), node_.lane()),
+                "MPI_Reduce_scatter_block");
+  }
+
+  ShmNode& node_;
+  int rank_, size_;
+  std::unique_ptr<Transport> between_;  // for what has no form of its own between nodes
+  MpiNumbers numbers_;
+  std::vector<const void*> parts_;  // of combine(), by local rank
+};
+
+}  // namespace
+
+TransportType mpi_shm_transport() {
+  TransportType type;
+  type.name = "mpi-shm";
+  type.device = "cpu";
+  type.help = "memory that the ranks of a node share; MPI between nodes";
+  type.make = [](Communicator& comm, const TransportOptions& options) -> std::unique_ptr<Transport> {
+    return std::make_unique<ShmTransport>(comm, mpi_group(comm).shm_node(comm, options.ranks_per_node));
+  };
+  return type;
+}
+
+}  // namespace lamina

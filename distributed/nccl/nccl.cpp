@@ -1,0 +1,250 @@
+#include "distributed/nccl/nccl.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+#include "distributed/agree.hpp"
+#include "distributed/transports.hpp"
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/cuda/error.hpp"
+
+namespace lamina {
+namespace {
+
+ncclDataType_t nccl_type(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return ncclFloat32;
+    case DType::f64:
+      return ncclFloat64;
+    case DType::f16:
+      return ncclFloat16;
+    case DType::bf16:
+      return ncclBfloat16;
+    case DType::i8:
+      return ncclInt8;
+    case DType::i32:
+      return ncclInt32;
+    case DType::i64:
+      return ncclInt64;
+    case DType::u8:
+      return ncclUint8;
+  }
+  throw std::logic_error("nccl_type: unknown data type");
+}
+
+ncclRedOp_t nccl_op(ReduceOp op) {
+  return op == ReduceOp::sum ? ncclSum : op == ReduceOp::max ? ncclMax : ncclMin;
+}
+
+// Waits for what NCCL does in a thread of its own; its last status, ncclInProgress where the time is over.
+ncclResult_t wait_for(ncclComm_t comm, std::chrono::steady_clock::time_point deadline) {
+  ncclResult_t state = ncclInProgress;
+  while (ncclCommGetAsyncError(comm, &state) == ncclSuccess && state == ncclInProgress &&
+         std::chrono::steady_clock::now() < deadline)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return state;
+}
+
+std::string set_up_problem(ncclResult_t state, ncclComm_t comm, double seconds) {
+  if (state == ncclSuccess) return "";
+  if (state == ncclInProgress)
+    return fmt::format(
+        "nccl: not set up within {:.0f} s: a rank may have died, or the ranks' hosts do not reach one "
+        "another; "
+        "NCCL_DEBUG=INFO says where it waits, NCCL_SOCKET_IFNAME chooses the network",
+        seconds);
+  const char* why = ncclGetLastError(comm);
+  return fmt::format("nccl: setting up: {}{}{}; NCCL_DEBUG=INFO says more", ncclGetErrorString(state),
+                     why != nullptr && *why != '\0' ? ": " : "", why != nullptr ? why : "");
+}
+
+// Owns the communicator. NCCL's calls on a non-blocking one each start a thread, whose cost would be timed;
+// so the ranks meet on a non-blocking one, which can be given up when the time is over, and split off a
+// blocking one of the same ranks for the work.
+class NcclComm {
+ public:
+  NcclComm(Communicator& comm, double timeout_seconds) {
+    // A program that uses NVLink's multicast can put other programs' GPUs out of service: never here.
+    setenv("NCCL_NVLS_ENABLE", "0", 1);
+    ncclUniqueId id{};
+    together(comm, [&] {
+      if (comm.rank() == 0) check_nccl(ncclGetUniqueId(&id), "making an id");
+    });
+    comm.broadcast(&id, sizeof id, 0);
+    const auto deadline =
+        std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                                               std::chrono::duration<double>(timeout_seconds));
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    const auto settle = [&](ncclResult_t state) {
+      if (state == ncclSuccess || state == ncclInProgress) state = wait_for(meeting_, deadline);
+      const Agreement agreement = comm.agree(set_up_problem(state, meeting_, timeout_seconds));
+      if (agreement.ok) return;
+      give_up();
+      throw AgreedError(fmt::format("rank {}: {}", agreement.rank, agreement.message));
+    };
+    ncclResult_t begun = ncclCommInitRankConfig(&meeting_, comm.size(), id, comm.rank(), &config);
+    settle(begun);
+    config.blocking = 1;
+    begun = ncclCommSplit(meeting_, 0, comm.rank(), &work_, &config);
+    settle(begun);
+  }
+  ~NcclComm() { give_up(); }
+  NcclComm(const NcclComm&) = delete;
+  NcclComm& operator=(const NcclComm&) = delete;
+
+  ncclComm_t get() const { return work_; }
+
+  void poll() {
+    ncclResult_t state = ncclSuccess;
+    check_nccl(ncclCommGetAsyncError(work_, &state), "asking for errors");
+    if (state == ncclSuccess || state == ncclInProgress) return;
+    const std::string why = set_up_problem(state, work_, 0);
+    give_up();
+    throw DeviceError(why);
+  }
+
+ private:
+  // Without the other ranks: no communication.
+  void give_up() {
+    if (work_ != nullptr) ncclCommAbort(work_);
+    if (meeting_ != nullptr) ncclCommAbort(meeting_);
+    work_ = meeting_ = nullptr;
+  }
+
+  ncclComm_t meeting_ = nullptr, work_ = nullptr;
+};
+
+class NcclTransport final : public Transport {
+ public:
+  NcclTransport(Communicator& comm, const TransportOptions& options)
+      : rank_(comm.rank()), size_(comm.size()), comm_(comm, options.timeout_seconds) {}
+
+  std::string name() const override { return "nccl"; }
+  int rank() const override { return rank_; }
+  int size() const override { return size_; }
+  std::string refusal(CollectiveKind, DType, int64_t) const override { return ""; }
+
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                  Stream& stream) override {
+    if (count == 0) return;
+    check_nccl(ncclAllReduce(in, out, static_cast<size_t>(count), nccl_type(dtype), nccl_op(op), comm_.get(),
+                             cuda_stream(stream)),
+               "all-reduce");
+  }
+  void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
+                      Stream& stream) override {
+    if (count == 0) return;
+    check_nccl(ncclReduceScatter(in, out, static_cast<size_t>(count), nccl_type(dtype), nccl_op(op),
+                                 comm_.get(), cuda_stream(stream)),
+               "reduce-scatter");
+  }
+  void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    check_nccl(
+        ncclAllGather(in, out, static_cast<size_t>(bytes), ncclUint8, comm_.get(), cuda_stream(stream)),
+        "all-gather");
+  }
+  void broadcast(const void* in, void* out, int64_t bytes, int root, Stream& stream) override {
+    if (bytes == 0) return;
+    check_nccl(
+        ncclBroadcast(in, out, static_cast<size_t>(bytes), ncclUint8, root, comm_.get(), cuda_stream(stream)),
+        "broadcast");
+  }
+  void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    grouped([&] {
+      for (int peer = 0; peer < size_; ++peer) {
+        send(static_cast<const std::byte*>(in) + peer * bytes, bytes, peer, stream);
+        receive(static_cast<std::byte*>(out) + peer * bytes, bytes, peer, stream);
+      }
+    });
+  }
+  void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) override {
+    if (bytes == 0) return;
+    grouped([&] {
+      send(in, bytes, (rank_ + 1) % size_, stream);
+      receive(out, bytes, (rank_ + size_ - 1) % size_, stream);
+    });
+  }
+
+  void poll() override { comm_.poll(); }
+
+ private:
+  template <class Calls>
+  static void grouped(Calls&& calls) {
+    check_nccl(ncclGroupStart(), "beginning a group");
+    try {
+      calls();
+    } catch (...) {
+      ncclGroupEnd();
+      throw;
+    }
+    check_nccl(ncclGroupEnd(), "ending a group");
+  }
+  void send(const void* from, int64_t bytes, int peer, Stream& stream) {
+    check_nccl(ncclSend(from, static_cast<size_t>(bytes), ncclUint8, peer, comm_.get(), cuda_stream(stream)),
+               "send");
+  }
+  void receive(void* to, int64_t bytes, int peer, Stream& stream) {
+    check_nccl(ncclRecv(to, static_cast<size_t>(bytes), ncclUint8, peer, comm_.get(), cuda_stream(stream)),
+               "receive");
+  }
+
+  int rank_, size_;
+  NcclComm comm_;
+};
+
+}  // namespace
+
+void check_nccl(ncclResult_t status, const char* call) {
+  if (status == ncclSuccess) return;
+  const char* why = ncclGetLastError(nullptr);
+  throw DeviceError(fmt::format("nccl: {}: {}{}{}; NCCL_DEBUG=INFO says more", call,
+                                ncclGetErrorString(status), why != nullptr && *why != '\0' ? ": " : "",
+                                why != nullptr ? why : ""));
+}
+
+GpuPlace own_gpu_place() {
+  cuda_properties();  // throws where there is no GPU, and makes this process's the current one
+  int index = 0;
+  check_cuda(cudaGetDevice(&index), "asking for the current GPU");
+  char bus[32] = "", host[256] = "";
+  check_cuda(cudaDeviceGetPCIBusId(bus, sizeof bus, index), "asking for a GPU's PCI bus id");
+  gethostname(host, sizeof host - 1);
+  return {host, bus};
+}
+
+std::string nccl_absence() {
+  const DeviceInfo info = cuda_device_info();
+  return info.available ? "" : info.reason;
+}
+
+std::unique_ptr<Transport> make_nccl(Communicator& comm, const TransportOptions& options) {
+  GpuPlace own;
+  together(comm, [&] { own = own_gpu_place(); });
+  const std::string shared = shared_gpus(gather_gpu_places(own, comm));
+  if (!shared.empty()) throw AgreedError("nccl: " + shared);  // the same on every rank
+  return std::make_unique<NcclTransport>(comm, options);
+}
+
+TransportType nccl_transport() {
+  int version = 0;
+  ncclGetVersion(&version);
+  TransportType type;
+  type.name = "nccl";
+  type.device = "cuda";
+  type.help =
+      fmt::format("NCCL {}.{}.{}, one rank a GPU", version / 10000, version / 100 % 100, version % 100);
+  type.absent = nccl_absence();
+  type.make = make_nccl;
+  return type;
+}
+
+}  // namespace lamina

@@ -1,0 +1,17 @@
+// Every transport, declared once: transport.cpp lists them, and what is not built is a stub in absent/.
+#pragma once
+
+#include "distributed/transport.hpp"
+
+namespace lamina {
+
+TransportType self_transport();     // one rank alone, the host's memory
+TransportType mpi_transport();      // MPI's own collectives, the host's memory
+TransportType mpi_shm_transport();  // memory that a node's ranks share, MPI between nodes
+
+// Of GPUs' memory.
+TransportType nccl_transport();          // NCCL
+TransportType nccl_oneshot_transport();  // Lamina's own kernels for short all-reduces of a node, else NCCL
+TransportType staged_mpi_transport();    // MPI by way of the host's memory
+
+}  // namespace lamina

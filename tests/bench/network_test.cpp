@@ -1,0 +1,65 @@
+// Lines through times of collectives.
+#include "bench/network.hpp"
+
+#include <gtest/gtest.h>
+
+namespace lamina {
+namespace {
+
+TEST(Network, FindsTheLine) {
+  std::vector<std::pair<double, double>> points;
+  for (double bytes = 8; bytes < 1e8; bytes *= 4) points.emplace_back(bytes, 1.5 + bytes / 8e3);
+  const auto line = fit_line(points);
+  ASSERT_TRUE(line);
+  EXPECT_NEAR(line->first, 1.5, 1e-6);
+  EXPECT_NEAR(line->second, 8, 1e-6);
+}
+
+TEST(Network, NeedsTwoSizes) {
+  EXPECT_FALSE(fit_line({}));
+  EXPECT_FALSE(fit_line({{8, 1}}));
+  EXPECT_FALSE(fit_line({{8, 1}, {8, 2}}));
+  EXPECT_FALSE(fit_line({{8, 2}, {80, 1}}));  // faster the larger
+}
+
+TEST(Network, HasNoNegativeLatency) {
+  const auto line = fit_line({{10, 1}, {100, 20}, {1000, 300}});
+  ASSERT_TRUE(line);
+  EXPECT_GE(line->first, 0);
+  EXPECT_GT(line->second, 0);
+}
+
+Record row(const char* communicator, int64_t bytes, double us) {
+  Record record("collective");
+  record.set("workload", std::string("collective"));
+  record.set("status", std::string("ok"));
+  record.set("collective", std::string("all_reduce"));
+  record.set("communicator", std::string(communicator));
+  record.set("device", std::string("cpu"));
+  record.set("ranks", int64_t{2});
+  record.set("message_bytes", bytes);
+  record.set("latency_us_p50", us);
+  return record;
+}
+
+TEST(Network, TellsRowsTheirShareOfIt) {
+  std::vector<Record> rows = {row("mpi", 8, 2), row("mpi", 80'000, 12), row("mpi", 800'000, 102),
+                              row("mpi-shm", 8, 1), row("mpi-shm", 80'000, 5)};
+  rows.push_back(row("mpi", 8'000, 1));
+  rows.back().set("payload", std::string("int8"));
+  rows.push_back(row("mpi", 8'000, 1));
+  rows.back().set("status", std::string("invalid"));
+  const auto lines = fit_networks(rows);
+  ASSERT_EQ(lines.size(), 2u);
+  EXPECT_EQ(lines[0].communicator, "mpi");
+  EXPECT_EQ(lines[0].points, 3);
+  EXPECT_NEAR(lines[0].alpha_us, 2, 0.01);
+  EXPECT_NEAR(lines[0].beta_gb_per_s, 8, 0.01);
+  EXPECT_EQ(rows[0].text("limit_kind"), "network");
+  EXPECT_NEAR(rows[0].number("limit_fraction"), 1, 0.01);
+  EXPECT_EQ(rows[5].text("limit_kind"), "");
+  EXPECT_EQ(rows[6].text("limit_kind"), "");
+}
+
+}  // namespace
+}  // namespace lamina
