@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
       barrier_init(full + 8 * i, 1);
       barrier_init(empty + 8 * i, kCluster * kConsumers / 32);
     }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    barriers_made();
   }
   cluster_sync();
   let_next_begin();

@@ -66,6 +66,12 @@ __device__ __forceinline__ uint64_t matrix_at(uint32_t address) {
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count));
 }
+// Before others of the cluster may use them.
+__device__ __forceinline__ void barriers_made() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+}
 __device__ __forceinline__ void barrier_wait(uint32_t barrier, uint32_t parity) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile(
