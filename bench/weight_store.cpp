@@ -10,6 +10,7 @@
 #include "bench/gated_inputs.hpp"
 #include "distributed/agree.hpp"
 #include "distributed/check.hpp"
+#include "distributed/quality.hpp"
 
 namespace lamina {
 

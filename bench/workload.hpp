@@ -11,6 +11,7 @@
 #include "bench/record.hpp"
 #include "distributed/check.hpp"
 #include "distributed/communicator.hpp"
+#include "distributed/quality.hpp"
 #include "distributed/transport.hpp"
 #include "kernels/params.hpp"
 #include "kernels/registry.hpp"

@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "distributed/agree.hpp"
+#include "distributed/gather.hpp"
 #include "distributed/partition.hpp"
 #include "kernels/reference.hpp"
 
@@ -60,44 +61,6 @@ struct Expectation {
   std::vector<ReferenceProduct> products;  // of each, [S × N]
   std::vector<size_t> of_rank;             // which of them a rank's input is
 };
-
-// Every rank's columns [S × its features] as [S × n] on every rank; `rows` are the features of each rank, in
-// order.
-template <class T>
-Matrix<T> gather_features(const Matrix<T>& local, const std::vector<std::vector<Range>>& rows, int64_t n,
-                          Communicator& comm) {
-  const int64_t s = local.rows;
-  std::vector<int64_t> bytes;
-  int64_t total = 0;
-  for (const auto& ranges : rows) {
-    int64_t features = 0;
-    for (const Range& range : ranges) features += range.size();
-    bytes.push_back(s * features * static_cast<int64_t>(sizeof(T)));
-    total += s * features;
-  }
-  std::vector<T> all(static_cast<size_t>(total));
-  comm.all_gather(local.data.data(), all.data(), bytes);
-  Matrix<T> whole(s, n);
-  const T* from = all.data();
-  for (const auto& ranges : rows) {
-    for (int64_t i = 0; i < s; ++i) {
-      for (const Range& range : ranges) {
-        std::copy_n(from, range.size(), whole.row(i) + range.begin);
-        from += range.size();
-      }
-    }
-  }
-  return whole;
-}
-
-// One range of rows a rank, from each rank's own.
-std::vector<std::vector<Range>> gather_ranges(Range own, Communicator& comm) {
-  std::vector<Range> all(static_cast<size_t>(comm.size()));
-  comm.all_gather(&own, all.data(), std::vector<int64_t>(all.size(), sizeof(Range)));
-  std::vector<std::vector<Range>> ranges;
-  for (const Range& range : all) ranges.push_back({range});
-  return ranges;
-}
 
 ProductInput nothing_probed(const Probe& probe, int64_t cols) {
   return {Matrix<double>(probe.rows(), cols), Matrix<double>(probe.rows(), cols),
@@ -332,6 +295,7 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
   const Probe probe = make_probe(tokens, seed);
   Device& device = layer.device();
   const int64_t y_count = layer.out_rows(tokens) * layer.local_out();
+  const Range cols = layer.local_cols();
   std::vector<float> guarded_y;
   Buffer x_in, y_out;  // the device's
   together(comm, [&] {
@@ -430,43 +394,6 @@ Matrix<float> gather_output(ShardedLayer& layer, const float* y_local, int64_t t
     return ranges.size() == 1 && ranges[0] == Range{0, n};
   });
   return whole ? local : gather_features(local, rows, n, layer.comm());
-}
-
-Quality compare_quality(const Matrix<float>& y, const Matrix<double>& y0) {
-  if (y.rows != y0.rows || y.cols != y0.cols) {
-    throw std::invalid_argument(
-        fmt::format("quality: expected {} × {} outputs, found {} × {}", y0.rows, y0.cols, y.rows, y.cols));
-  }
-  double error = 0, power = 0, power0 = 0, product = 0;
-  Quality quality;
-  for (size_t i = 0; i < y.data.size(); ++i) {
-    const double a = y.data[i], b = y0.data[i];
-    error += (a - b) * (a - b);
-    power += a * a;
-    power0 += b * b;
-    product += a * b;
-    quality.max_abs = std::max(quality.max_abs, std::abs(a - b));
-  }
-  // Two zero vectors agree; a zero one against another does not point anywhere.
-  quality.nmse = power0 > 0 ? error / power0 : (error > 0 ? std::numeric_limits<double>::infinity() : 0);
-  quality.cosine = power > 0 && power0 > 0 ? product / std::sqrt(power * power0) : (power == power0 ? 1 : 0);
-  return quality;
-}
-
-Matrix<double> original_product(const OriginalWeights& weights, const Matrix<float>& x, Communicator& comm,
-                                int threads) {
-  Matrix<double> local(x.rows, weights.rows.size());
-  together(comm, [&] {
-    if (x.cols != weights.shape.in_features) {
-      throw std::invalid_argument(fmt::format("quality: expected tokens of {} features, found {}",
-                                              weights.shape.in_features, x.cols));
-    }
-    if (weights.rows.size() == 0) return;
-    Matrix<double> wide(x.rows, x.cols);
-    std::copy(x.data.begin(), x.data.end(), wide.data.begin());
-    local = reference_product(weights.slab, wide, threads);
-  });
-  return gather_features(local, gather_ranges(weights.rows, comm), weights.shape.out_features, comm);
 }
 
 }  // namespace lamina

@@ -1,4 +1,4 @@
-// Is the result right, and what did compression lose? Both against float64, both over all ranks.
+// Is the result right? Against float64, over all ranks.
 #pragma once
 
 #include "distributed/sharded_layer.hpp"
@@ -30,18 +30,5 @@ Matrix<float> local_input(const ShardedLayer& layer, const Matrix<float>& x, Ran
 // Gathers what each rank computed, y_local [layer.out_rows(tokens) × layer.local_out()], into the whole
 // [tokens × N], on every rank.
 Matrix<float> gather_output(ShardedLayer& layer, const float* y_local, int64_t tokens);
-
-struct Quality {
-  double nmse = 0;     // Σ(y − y₀)² / Σy₀²
-  double cosine = 0;   // over all elements
-  double max_abs = 0;  // largest |y − y₀|
-};
-// y: the kernel's output; y0: original weights and activations in float64. Same shape.
-Quality compare_quality(const Matrix<float>& y, const Matrix<double>& y0);
-
-// X·W₀ᵀ in float64 from the original weights, each rank computing its slab's features, gathered: [tokens × N]
-// on every rank.
-Matrix<double> original_product(const OriginalWeights& weights, const Matrix<float>& x, Communicator& comm,
-                                int threads);
 
 }  // namespace lamina

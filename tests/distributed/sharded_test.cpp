@@ -9,6 +9,7 @@
 #include <limits>
 
 #include "distributed/check.hpp"
+#include "distributed/quality.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {

@@ -1,0 +1,23 @@
+// What did compression lose? Against the original weights in float64, over all ranks.
+#pragma once
+
+#include "distributed/communicator.hpp"
+#include "distributed/compress.hpp"
+#include "kernels/matrix.hpp"
+
+namespace lamina {
+
+struct Quality {
+  double nmse = 0;     // Σ(y − y₀)² / Σy₀²
+  double cosine = 0;   // over all elements
+  double max_abs = 0;  // largest |y − y₀|
+};
+// y: the kernel's output; y0: original weights and activations in float64. Same shape.
+Quality compare_quality(const Matrix<float>& y, const Matrix<double>& y0);
+
+// X·W₀ᵀ in float64 from the original weights, each rank computing its slab's features, gathered: [tokens × N]
+// on every rank.
+Matrix<double> original_product(const OriginalWeights& weights, const Matrix<float>& x, Communicator& comm,
+                                int threads);
+
+}  // namespace lamina
