@@ -37,7 +37,8 @@ class Svd(Case):
         phases = [record[key] for key in PHASES]
         self.assertGreaterEqual(min(phases), 0)
         self.assertGreater(sum(phases), 0)
-        self.assertLess(sum(phases), record["latency_us_p50"] * 1e-6 * 3)
+        # A mean beside a median: one step that the machine held up counts in the first alone.
+        self.assertLess(sum(phases), record["latency_us_p50"] * 1e-6 * 10)
         for key in ("limit_kind", "limit_fraction"):
             self.assertIsNone(record[key])
         for key in ("tokens", "scheme", "quality_nmse", "weight_bytes"):
