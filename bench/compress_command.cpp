@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <memory>
@@ -89,7 +90,13 @@ std::vector<Job> read_jobs(const CompressOptions& options, const Registry& regis
   try {
     std::vector<std::string> entries = options.tensors;
     if (entries.empty()) entries = matrices_of(options.model_path);
-    for (const std::string& entry : entries) {
+    for (size_t i = 0; i < entries.size(); ++i) {
+      const std::string& entry = entries[i];
+      if (std::find(entries.begin(), entries.begin() + static_cast<std::ptrdiff_t>(i), entry) !=
+          entries.begin() + static_cast<std::ptrdiff_t>(i)) {
+        problems.add("--tensor", fmt::format("expected each tensor once, found \"{}\" again", entry));
+        continue;
+      }
       Job job;
       job.ref.weights = options.model_path;
       job.ref.tensors = split(entry, ',');
@@ -106,7 +113,11 @@ std::vector<Job> read_jobs(const CompressOptions& options, const Registry& regis
       for (const Problem& problem : own.items())
         problems.add("--scheme " + problem.pointer,
                      problem.message + (params == nullptr ? "" : fmt::format(" (tensor \"{}\")", entry)));
-      if (job.scheme != nullptr && own.empty()) {
+      if (job.scheme != nullptr && own.empty() && job.scheme->name().starts_with("dense"))
+        problems.add("--scheme",
+                     fmt::format("expected one that compresses, found {}: `run` reads it from the original",
+                                 job.scheme->name()));
+      else if (job.scheme != nullptr && own.empty()) {
         job.ref.check_recorded(job.scheme->calibration_tokens(), 0);
         jobs.push_back(std::move(job));
       }

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <stdexcept>
 #include <type_traits>
 #include <utility>
@@ -29,7 +30,9 @@ constexpr const char* kFormat = "lamina-compressed-1";
 constexpr int64_t kHeaderBytes = 4096, kEntryBytes = 16384;
 
 const char* const kPatterns[] = {"dense", "unstructured", "n_of_m", "block"};
-const char* const kActivations[] = {"f32", "int8", "bf16"};
+const char* const kActivations[] = {"f32", "int8", "bf16", "fp8"};
+static_assert(std::size(kActivations) == static_cast<size_t>(ActivationRule::fp8_per_token) + 1);
+static_assert(std::size(kPatterns) == static_cast<size_t>(PatternKind::block) + 1);
 
 // The matrices of canonical weights, as the file names them: of U and V with a prefix.
 std::vector<std::string> leaf_names(size_t leaves) {
@@ -68,6 +71,7 @@ Json describe(const Leaf& leaf) {
           {"cols", leaf.cols},
           {"bits", leaf.bits},
           {"fp8", leaf.fp8},
+          {"fp16", leaf.fp16},
           {"group", leaf.group},
           {"per_channel", leaf.per_channel},
           {"activations", kActivations[static_cast<size_t>(leaf.activation)]},
@@ -85,23 +89,41 @@ size_t index_of(const char* const (&names)[kCount], const std::string& name) {
   return static_cast<size_t>(found - std::begin(names));
 }
 
+// A whole number that a size or count of weights may have: what a text says may be negative, huge or broken.
+int64_t size_in(const Json& json, const char* key) {
+  constexpr int64_t kMost = int64_t{1} << 32;  // products of two fit
+  const Json& value = json.at(key);
+  if (!value.is_number_integer() || value < 0 || value > kMost)
+    throw std::runtime_error(
+        fmt::format("\"{}\": expected a whole number from 0 to {}, found {}", key, kMost, value.dump()));
+  return value.get<int64_t>();
+}
+
 // A leaf of the rows [begin, end), without its arrays.
 Leaf leaf_from(const Json& json, Range rows) {
   Leaf leaf;
-  const auto number = [&](const char* key) { return json.at(key).get<int64_t>(); };
+  const auto number = [&](const char* key) { return size_in(json, key); };
   leaf.whole_rows = number("rows");
   leaf.whole_cols = leaf.cols = number("cols");
   leaf.rows = rows.size();
   leaf.row_begin = rows.begin;
   leaf.bits = static_cast<int>(number("bits"));
   leaf.fp8 = json.at("fp8").get<bool>();
+  leaf.fp16 = json.at("fp16").get<bool>();
   leaf.group = number("group");
   leaf.per_channel = json.at("per_channel").get<bool>();
   leaf.activation =
       static_cast<ActivationRule>(index_of(kActivations, json.at("activations").get<std::string>()));
   leaf.pattern = {static_cast<PatternKind>(index_of(kPatterns, json.at("pattern").get<std::string>())),
                   number("n"), number("m"), number("block_rows"), number("block_cols")};
-  if (leaf.group < 0 || (leaf.group == 0 && leaf.bits < 16))
+  const Pattern& p = leaf.pattern;
+  if ((p.kind == PatternKind::n_of_m && (p.m < 1 || p.n > p.m)) ||
+      (p.kind == PatternKind::block && (p.block_rows < 1 || p.block_cols < 1)))
+    throw std::runtime_error(fmt::format("expected a pattern, found {}:{} and blocks of {} × {}", p.n, p.m,
+                                         p.block_rows, p.block_cols));
+  if (leaf.bits < 1 || leaf.bits > 32)
+    throw std::runtime_error(fmt::format("expected 1 to 32 bits, found {}", leaf.bits));
+  if (leaf.group == 0 && leaf.bits < 16)
     throw std::runtime_error(fmt::format("expected a group of 1 or more, found {}", leaf.group));
   return leaf;
 }
@@ -185,7 +207,11 @@ void CompressedWriter::add(const std::string& entry, const std::string& scheme,
                     size = sizeof(typename decltype(array)::Number);
       const int64_t bytes = rows * array.columns * size, begin = data_bytes_;
       Json shape = array.shared ? Json::array({array.columns}) : Json::array({rows, array.columns});
-      described_->header[entry + "." + names[i] + array.name] = {
+      const std::string name = entry + "." + names[i] + array.name;
+      if (described_->header.contains(name))  // on every rank alike
+        throw AgreedError(fmt::format(
+            "{}: two arrays would be called \"{}\"; compress their tensors into a file each", path_, name));
+      described_->header[name] = {
           {"dtype", array.dtype}, {"shape", std::move(shape)}, {"data_offsets", {begin, begin + bytes}}};
       data_bytes_ += bytes;
       together(comm_, [&] {
@@ -302,11 +328,10 @@ CompressedWeights CompressedFile::read(const std::string& entry, const std::stri
       const std::vector<std::string> names = leaf_names(matrices.size());
       for (size_t i = 0; i < matrices.size(); ++i) {
         const bool v = i > 0 && i + 1 == matrices.size();
-        Leaf leaf =
-            leaf_from(matrices[i], v ? Range{0, matrices[i].at("rows").get<int64_t>()} : original.rows);
+        Leaf leaf = leaf_from(matrices[i], v ? Range{0, size_in(matrices[i], "rows")} : original.rows);
         // Of U·V the inner sizes have to agree, the others are W's.
         const bool u = matrices.size() > 1 && i + 2 == matrices.size();
-        const int64_t rank = matrices.back().at("rows").get<int64_t>();
+        const int64_t rank = size_in(matrices.back(), "rows");
         const Shape expected{v ? rank : original.shape.out_features, u ? rank : original.shape.in_features};
         if (Shape{leaf.whole_rows, leaf.cols} != expected)
           throw std::runtime_error(fmt::format("expected a matrix of {} × {}, found {} × {}",

@@ -123,7 +123,7 @@ if(LAMINA_CUDA)
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
     set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   endif()
-  find_package(CUDAToolkit REQUIRED)
+  find_package(CUDAToolkit 12.9 REQUIRED)
   # A peer to compare with, never needed. Python's wheel of it has the library under its version alone.
   set(lamina_cusparselt OFF)
   if(LAMINA_CUSPARSELT)

@@ -9,7 +9,7 @@ cd "${1:-$root}"
 check_header() {
   local header=$1 unit
   unit=$(printf '#include "%s"\n#include "%s"\n' "$header" "$header")
-  if grep -qE '#[[:space:]]*include[[:space:]]*<(cuda|cublas|cusparse|nccl)' "$header"; then
+  if [[ $header == *.cuh ]] || grep -qE '#[[:space:]]*include[[:space:]]*<(cuda|cublas|cusparse|nccl)' "$header"; then
     [ -n "$nvcc" ] || return 0
     "$nvcc" -std=c++20 -I. -x cu -o /dev/null -c - <<<"$unit"
   elif [[ $header == distributed/mpi/* || $header == distributed/scalapack/* ]]; then

@@ -14,6 +14,8 @@ SCHEMES = [
     ({"type": "int4", "group": 32, "asymmetric": True}, "int4-g32-asym"),
     ({"type": "int4", "group": 64, "method": "awq", "calibration_tokens": 60}, "int4-g64-awq-c60"),
     ({"type": "fp8"}, "fp8"),
+    ({"type": "fp8", "activations": "fp8"}, "fp8-a8"),
+    ({"type": "pruned", "pattern": "2:4", "values": {"type": "dense", "dtype": "fp16"}}, "pruned-2:4-fp16"),
     ({"type": "pruned", "pattern": "2:4", "values": {"type": "int8"}}, "pruned-2:4-int8"),
     ({"type": "pruned", "pattern": "block", "block": 8, "values": {"type": "dense", "dtype": "bf16"}},
      "pruned-block8-50%-bf16"),
@@ -116,6 +118,8 @@ class Compress(Case):
                 self.refused(self.compress(scheme), *words)
         self.refused(self.compress({"type": "int8"}, "--tensor", "v"), "tensor", '"v"')
         self.refused(lamina("compress", self.model, "--scheme", "{", "-o", self.out), "--scheme")
+        self.refused(self.compress({"type": "int8"}, "--tensor", "w", "--tensor", "w"), "once", '"w"')
+        self.refused(self.compress({"type": "dense", "dtype": "bf16"}), "--scheme", "dense-bf16")
         self.refused(lamina("compress", self.folder / "none", "--scheme", "int8", "-o", self.out), "none")
         self.refused(lamina("compress", self.model, "--scheme", "int8"), "--out")
         self.refused(lamina("compress", self.model, "--scheme", "int8", "-o", self.model, "--force"), "another file")
