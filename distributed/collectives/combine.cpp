@@ -97,7 +97,7 @@ void combine_by(const void* const* in, int inputs, void* out, int64_t count, Red
 void combine(const void* const* in, int inputs, void* out, int64_t count, DType dtype, ReduceOp op) {
   if (count == 0) return;
   if (inputs == 1) {
-    if (in[0] != out) std::memcpy(out, in[0], static_cast<size_t>(count * dtype_bytes(dtype)));
+    if (in[0] != out && count > 0) std::memcpy(out, in[0], static_cast<size_t>(count * dtype_bytes(dtype)));
     return;
   }
   switch (dtype) {

@@ -69,7 +69,7 @@ class MpiCommunicator final : public Communicator {
     for (int root = 0; root < size(); ++root) {
       const int64_t part = bytes[static_cast<size_t>(root)];
       auto* to = static_cast<std::byte*>(out) + begin;
-      if (root == rank() && in != to) std::memcpy(to, in, static_cast<size_t>(part));
+      if (root == rank() && in != to && part > 0) std::memcpy(to, in, static_cast<size_t>(part));
       broadcast(to, part, root);
       begin += part;
     }

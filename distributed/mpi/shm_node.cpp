@@ -195,13 +195,13 @@ const std::byte* ShmNode::exchange_tiny(const void* in, int64_t bytes) {
   begin();
   const size_t size = static_cast<size_t>(bytes);
   auto& own = window(local_rank_).tiny[step_ & 1];
-  std::memcpy(own.data, in, size);
+  if (size > 0) std::memcpy(own.data, in, size);
   own.step.store(step_, std::memory_order_release);
   publish();
   for (int local = 0; local < local_size_; ++local) {
     auto& line = window(local).tiny[step_ & 1];
     spin_until([&] { return line.step.load(std::memory_order_acquire) >= step_; }, spins_);
-    std::memcpy(tiny_.data() + local * kTinyBytes, line.data, size);
+    if (size > 0) std::memcpy(tiny_.data() + local * kTinyBytes, line.data, size);
   }
   known_ = step_;
   return tiny_.data();

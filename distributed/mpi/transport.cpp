@@ -53,7 +53,7 @@ class MpiTransport final : public Transport {
                     "MPI_Reduce");
         });
     }
-    if (aside) std::memcpy(out, to, static_cast<size_t>(count * bytes));
+    if (aside && count > 0) std::memcpy(out, to, static_cast<size_t>(count * bytes));
   }
 
   void all_gather(const void* in, void* out, int64_t bytes, Stream&) override {
@@ -64,7 +64,7 @@ class MpiTransport final : public Transport {
                 "MPI_Allgather");
       return;
     }
-    if (in != own) std::memcpy(own, in, static_cast<size_t>(bytes));
+    if (in != own && bytes > 0) std::memcpy(own, in, static_cast<size_t>(bytes));
     for (int root = 0; root < size(); ++root) broadcast_in_place(at(out, root * bytes), bytes, root);
   }
 
