@@ -194,6 +194,21 @@ int64_t packed_bytes(const Scheme::LeafBytes& leaf, const Placement& placement, 
   return leaf.packed;
 }
 
+// The file, or "synthetic" and those of the generator's knobs that the config turned.
+std::string weights_source(const LayerRef& ref) {
+  if (!ref.weights.empty()) return ref.weights;
+  const SyntheticOptions usual, &own = ref.synthetic;
+  std::string text = "synthetic";
+  const auto add = [&](const char* name, double value, double as_ever) {
+    if (value != as_ever) text += fmt::format(" {}={:g}", name, value);
+  };
+  add("spectrum_decay", own.spectrum_decay, usual.spectrum_decay);
+  add("correlation", own.correlation, usual.correlation);
+  add("outlier_share", own.outlier_share, usual.outlier_share);
+  add("outlier_gain", own.outlier_gain, usual.outlier_gain);
+  return text;
+}
+
 }  // namespace
 
 void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
@@ -351,7 +366,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   if (parts.layers.size() == 1 && scheme.largest_rank() > 0)
     id.set("break_even_rank",
            parts.in_features * parts.out_features / (parts.in_features + parts.out_features));
-  id.set("weights_source", parts.layers.front().weights.empty() ? "synthetic" : parts.layers.front().weights);
+  id.set("weights_source", weights_source(parts.layers.front()));
   id.set("device", placement.device);
   id.set("kernel", placement.kernel);
   id.set("shard", parts.shard);
