@@ -71,6 +71,8 @@ breach 'JSON is read and written in kernels/json.*, kernels/weights/*.cpp and be
 breach 'what is not built is a stub in absent/ chosen by CMake, not an #if' \
   < <(search '^[[:space:]]*#[[:space:]]*(if|ifdef|ifndef|elif)\b.*(LAMINA_|HAVE_|WITH_|USE_|__CUDACC__|_OPENMP|OMPI_|MPI_)' \
     "${all[@]}" | except kernels/cpu/dispatch.cpp)
+breach 'NVLink multicast is never used (docs/collectives.md): machines hung on it' \
+  < <(search 'cuMulticast|multimem\.|NCCL_NVLS_ENABLE' "${all[@]}" | grep -v 'setenv("NCCL_NVLS_ENABLE", "0", 1)' || true)
 breach "files stay under $max_lines lines: split them by what they do" \
   < <(find "${all[@]}" scripts cmake -type f \
     -regex '.*\.\(hpp\|cpp\|cu\|cuh\|inc\|py\|sh\|cmake\)' -print0 2>/dev/null | sort -z |

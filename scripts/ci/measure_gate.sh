@@ -3,7 +3,7 @@
 # a build whose kernels are really slower, by doing a part of their work twice.
 #   scripts/ci/measure_gate.sh [FOLDER] [CONFIG] [PAIRS] [PERCENT]
 # FOLDER (runs/gate-bank) gets the launches and selftest.md; CONFIG is configs/gate.json, PAIRS 90, PERCENT 5: about
-# a quarter of an hour. It goes on with a FOLDER that an earlier call left. Exit codes: those of `lamina selftest`: 0 a
+# 20 minutes. It goes on with a FOLDER that an earlier call left. Exit codes: those of `lamina selftest`: 0 a
 # gate finds 5 % here, 12 none of those tried does; 69 where the program cannot be built.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"

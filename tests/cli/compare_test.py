@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 from support import LAMINA, ROOT, Case, lamina, main, tiny
 
@@ -313,6 +314,27 @@ class Launches(Compare):
         result = self.ab("--launches", "3", "--resume")
         self.assertEqual(result.returncode, 64)
         self.assertIn("launches: expected 3 as now, found 2", result.stderr)
+
+    def test_ab_finds_a_slower_build_and_stops_early(self):
+        # The same program; what it measured is multiplied by so much that a busy machine cannot hide it.
+        slower = self.folder / "slower"
+        slower.write_text(f"""#!{sys.executable}
+import json, pathlib, subprocess, sys
+code = subprocess.run(["{LAMINA}", *sys.argv[1:]]).returncode
+records = pathlib.Path(sys.argv[sys.argv.index("-o") + 1]) / "records.jsonl"
+rows = [json.loads(line) for line in records.read_text().splitlines()]
+records.write_text("".join(json.dumps({{**row, "latency_us_p50": 1e4 * row["latency_us_p50"]}}) + "\\n" for row in rows))
+sys.exit(code)
+""")
+        slower.chmod(0o755)
+        result = self.ab("--launches", "10", new=slower)
+        self.assertEqual(result.returncode, 10, result.stderr)
+        self.assertIn("s left at most", result.stderr)
+        self.assertIn("look at 4 pairs", result.stderr)
+        self.assertNotIn("look at 10 pairs", result.stderr)
+        verdict = json.loads((self.folder / "ab" / "verdict.json").read_text())
+        self.assertEqual({row["verdict"] for row in verdict["rows"]}, {"slower"})
+        self.assertLess(verdict["new"]["launches"], 10)
 
     def test_ab_starts_ranks_by_the_launcher(self):
         self.needs_mpi()

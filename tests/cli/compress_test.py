@@ -76,6 +76,9 @@ class Compress(Case):
                             "scheme_rank", "weight_dtype", "activation_dtype"):
                     self.assertEqual(fresh.get(key), read.get(key), key)
                 self.assertEqual(read["status"], "ok")
+                # What compressing took is the file's; the codes alone are a byte a weight or half of one.
+                self.assertGreater(fresh["compress_peak_bytes"], ROWS * COLS // 2 if "lowrank" not in name else 0)
+                self.assertGreater(read["compress_peak_bytes"], 0)
         self.assertEqual(self.leftovers(), [])
 
     def test_the_file_is_the_same_on_any_number_of_ranks(self):
@@ -83,7 +86,7 @@ class Compress(Case):
         for scheme, name in SCHEMES:
             with self.subTest(scheme=name):
                 files = []
-                for ranks in (1, 2, 3):
+                for ranks in (1, 2, 3, 4):
                     result = self.compress(scheme, "--force", ranks=ranks)
                     self.assertEqual(result.returncode, 0, result.stderr)
                     content = self.out.read_bytes()
@@ -93,8 +96,8 @@ class Compress(Case):
                                      [f"other|{name}", f"w|{name}"])
                     del header["__metadata__"]  # seconds and bytes are the launch's
                     files.append((header, content[8 + length:]))
-                self.assertEqual(files[0], files[1])
-                self.assertEqual(files[0], files[2])
+                for other in files[1:]:
+                    self.assertEqual(files[0], other)
         spread = self.measured("spread", ranks=3, shard="row", scheme=SCHEMES[-1][0], compressed=str(self.out))
         self.assertEqual(spread[SCHEMES[-1][1]]["status"], "ok")
 
@@ -215,6 +218,27 @@ class Compress(Case):
                           "scheme": scheme, **changes}
                 self.refused(lamina("run", self.write("tiny.json", tiny(**config)), "-o", self.folder / "r"), *words)
                 self.assertFalse((self.folder / "r").exists())
+        # And of `compress`, which takes a tensor of the weights' own name.
+        bad = self.write("bad.safetensors", safetensors(w=gaps))
+        wide = self.write("wide.safetensors", safetensors(w=normal(TOKENS, ROWS + 1, 6)))
+        good = self.write("good.safetensors", safetensors(w=normal(TOKENS, COLS, 4)))
+        self.refused(self.compress(scheme, "--tensor", "w", "--inputs", bad), "bad.safetensors", "nan")
+        self.refused(self.compress(scheme, "--tensor", "w", "--inputs", good, "--cotangents", wide), "[tokens, 131]", "132")
+        self.assertFalse(self.out.exists())
+        self.assertEqual(self.leftovers(), [])
+
+    def test_what_dies_midway_leaves_the_file_as_it_was(self):
+        """A full disk, as a limit on files' sizes has it: after half the matrix, on every rank."""
+        self.compress({"type": "int8"}, "--tensor", "w")
+        before = self.out.read_bytes()
+        # 16 KiB of header and more for each entry come before the data, so this ends within the codes.
+        limit = f"ulimit -f {(8 + 4096 + 16384 + ROWS * COLS // 2) // 1024}; trap '' XFSZ; exec "
+        words = [LAMINA, "compress", str(self.model), "--scheme", "int8", "--tensor", "w", "--force", "-o", str(self.out)]
+        result = subprocess.run(["bash", "-c", limit + '"$@"', "bash", *words], capture_output=True, text=True)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("cannot write", result.stderr)
+        self.assertEqual(self.out.read_bytes(), before)
+        self.assertEqual(self.leftovers(), [])
 
 
 if __name__ == "__main__":

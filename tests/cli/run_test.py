@@ -169,6 +169,29 @@ class Run(Case):
         self.assertIn('found "avx3"', result.stderr)
         self.assertFalse((self.folder / "none").exists())
 
+    def test_avx2_can_be_forced(self):
+        flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
+        if not {"avx2", "fma"} <= set(flags.split()):
+            self.skipTest("this processor has no AVX2")
+        config = self.write("config.json", tiny(scheme=[{"type": "int8"}, {"type": "pruned", "pattern": "2:4"}]))
+        with unittest.mock.patch.dict(os.environ, LAMINA_ISA="avx2"):
+            self.run_ok("run", config, "-o", self.folder / "out")
+        native = [record for record in self.records(self.folder / "out") if record["kernel"] == "native"]
+        self.assertEqual({(record["isa"], record["status"]) for record in native}, {("avx2", "ok")})
+
+    def test_rows_of_a_gpu_that_is_not_there_are_skipped(self):
+        if "cuda: built without" not in (text := lamina("list").stdout) and "no GPU" not in text:
+            self.skipTest("a GPU answers here")
+        config = self.write("config.json", {**tiny(device="cuda", scheme=[{"type": "int8"}, {"type": "int4"}])})
+        result = lamina("run", config, "-o", self.folder / "out")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        records = self.records(self.folder / "out")
+        self.assertEqual({record["status"] for record in records}, {"skipped"})
+        for record in records:
+            self.assertIn("cuda", record["reason"])
+            self.assertIsNone(record["latency_us_p50"])
+        self.assertIn("skipped", result.stdout)
+
     def test_filter_and_set(self):
         _, records = self.run_tiny("--filter", "int4", "--set", "tokens=[2,5]", "--set", "seed=7", scheme=SCHEMES)
         self.assertEqual(sorted(record["tokens"] for record in records if "int4" in record["scheme"]), [2, 5])

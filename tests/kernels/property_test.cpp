@@ -149,6 +149,28 @@ TEST_P(RandomCases, MatchTheReference) {
   }
 }
 
+// Every code as large as it can be, of weights and of activations, all of one sign or changing: 8-bit
+// products that are added up in 16 bits, or four of them at once, would overflow here first.
+TEST_P(RandomCases, LargestCodesDoNotSaturate) {
+  constexpr int64_t kCols = 4096;  // a multiple of every unit
+  const Shape shape{37, kCols};
+  Problems problems;
+  const std::unique_ptr<Scheme> scheme = make_scheme(GetParam().type, GetParam().keys, shape, problems);
+  if (!scheme) GTEST_SKIP() << "takes no " << shape.out_features << " rows";
+  for (const bool changing : {false, true}) {
+    Matrix<float> w(shape.out_features, kCols);
+    for (int64_t i = 0; i < w.rows; ++i)
+      for (int64_t j = 0; j < w.cols; ++j) w(i, j) = changing && (i + j) % 3 == 0 ? -1.0f : 1.0f;
+    for (const Leaf& leaf : compress_whole(*scheme, w).leaves)
+      for (const int64_t tokens : {int64_t{1}, int64_t{5}, int64_t{70}}) {
+        Matrix<float> x(tokens, leaf.cols);
+        for (int64_t t = 0; t < tokens; ++t)
+          for (int64_t k = 0; k < leaf.cols; ++k) x(t, k) = changing && (t + k) % 5 == 0 ? -1.0f : 1.0f;
+        check(leaf, x, {tokens, 2}, 2);
+      }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Schemes, RandomCases, testing::ValuesIn(scheme_cases()),
                          [](const auto& one) { return one.param.name; });
 
