@@ -80,14 +80,15 @@ void Ceilings::measure_device(Device& device, const StopRule& rule) {
   if (transport_ != nullptr && transport_->capturable()) measure_device_network(device, rule);
 }
 
-// Graphs of all-reduces, as layers' steps are. What fails there others wait for: no rank goes on without it.
+// Graphs of all-reduces, as layers' steps are: sums, since a transport may do other operations another way.
+// What fails there others wait for: no rank goes on without it.
 void Ceilings::measure_device_network(Device& device, const StopRule& rule) {
   stream_ = device.stream(threads_);
   message_elements_ = kDeviceMessageElements;
   device_message_ = device.allocate(message_elements_ * int64_t{sizeof(float)});
-  device.fill(device_message_.data(), 0x3f800000u, device_message_.bytes());  // ones
+  device.fill(device_message_.data(), 0, device_message_.bytes());  // a sum in place that stays finite
   const auto reduce = [this](int64_t count) {
-    transport_->all_reduce(device_message_.data(), device_message_.data(), count, DType::f32, ReduceOp::max,
+    transport_->all_reduce(device_message_.data(), device_message_.data(), count, DType::f32, ReduceOp::sum,
                            stream_);
   };
   const auto time = [&](Series& series, int64_t count, int64_t steps) {
@@ -107,6 +108,15 @@ void Ceilings::measure_device_network(Device& device, const StopRule& rule) {
 
 bool Ceilings::measures_network() const {
   return latency_.step || latency_.timed;
+}
+
+// The line through both times: what a call takes, and what a byte more.
+void Ceilings::set_network(CeilingValues& values) const {
+  values.communicator = transport_->name();
+  values.all_reduce_latency_us = best_us(latency_);
+  const double us = best_us(bandwidth_) - values.all_reduce_latency_us;
+  values.all_reduce_gb_per_s =
+      us > 0 ? static_cast<double>(message_elements_) * sizeof(float) / us * 1e-3 : 0;
 }
 
 CeilingValues Ceilings::device_values() const {
@@ -133,11 +143,7 @@ CeilingValues Ceilings::device_values() const {
     }
   }
   values.drift = drift_of(device_.front());
-  if (measures_network()) {
-    values.communicator = transport_->name();
-    values.all_reduce_latency_us = best_us(latency_);
-    values.all_reduce_gb_per_s = rate(static_cast<double>(message_elements_) * sizeof(float), 1, bandwidth_);
-  }
+  if (measures_network()) set_network(values);
   return values;
 }
 
@@ -181,12 +187,13 @@ void Ceilings::measure_host(int64_t cache_bytes, const StopRule& short_rule) {
     compute_[kind].rule = short_rule;
   }
   if (transport_ != nullptr) {
-    message_.assign(static_cast<size_t>(kMessageElements), 1.0f);
+    message_elements_ = kMessageElements;
+    message_.assign(static_cast<size_t>(message_elements_), 0.0f);  // a sum in place that stays finite
     latency_.step = [this] {
-      transport_->all_reduce(message_.data(), message_.data(), 2, DType::f32, ReduceOp::max, stream_);
+      transport_->all_reduce(message_.data(), message_.data(), 2, DType::f32, ReduceOp::sum, stream_);
     };
     bandwidth_.step = [this] {
-      transport_->all_reduce(message_.data(), message_.data(), kMessageElements, DType::f32, ReduceOp::max,
+      transport_->all_reduce(message_.data(), message_.data(), kMessageElements, DType::f32, ReduceOp::sum,
                              stream_);
     };
     latency_.rule = bandwidth_.rule = short_rule;
@@ -225,14 +232,7 @@ CeilingValues Ceilings::values() const {
     const Series& series = compute_.at(measured_as(kind));
     values.gops[kind] = rate(work * cpu_ops().probe(kind).operations, comm_.size(), series);
   }
-  if (transport_ != nullptr) {
-    values.communicator = transport_->name();
-    values.all_reduce_latency_us = best_us(latency_);
-    // The line through both times: what a byte more takes.
-    const double us = best_us(bandwidth_) - values.all_reduce_latency_us;
-    values.all_reduce_gb_per_s =
-        us > 0 ? static_cast<double>(kMessageElements) * sizeof(float) / us * 1e-3 : 0;
-  }
+  if (measures_network()) set_network(values);
   values.drift = drift_of(compute_.at(Arithmetic::f32));
   return values;
 }

@@ -20,8 +20,8 @@ struct CeilingValues {
   std::map<int, double> read_gb_per_s;  // by threads a rank
   ByArithmetic gops;                    // 10⁹ operations a second; a multiply-add counts two
   std::string communicator;             // that its collectives ran on; empty where there were none
-  // An all-reduce of n bytes takes latency + n / rate: the line through 8 bytes and 4 MiB. 0 without
-  // collectives.
+  // An all-reduce of n bytes takes latency + n / rate: the line through 8 bytes and 4 MiB, of GPUs 64. 0
+  // without collectives.
   double all_reduce_latency_us = 0;
   double all_reduce_gb_per_s = 0;
   double copy_gb_per_s = 0;  // of a device: read and written bytes together; 0 on the CPU
@@ -59,6 +59,7 @@ class Ceilings {
   void measure_device_network(Device& device, const StopRule& rule);
   bool measures_network() const;
   CeilingValues device_values() const;
+  void set_network(CeilingValues& values) const;
 
   Communicator& comm_;
   Transport* transport_;

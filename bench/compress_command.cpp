@@ -16,6 +16,7 @@
 #include "bench/runner.hpp"
 #include "bench/text.hpp"
 #include "bench/weight_store.hpp"
+#include "bench/workloads/placement.hpp"
 #include "distributed/agree.hpp"
 #include "kernels/json.hpp"
 #include "kernels/weights/safetensors_file.hpp"
@@ -63,25 +64,6 @@ std::shared_ptr<Params> read_scheme_text(const std::string& text, Problems& prob
     return nullptr;
   }
   return std::get<std::shared_ptr<Params>>(expansion.value(0, &problems));
-}
-
-std::unique_ptr<Scheme> make_scheme(const Params& params, Shape shape, const Registry& registry) {
-  static const KeySpec kType{"type", "which scheme"};
-  const std::string type = params.string(kType);
-  const SchemeType* scheme = registry.find_scheme(type);
-  if (scheme == nullptr) {
-    std::vector<std::string> known;
-    for (const SchemeType& each : registry.schemes()) known.push_back(each.type);
-    const std::string near = nearest_name(type, known);
-    params.problem("type", fmt::format("expected a scheme ({}), found \"{}\"{}", fmt::join(known, ", "), type,
-                                       near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
-    return nullptr;
-  }
-  auto made = scheme->make(params, shape, registry);
-  std::vector<KeySpec> keys = scheme->keys;
-  keys.push_back(kType);
-  params.report_unread(keys);
-  return made;
 }
 
 // What to do, or in `problems` why not.

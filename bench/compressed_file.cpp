@@ -30,8 +30,6 @@ constexpr const char* kFormat = "lamina-compressed-1";
 constexpr int64_t kHeaderBytes = 4096, kEntryBytes = 16384;
 
 const char* const kPatterns[] = {"dense", "unstructured", "n_of_m", "block"};
-const char* const kActivations[] = {"f32", "int8", "bf16", "fp8"};
-static_assert(std::size(kActivations) == static_cast<size_t>(ActivationRule::fp8_per_token) + 1);
 static_assert(std::size(kPatterns) == static_cast<size_t>(PatternKind::block) + 1);
 
 // The matrices of canonical weights, as the file names them: of U and V with a prefix.
@@ -74,7 +72,7 @@ Json describe(const Leaf& leaf) {
           {"fp16", leaf.fp16},
           {"group", leaf.group},
           {"per_channel", leaf.per_channel},
-          {"activations", kActivations[static_cast<size_t>(leaf.activation)]},
+          {"activations", name_of(leaf.activation)},
           {"pattern", kPatterns[static_cast<size_t>(p.kind)]},
           {"n", p.n},
           {"m", p.m},
@@ -99,6 +97,12 @@ int64_t size_in(const Json& json, const char* key) {
   return value.get<int64_t>();
 }
 
+ActivationRule activation_of(const std::string& name) {
+  for (int rule = 0; rule <= static_cast<int>(ActivationRule::fp8_per_token); ++rule)
+    if (name == name_of(static_cast<ActivationRule>(rule))) return static_cast<ActivationRule>(rule);
+  throw std::runtime_error(fmt::format("unknown rule of activations \"{}\"", name));
+}
+
 // A leaf of the rows [begin, end), without its arrays.
 Leaf leaf_from(const Json& json, Range rows) {
   Leaf leaf;
@@ -112,8 +116,7 @@ Leaf leaf_from(const Json& json, Range rows) {
   leaf.fp16 = json.at("fp16").get<bool>();
   leaf.group = number("group");
   leaf.per_channel = json.at("per_channel").get<bool>();
-  leaf.activation =
-      static_cast<ActivationRule>(index_of(kActivations, json.at("activations").get<std::string>()));
+  leaf.activation = activation_of(json.at("activations").get<std::string>());
   leaf.pattern = {static_cast<PatternKind>(index_of(kPatterns, json.at("pattern").get<std::string>())),
                   number("n"), number("m"), number("block_rows"), number("block_cols")};
   const Pattern& p = leaf.pattern;

@@ -1,19 +1,20 @@
 #include "bench/gated_inputs.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "distributed/agree.hpp"
+#include "distributed/gather.hpp"
 #include "distributed/svd/tall.hpp"
+#include "kernels/reference.hpp"
 
 namespace lamina {
 
 Matrix<float> gated_inputs(const OriginalWeights& gate_up, const Calibration& inputs, int64_t tokens,
                            Communicator& comm, int threads) {
   const int64_t width = gate_up.shape.out_features / 2, rows = gate_up.rows.size();
-  std::vector<Range> slabs(static_cast<size_t>(comm.size()));
-  comm.all_gather(&gate_up.rows, slabs.data(), std::vector<int64_t>(slabs.size(), sizeof(Range)));
+  std::vector<Range> slabs;
+  for (const auto& ranges : gather_ranges(gate_up.rows, comm)) slabs.push_back(ranges.front());
   Matrix<float> gated, own, all;
   together(comm, [&] {
     const int64_t most = std::min(tokens, kRowBlock);
@@ -42,7 +43,7 @@ Matrix<float> gated_inputs(const OriginalWeights& gate_up, const Calibration& in
       for (int64_t t = 0; t < count; ++t, part += slab.size())
         for (int64_t i = std::max(slab.begin, width); i < slab.end; ++i) {
           const double up = part[i - slab.begin], gate = gated(first + t, i - width);
-          gated(first + t, i - width) = static_cast<float>(gate / (1 + std::exp(-gate)) * up);
+          gated(first + t, i - width) = static_cast<float>(silu_gate_reference(gate, up));
         }
     }
     first += count;

@@ -332,9 +332,10 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
   }
   result.networks = fit_networks(result.records);
   if (result.ceilings && !result.ceilings->communicator.empty())
-    result.networks.push_back({"all_reduce", result.ceilings->communicator, result.ceilings->device,
-                               result.ceilings->ranks, result.ceilings->all_reduce_latency_us,
-                               result.ceilings->all_reduce_gb_per_s, 2});
+    result.networks.push_back({"all_reduce", result.ceilings->communicator, result.ceilings->device, "f32",
+                               true, result.ceilings->device != "cpu", result.ceilings->ranks,
+                               result.ceilings->all_reduce_latency_us, result.ceilings->all_reduce_gb_per_s,
+                               2});
   return result;
 }
 

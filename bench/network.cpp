@@ -6,7 +6,6 @@
 #include <tuple>
 
 namespace lamina {
-
 std::optional<std::pair<double, double>> fit_line(const std::vector<std::pair<double, double>>& points) {
   double uu = 0, uv = 0, vv = 0, u_sum = 0, v_sum = 0, least = 0;
   bool differ = false;
@@ -36,15 +35,15 @@ std::optional<std::pair<double, double>> fit_line(const std::vector<std::pair<do
 }
 
 std::vector<NetworkLine> fit_networks(std::vector<Record>& records) {
-  using Key = std::tuple<std::string, std::string, std::string, int64_t>;
+  using Key = std::tuple<std::string, std::string, std::string, std::string, bool, bool, int64_t>;
   std::map<Key, std::vector<Record*>> rows;
   for (Record& record : records) {
     if (record.text("workload") != "collective" || record.text("status") != "ok" ||
         !record.text("payload").empty())
       continue;
     if (record.integer("message_bytes") == 0) continue;  // a call that sends nothing
-    rows[{record.text("collective"), record.text("communicator"), record.text("device"),
-          record.integer("ranks")}]
+    rows[{record.text("collective"), record.text("communicator"), record.text("device"), record.text("dtype"),
+          record.flag("in_place"), record.flag("graph"), record.integer("ranks")}]
         .push_back(&record);
   }
   std::vector<NetworkLine> lines;
@@ -54,9 +53,9 @@ std::vector<NetworkLine> fit_networks(std::vector<Record>& records) {
       points.emplace_back(record->number("message_bytes"), record->number("latency_us_p50"));
     const auto line = fit_line(points);
     if (!line) continue;
-    const auto& [collective, communicator, device, ranks] = key;
-    lines.push_back({collective, communicator, device, ranks, line->first, line->second,
-                     static_cast<int64_t>(points.size())});
+    const auto& [collective, communicator, device, dtype, in_place, graph, ranks] = key;
+    lines.push_back({collective, communicator, device, dtype, in_place, graph, ranks, line->first,
+                     line->second, static_cast<int64_t>(points.size())});
     for (Record* record : members) {
       const double us = line->first + record->number("message_bytes") / (line->second * 1e3);
       record->set("limit_kind", std::string("network"));

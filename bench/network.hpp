@@ -13,7 +13,8 @@ namespace lamina {
 
 // A message of n bytes takes alpha_us + n / beta.
 struct NetworkLine {
-  std::string collective, communicator, device;
+  std::string collective, communicator, device, dtype;
+  bool in_place = false, graph = false;  // graph: a GPU's calls were captured
   int64_t ranks = 1;
   double alpha_us = 0;
   double beta_gb_per_s = 0;
@@ -24,9 +25,9 @@ struct NetworkLine {
 // much as long ones; neither part is negative. None with fewer than two different sizes.
 std::optional<std::pair<double, double>> fit_line(const std::vector<std::pair<double, double>>& points);
 
-// One line for each collective, communicator, device and number of ranks among the `ok` rows of plain
-// collectives, whose limit_kind and limit_fraction it sets: the line's time over the row's, above 1 where a
-// row beats it.
+// One line for each collective, communicator, device, data type, place, way of calling and number of ranks
+// among the `ok` rows of plain collectives, whose limit_kind and limit_fraction it sets: the line's time over
+// the row's, above 1 where a row beats it.
 std::vector<NetworkLine> fit_networks(std::vector<Record>& records);
 
 }  // namespace lamina

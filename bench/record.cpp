@@ -148,6 +148,11 @@ double Record::number(std::string_view key) const {
   return std::numeric_limits<double>::quiet_NaN();
 }
 
+bool Record::flag(std::string_view key) const {
+  const auto* value = std::get_if<bool>(&get(key));
+  return value != nullptr && *value;
+}
+
 int64_t Record::integer(std::string_view key) const {
   const auto* number = std::get_if<int64_t>(&get(key));
   return number == nullptr ? 0 : *number;

@@ -56,6 +56,7 @@ class Record {
   std::string text(std::string_view key) const;        // empty when not a string
   double number(std::string_view key) const;           // NaN when not a number
   int64_t integer(std::string_view key) const;         // 0 when not an integer
+  bool flag(std::string_view key) const;               // whether it is set, and true
   const std::vector<std::pair<std::string, RecordValue>>& values() const { return values_; }
 
  private:

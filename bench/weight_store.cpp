@@ -145,13 +145,10 @@ std::shared_ptr<const SpreadMatrix> WeightStore::spread(const LayerRef& layer,
   return slot;
 }
 
-Transport& WeightStore::transport(const std::string& name, const std::string& device, Communicator& comm,
-                                  int64_t max_bytes) {
-  if (device != "cpu") max_bytes = 0;  // a GPU's take any size
-  auto& kept = transports_[fmt::format("{} {} p{}", name, device, comm.size())];
-  if (kept.empty() || kept.back().max_bytes < max_bytes)
-    kept.push_back({make_transport(name, device, comm, {.max_bytes = max_bytes}), max_bytes});
-  return *kept.back().transport;
+Transport& WeightStore::transport(const std::string& name, const std::string& device, Communicator& comm) {
+  auto& slot = transports_[fmt::format("{} {} p{}", name, device, comm.size())];
+  if (!slot) slot = make_transport(name, device, comm);
+  return *slot;
 }
 
 std::shared_ptr<Buffer> WeightStore::buffer(const std::string& purpose, int64_t bytes, Device& device) {

@@ -73,10 +73,9 @@ class WeightStore {
   // The original weights as factorisations take them, beside no other copy.
   std::shared_ptr<const SpreadMatrix> spread(const LayerRef& layer, const Distribution& distribution,
                                              Communicator& comm);
-  // The transport of this name for the ranks' memory on a device, made once for all cases; `max_bytes` as
-  // TransportOptions has it. Throws AgreedError.
-  Transport& transport(const std::string& name, const std::string& device, Communicator& comm,
-                       int64_t max_bytes);
+  // The transport of this name for the ranks' memory on a device, made once for all cases.
+  // Throws AgreedError.
+  Transport& transport(const std::string& name, const std::string& device, Communicator& comm);
   // Memory that the cases of one packed_group share: the same for the same purpose, size and device.
   std::shared_ptr<Buffer> buffer(const std::string& purpose, int64_t bytes, Device& device);
   // The least error of factors of this rank, for cases to leave here and find again; NaN before.
@@ -92,15 +91,9 @@ class WeightStore {
   Calibration calibration(const LayerRef& layer, int64_t tokens, Communicator& comm);
   OriginalWeights load(const LayerRef& layer, Communicator& comm) const;
 
-  struct KeptTransport {
-    std::unique_ptr<Transport> transport;
-    int64_t max_bytes = 0;
-  };
-
   int threads_;
-  // Kept to the end: setting one up may take seconds, and layers may still run on one that was too small
-  // since.
-  std::map<std::string, std::vector<KeptTransport>> transports_;
+  // Kept to the end: setting one up may take seconds.
+  std::map<std::string, std::unique_ptr<Transport>> transports_;
   std::map<std::string, FactorMemory> factors_;
   std::map<std::string, std::shared_ptr<PackedLayer>> packed_;
   std::map<std::string, std::shared_ptr<Buffer>> buffers_;

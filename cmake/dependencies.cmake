@@ -35,23 +35,31 @@ if(NOT TARGET BLAS::BLAS)
 endif()
 message(STATUS "BLAS: ${BLAS_LIBRARIES}")
 
+# lamina_find_optional(NAME TARGET HEADER LIBRARIES HINTS REMEDY): a library without a package of its own that CMake could ask.
+# Sets lamina_TARGET to ON and makes the target lamina_TARGET where it is found; where it is not, ends the configuration if
+# the cache's LAMINA_NAME asks for it by ON.
+function(lamina_find_optional name target header libraries hints remedy)
+  find_path(LAMINA_${name}_INCLUDE ${header} HINTS ${hints} PATH_SUFFIXES include)
+  find_library(LAMINA_${name}_LIBRARY NAMES ${libraries} HINTS ${hints} PATH_SUFFIXES lib lib64)
+  set(found OFF)
+  if(LAMINA_${name}_INCLUDE AND LAMINA_${name}_LIBRARY)
+    set(found ON)
+    message(STATUS "${name}: ${LAMINA_${name}_LIBRARY}")
+    add_library(lamina_${target} INTERFACE)
+    target_include_directories(lamina_${target} SYSTEM INTERFACE ${LAMINA_${name}_INCLUDE})
+    target_link_libraries(lamina_${target} INTERFACE ${LAMINA_${name}_LIBRARY})
+  elseif(NOT LAMINA_${name} STREQUAL "AUTO")
+    message(FATAL_ERROR "LAMINA_${name} is ${LAMINA_${name}}, but CMake finds no ${header} and library (${libraries}). "
+      "${remedy}, or leave LAMINA_${name} at AUTO.")
+  endif()
+  set(lamina_${target} ${found} PARENT_SCOPE)
+endfunction()
+
 # Peers to compare with, never needed.
-set(lamina_onednn OFF)
 if(LAMINA_ONEDNN)
   # Not by its own config file: Debian's ends the configuration where OpenCL's headers are missing, which only a GPU
   # would need.
-  find_path(LAMINA_ONEDNN_INCLUDE oneapi/dnnl/dnnl.hpp)
-  find_library(LAMINA_ONEDNN_LIBRARY dnnl)
-  if(LAMINA_ONEDNN_INCLUDE AND LAMINA_ONEDNN_LIBRARY)
-    set(lamina_onednn ON)
-    message(STATUS "oneDNN: ${LAMINA_ONEDNN_LIBRARY}")
-    add_library(lamina_dnnl INTERFACE)
-    target_include_directories(lamina_dnnl SYSTEM INTERFACE ${LAMINA_ONEDNN_INCLUDE})
-    target_link_libraries(lamina_dnnl INTERFACE ${LAMINA_ONEDNN_LIBRARY})
-  elseif(NOT LAMINA_ONEDNN STREQUAL "AUTO")
-    message(FATAL_ERROR "LAMINA_ONEDNN is ${LAMINA_ONEDNN}, but CMake finds no dnnl.hpp and libdnnl. Install "
-      "libdnnl-dev, name oneDNN's folder in CMAKE_PREFIX_PATH, or leave LAMINA_ONEDNN at AUTO.")
-  endif()
+  lamina_find_optional(ONEDNN onednn oneapi/dnnl/dnnl.hpp dnnl "" "Install libdnnl-dev, name its folder in CMAKE_PREFIX_PATH")
 endif()
 # BLIS is opened when the program runs, and only its OpenMP build: see kernels/cpu/blis.cpp.
 set(lamina_blis OFF)
@@ -125,39 +133,16 @@ if(LAMINA_CUDA)
   endif()
   find_package(CUDAToolkit 12.9 REQUIRED)
   # A peer to compare with, never needed. Python's wheel of it has the library under its version alone.
-  set(lamina_cusparselt OFF)
   if(LAMINA_CUSPARSELT)
-    set(hints ${CUSPARSELT_ROOT} $ENV{CUSPARSELT_ROOT})
-    find_path(LAMINA_CUSPARSELT_INCLUDE cusparseLt.h HINTS ${hints} PATH_SUFFIXES include)
-    find_library(LAMINA_CUSPARSELT_LIBRARY NAMES cusparseLt libcusparseLt.so.0 HINTS ${hints} PATH_SUFFIXES lib lib64)
-    if(LAMINA_CUSPARSELT_INCLUDE AND LAMINA_CUSPARSELT_LIBRARY)
-      set(lamina_cusparselt ON)
-      message(STATUS "cuSPARSELt: ${LAMINA_CUSPARSELT_LIBRARY}")
-      add_library(lamina_sparselt INTERFACE)
-      target_include_directories(lamina_sparselt SYSTEM INTERFACE ${LAMINA_CUSPARSELT_INCLUDE})
-      target_link_libraries(lamina_sparselt INTERFACE ${LAMINA_CUSPARSELT_LIBRARY})
-    elseif(NOT LAMINA_CUSPARSELT STREQUAL "AUTO")
-      message(FATAL_ERROR "LAMINA_CUSPARSELT is ${LAMINA_CUSPARSELT}, but CMake finds no cusparseLt.h and libcusparseLt. "
-        "Name cuSPARSELt's folder in CUSPARSELT_ROOT, or leave LAMINA_CUSPARSELT at AUTO.")
-    endif()
+    lamina_find_optional(CUSPARSELT cusparselt cusparseLt.h "cusparseLt;libcusparseLt.so.0"
+      "${CUSPARSELT_ROOT};$ENV{CUSPARSELT_ROOT}" "Name its folder in CUSPARSELT_ROOT")
   endif()
 endif()
 # Collectives between GPUs.
-set(lamina_nccl OFF)
 if(LAMINA_CUDA AND LAMINA_NCCL)
-  find_path(LAMINA_NCCL_INCLUDE nccl.h HINTS ${NCCL_ROOT}/include $ENV{NCCL_ROOT}/include)
   # The Python package of NCCL has no libnccl.so beside its libnccl.so.2.
-  find_library(LAMINA_NCCL_LIBRARY NAMES nccl libnccl.so.2 HINTS ${NCCL_ROOT}/lib $ENV{NCCL_ROOT}/lib)
-  if(LAMINA_NCCL_INCLUDE AND LAMINA_NCCL_LIBRARY)
-    set(lamina_nccl ON)
-    message(STATUS "NCCL: ${LAMINA_NCCL_LIBRARY}")
-    add_library(lamina_nccl INTERFACE)
-    target_include_directories(lamina_nccl SYSTEM INTERFACE ${LAMINA_NCCL_INCLUDE})
-    target_link_libraries(lamina_nccl INTERFACE ${LAMINA_NCCL_LIBRARY})
-  elseif(NOT LAMINA_NCCL STREQUAL "AUTO")
-    message(FATAL_ERROR "LAMINA_NCCL is ${LAMINA_NCCL}, but CMake finds no nccl.h and libnccl. Install libnccl-dev, "
-      "name its folder in NCCL_ROOT, or leave LAMINA_NCCL at AUTO.")
-  endif()
+  lamina_find_optional(NCCL nccl nccl.h "nccl;libnccl.so.2" "${NCCL_ROOT};$ENV{NCCL_ROOT}"
+    "Install libnccl-dev, name its folder in NCCL_ROOT")
 endif()
 if(LAMINA_TESTS)
   find_package(GTest REQUIRED)

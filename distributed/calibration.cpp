@@ -95,10 +95,7 @@ class TokenCalibrator final : public Calibrator {
       warn("all calibration tokens are 0: nothing is compensated");
       return std::make_unique<IdentityRoot>(size_);
     }
-    if (tokens < size_)
-      warn(fmt::format(
-          "{} calibration tokens for {} input channels: their Gram is singular without its damping", tokens,
-          size_));
+    if (tokens < size_) warn(few_tokens_warning(tokens, size_));
     const Calibration ordered = [&](int64_t first, Matrix<float>& out) {
       Matrix<float> x(out.rows, out.cols);
       calibration_(first, x);
@@ -228,6 +225,12 @@ void for_each_chunk(int64_t tokens, int64_t channels, const Calibration& calibra
     for (int64_t begin = 0; begin < gathered; begin += kRowBlock)
       visit(all.row(begin), std::min(kRowBlock, gathered - begin));
   }
+}
+
+std::string few_tokens_warning(int64_t tokens, int64_t channels) {
+  return fmt::format(
+      "{} calibration tokens for {} input channels: their Gram is singular without its damping", tokens,
+      channels);
 }
 
 std::unique_ptr<Calibrator> make_calibrator(int64_t in_features, Calibration calibration, Communicator& comm,

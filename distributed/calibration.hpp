@@ -23,6 +23,9 @@ using Cotangents = std::function<void(int64_t first, Range features, Matrix<floa
 void for_each_chunk(int64_t tokens, int64_t channels, const Calibration& calibration, Communicator& comm,
                     const std::function<void(const float* x, int64_t rows)>& visit);
 
+// That a Gram of so many tokens is singular, for the record.
+std::string few_tokens_warning(int64_t tokens, int64_t channels);
+
 // Of the inputs of a layer with `in_features` channels, over the ranks of `comm`, on `threads` threads each.
 // Without `cotangents` there are no slopes.
 std::unique_ptr<Calibrator> make_calibrator(int64_t in_features, Calibration calibration, Communicator& comm,

@@ -14,7 +14,7 @@
 #include "distributed/partition.hpp"
 #include "distributed/peak_memory.hpp"
 #include "distributed/svd.hpp"
-#include "distributed/svd/method.hpp"
+#include "distributed/timed_communicator.hpp"
 
 namespace lamina {
 namespace {
@@ -36,17 +36,17 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
 // Factorises what was not factorised before. Ranks remember alike, so they decide alike.
 class RememberingFactorizer final : public Factorizer {
  public:
-  RememberingFactorizer(Factorizer& inner, FactorMemory& memory, const svd::TimedCommunicator& counted)
+  RememberingFactorizer(Factorizer& inner, FactorMemory& memory, const TimedCommunicator& counted)
       : inner_(inner), memory_(memory), counted_(counted) {}
 
   Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) override {
-    if (slab.remainder) return inner_.factorize(slab, request, seed);
+    if (slab.remainder) return heard(inner_.factorize(slab, request, seed));
     for (const FactorMemory::Known& known : memory_.known) {
       if (known.request != request || known.seed != seed) continue;
       saved_s_ += known.seconds;
       saved_bytes_ = std::max(saved_bytes_, known.peak_bytes);
       saved_comm_bytes_ += known.comm_bytes;
-      return known.factors;
+      return heard(known.factors);
     }
     const PeakMemory peak;
     const auto begin = std::chrono::steady_clock::now();
@@ -54,16 +54,26 @@ class RememberingFactorizer final : public Factorizer {
     Factors factors = inner_.factorize(slab, request, seed);
     memory_.known.push_back(
         {request, seed, factors, seconds_since(begin), peak.bytes(), counted_.bytes() - sent});
-    return factors;
+    return heard(std::move(factors));
   }
+  const std::vector<std::string>& warnings() const { return warnings_; }
   double saved_s() const { return saved_s_; }
   int64_t saved_bytes() const { return saved_bytes_; }
   int64_t saved_comm_bytes() const { return saved_comm_bytes_; }
 
  private:
+  // Keeps what factors warn of, which does not end up in the weights.
+  Factors heard(Factors factors) {
+    for (const std::string& warning : factors.warnings)
+      if (std::find(warnings_.begin(), warnings_.end(), warning) == warnings_.end())
+        warnings_.push_back(warning);
+    return factors;
+  }
+
   Factorizer& inner_;
   FactorMemory& memory_;
-  const svd::TimedCommunicator& counted_;
+  std::vector<std::string> warnings_;
+  const TimedCommunicator& counted_;
   double saved_s_ = 0;
   int64_t saved_bytes_ = 0, saved_comm_bytes_ = 0;
 };
@@ -212,7 +222,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   result.rows = weights.rows;
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
-  svd::TimedCommunicator counted(comm);
+  TimedCommunicator counted(comm);
   const auto factorizer = make_factorizer(counted, {.threads = threads}, calibration);
   RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory, counted);
   const auto calibrator =
@@ -247,6 +257,9 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   const int64_t sent = comm.size() > 1 ? counted.bytes() + remembering.saved_comm_bytes() : 0;
   comm.all_reduce(&sent, &result.comm_bytes, 1, DType::i64, ReduceOp::max);
   result.warnings = calibrator->warnings();
+  for (const std::string& warning : remembering.warnings())
+    if (std::find(result.warnings.begin(), result.warnings.end(), warning) == result.warnings.end())
+      result.warnings.push_back(warning);
   measure_error(result, weights.slab, comm, threads);
   return result;
 }

@@ -12,6 +12,9 @@ struct Quality {
   double cosine = 0;   // over all elements
   double max_abs = 0;  // largest |y − y₀|
 };
+// From sums over all elements: Σ(y − y₀)², Σy², Σy₀², Σy·y₀. Two zero vectors agree; a zero one against
+// another does not point anywhere.
+Quality quality_of(double error, double power, double power0, double product, double max_abs);
 // y: the kernel's output; y0: original weights and activations in float64. Same shape.
 Quality compare_quality(const Matrix<float>& y, const Matrix<double>& y0);
 

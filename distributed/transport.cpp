@@ -6,24 +6,6 @@
 
 namespace lamina {
 
-std::string to_string(CollectiveKind kind) {
-  switch (kind) {
-    case CollectiveKind::all_reduce:
-      return "all_reduce";
-    case CollectiveKind::all_gather:
-      return "all_gather";
-    case CollectiveKind::reduce_scatter:
-      return "reduce_scatter";
-    case CollectiveKind::broadcast:
-      return "broadcast";
-    case CollectiveKind::all_to_all:
-      return "all_to_all";
-    case CollectiveKind::send_recv:
-      return "send_recv";
-  }
-  return "unknown";
-}
-
 const std::vector<TransportType>& transports() {
   static const std::vector<TransportType> all = {
       mpi_shm_transport(),      mpi_transport(),  self_transport(),

@@ -16,8 +16,7 @@
 namespace lamina {
 
 enum class CollectiveKind { all_reduce, all_gather, reduce_scatter, broadcast, all_to_all, send_recv };
-std::string to_string(CollectiveKind kind);  // "all_reduce"
-enum class Payload;                          // of collectives/codec.hpp
+enum class Payload;  // of collectives/codec.hpp
 
 // Every call is collective over the communicator's ranks, in one order on all of them. Memory is the
 // device's. On a GPU a call puts its work on `stream` and returns; on the CPU it returns when done. `in` may
@@ -33,7 +32,9 @@ class Transport {
   virtual int size() const = 0;
   // Why such a call cannot run here: a data type that the backend lacks, a size that it cannot hold. Empty:
   // it can. The same on every rank.
-  virtual std::string refusal(CollectiveKind kind, DType dtype, int64_t count) const = 0;
+  virtual std::string refusal(CollectiveKind /*kind*/, DType /*dtype*/, int64_t /*count*/) const {
+    return "";
+  }
 
   virtual void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                           Stream& stream) = 0;
@@ -62,7 +63,6 @@ class Transport {
 };
 
 struct TransportOptions {
-  int64_t max_bytes = 0;        // the largest buffer of a call, for those that stage or register memory
   double timeout_seconds = 60;  // of setting up
   // Takes so many consecutive ranks of a host for a node, to test what is done between nodes; 0: hosts as
   // they are.

@@ -1,9 +1,21 @@
 // Every transport, declared once: transport.cpp lists them, and what is not built is a stub in absent/.
 #pragma once
 
+#include <string>
+#include <utility>
+
 #include "distributed/transport.hpp"
 
 namespace lamina {
+
+// One that was not built.
+inline TransportType absent_transport(std::string name, std::string device, std::string why) {
+  TransportType type;
+  type.name = std::move(name);
+  type.device = std::move(device);
+  type.absent = std::move(why);
+  return type;
+}
 
 TransportType self_transport();     // one rank alone, the host's memory
 TransportType mpi_transport();      // MPI's own collectives, the host's memory

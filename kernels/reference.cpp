@@ -213,4 +213,8 @@ Matrix<double> reference_product(const Matrix<float>& rows, const Matrix<double>
   return y;
 }
 
+double silu_gate_reference(double gate, double up) {
+  return gate / (1 + std::exp(-gate)) * up;
+}
+
 }  // namespace lamina

@@ -65,4 +65,7 @@ double check_tolerance(double y, double magnitudes, double squares, int64_t cols
 inline constexpr double kCheckFactor = 8.0;
 inline constexpr double kCheckDeviations = 2.0;  // λ
 
+// silu(gate)·up, as SwiGLU has it between an MLP's projections.
+double silu_gate_reference(double gate, double up);
+
 }  // namespace lamina

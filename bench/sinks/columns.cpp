@@ -146,9 +146,8 @@ std::string method_asked(const Row& row) {
 std::string payload(const Row& row) {
   const Record& record = *row.record;
   if (record.text("payload").empty()) return "";
-  const auto* feedback = std::get_if<bool>(&record.get("error_feedback"));
   return escaped(record.text("payload")) + " b" + count(record, "payload_block") +
-         (feedback != nullptr && *feedback ? " ef" : "");
+         (record.flag("error_feedback") ? " ef" : "");
 }
 
 // With "o4" where sums of 4 chunks overlap products.
@@ -159,9 +158,8 @@ std::string shard(const Row& row) {
 
 // "in" or "out of" place, and whether a GPU's calls went without a graph.
 std::string place(const Row& row) {
-  const auto* in_place = std::get_if<bool>(&row.record->get("in_place"));
   const auto* graph = std::get_if<bool>(&row.record->get("graph"));
-  return std::string(in_place != nullptr && *in_place ? "in" : "out") +
+  return std::string(row.record->flag("in_place") ? "in" : "out") +
          (graph != nullptr && !*graph ? ", no graph" : "");
 }
 
@@ -187,6 +185,7 @@ const std::vector<Column>& forward_columns() {
       {"limit", true, [](const Row& row) { return limit(*row.record); }},
       number_column("weight MB", "weight_bytes", 3, 1e-6),
       number_column(kCommunication, "comm_bytes", 3, 1e-3),
+      number_column("exposed µs", "comm_exposed_us_p50", 3),
       {"NMSE", true,
        [](const Row& row) {
          const double nmse = row.record->number("quality_nmse");

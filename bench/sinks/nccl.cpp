@@ -8,13 +8,10 @@
 #include <tuple>
 
 #include "bench/sinks/sink.hpp"
+#include "distributed/collectives/collective.hpp"
 
 namespace lamina {
 namespace {
-
-const bool* flag(const Record& record, const char* key) {
-  return std::get_if<bool>(&record.get(key));
-}
 
 // What stands in one line: the same call in both forms.
 using Key = std::tuple<int64_t, std::string>;  // bytes, type
@@ -34,17 +31,12 @@ std::string type_of(const Record& record) {
   return dtype == "f32" ? "float" : dtype == "f16" ? "half" : dtype == "bf16" ? "bfloat16" : dtype;
 }
 
-int64_t width_of(const Record& record) {
-  const std::string dtype = record.text("dtype");
-  return dtype == "f32" ? 4 : dtype == "int8" ? 1 : 2;
-}
-
 // As nccl-tests counts elements: a rank's part, where the buffer is in parts.
-int64_t count_of(const Record& record) {
-  const std::string name = record.text("collective");
-  const int64_t elements = record.integer("message_bytes") / width_of(record);
-  const bool parts = name == "all_gather" || name == "reduce_scatter" || name == "all_to_all";
-  return parts ? elements / std::max<int64_t>(record.integer("ranks"), 1) : elements;
+int64_t count_of(const Record& record, const Collective* collective) {
+  const std::string dtype = record.text("dtype");
+  const int64_t elements = record.integer("message_bytes") / (dtype == "f32" ? 4 : dtype == "int8" ? 1 : 2);
+  const int ranks = static_cast<int>(std::max<int64_t>(record.integer("ranks"), 1));
+  return collective == nullptr ? elements : collective->sizes(elements, ranks).count;
 }
 
 std::string form(const Record* record) {
@@ -70,23 +62,21 @@ std::string render(const std::vector<RunRows>& runs) {
         ++not_ok;
         continue;
       }
-      const bool* graph = flag(record, "graph");
-      const bool* feedback = flag(record, "error_feedback");
+      const auto* graph = std::get_if<bool>(&record.get("graph"));
       const std::string payload = record.text("payload");
       std::string title =
           fmt::format("{}: {} ranks, {} {}", record.text("collective"), record.integer("ranks"),
                       record.text("device"), record.text("communicator"));
       if (!payload.empty())
         title += fmt::format(", payload {} b{}{}", payload, record.integer("payload_block"),
-                             feedback != nullptr && *feedback ? " with error feedback" : "");
+                             record.flag("error_feedback") ? " with error feedback" : "");
       if (graph != nullptr) title += *graph ? ", graph" : ", no graph";
       if (runs.size() > 1) title += ", " + run.name;
       auto section =
           std::find_if(sections.begin(), sections.end(), [&](const Section& s) { return s.title == title; });
       if (section == sections.end()) section = sections.insert(sections.end(), Section{title, {}});
       Line& line = section->lines[{record.integer("message_bytes"), type_of(record)}];
-      const bool* in_place = flag(record, "in_place");
-      (in_place != nullptr && *in_place ? line.in_place : line.out_of_place) = &record;
+      (record.flag("in_place") ? line.in_place : line.out_of_place) = &record;
     }
   }
   std::string out;
@@ -104,11 +94,12 @@ std::string render(const std::vector<RunRows>& runs) {
     int count = 0;
     for (const auto& [key, line] : section.lines) {
       const Record& one = line.out_of_place != nullptr ? *line.out_of_place : *line.in_place;
-      const std::string name = one.text("collective");
-      const bool sums = name == "all_reduce" || name == "reduce_scatter";
-      out += fmt::format("  {:>12} {:>13} {:>9} {:>7} {:>6}  {}  {}\n", std::get<0>(key), count_of(one),
-                         std::get<1>(key), sums ? "sum" : "none", name == "broadcast" ? "0" : "-1",
-                         form(line.out_of_place), form(line.in_place));
+      const Collective* collective = find_collective(one.text("collective"));  // null: another program's
+      const bool sums = collective != nullptr && collective->reduces;
+      const bool rooted = collective != nullptr && collective->kind == CollectiveKind::broadcast;
+      out += fmt::format("  {:>12} {:>13} {:>9} {:>7} {:>6}  {}  {}\n", std::get<0>(key),
+                         count_of(one, collective), std::get<1>(key), sums ? "sum" : "none",
+                         rooted ? "0" : "-1", form(line.out_of_place), form(line.in_place));
       for (const Record* form_of : {line.out_of_place, line.in_place}) {
         if (form_of == nullptr || !std::isfinite(form_of->number("busbw_gb_per_s"))) continue;
         busbw += form_of->number("busbw_gb_per_s");

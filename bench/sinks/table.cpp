@@ -80,9 +80,8 @@ auto svd_order(const Row& row) {
 // Of collectives: by size, who moves it beside one another.
 auto collective_order(const Row& row) {
   const Record& record = *row.record;
-  return std::tuple(
-      record.integer("message_bytes"), record.text("payload"), record.text("communicator"),
-      std::get_if<bool>(&record.get("in_place")) != nullptr && *std::get_if<bool>(&record.get("in_place")));
+  return std::tuple(record.integer("message_bytes"), record.text("payload"), record.text("communicator"),
+                    record.flag("in_place"));
 }
 
 bool is_svd(const Record& record) {

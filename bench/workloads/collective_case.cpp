@@ -22,7 +22,7 @@ constexpr uint32_t kGuardWord = 0x7fc5a5a5;
 CollectiveCase::CollectiveCase(const CollectiveTask& task, WeightStore& store, Communicator& comm)
     : task_(task), comm_(comm), device_(*find_device(task.device)) {
   const int64_t width = dtype_bytes(task.dtype);
-  inner_ = transport_ = &store.transport(task.communicator, task.device, comm, task.most_bytes);
+  inner_ = transport_ = &store.transport(task.communicator, task.device, comm);
   together(comm, [&] {
     stream_ = device_.stream(task.threads);
     if (task.compression) {
@@ -109,8 +109,7 @@ CheckResult CollectiveCase::check() {
   struct Numbers {
     double wrong, error, tolerance, ratio;
   };
-  const double ratio = own.worst < 0 ? -1 : own.error == 0 ? 0 : own.error / (own.tolerance + 1e-300);
-  const Numbers mine{static_cast<double>(own.wrong), own.error, own.tolerance, ratio};
+  const Numbers mine{static_cast<double>(own.wrong), own.error, own.tolerance, own.ratio()};
   std::vector<Numbers> all(static_cast<size_t>(comm_.size()));
   comm_.all_gather(&mine, all.data(), std::vector<int64_t>(all.size(), sizeof(Numbers)));
   size_t worst = 0;
@@ -165,11 +164,7 @@ std::optional<Quality> CollectiveCase::quality() {
   }
   const double max_abs = comm_.max(sums[4]);
   comm_.all_reduce(sums.data(), sums.data(), 4, DType::f64, ReduceOp::sum);
-  Quality quality;
-  quality.nmse = sums[1] > 0 ? sums[0] / sums[1] : 0;
-  quality.cosine = sums[1] > 0 && sums[2] > 0 ? sums[3] / std::sqrt(sums[1] * sums[2]) : 1;
-  quality.max_abs = max_abs;
-  return quality;
+  return quality_of(sums[0], sums[2], sums[1], sums[3], max_abs);
 }
 
 void CollectiveCase::describe(Record& record) {

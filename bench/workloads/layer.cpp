@@ -172,10 +172,8 @@ class LayerSpec : public CaseSpec {
                                         Communicator& comm) const override {
     ShardedOptions sized = options;
     sized.max_tokens = max_tokens;
-    const int64_t width = std::max(ref.shape.in_features, ref.shape.out_features);
     if (ranks > 1 && (options.shard == Shard::row || options.sequence))
-      sized.transport =
-          &store.transport(communicator, options.device, comm, 4 * (max_tokens + ranks) * width);
+      sized.transport = &store.transport(communicator, options.device, comm);
     return std::make_unique<LayerCase>(ref, store.packed(ref, *scheme, sized, registry, comm), cold_bytes,
                                        tokens, threads, store);
   }

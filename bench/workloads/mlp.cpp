@@ -43,10 +43,6 @@ struct MlpRefs {
   LayerRef gate_up, down;
 };
 
-double silu_gate_reference(double gate, double up) {
-  return gate / (1 + std::exp(-gate)) * up;
-}
-
 // X·Wᵀ through the whole block with the original weights, in float64: [tokens × hidden].
 Matrix<double> original_block(const MlpRefs& refs, WeightStore& store, const Matrix<float>& x,
                               Communicator& comm) {
@@ -265,9 +261,7 @@ class MlpSpec : public CaseSpec {
                                         Communicator& comm) const override {
     ShardedOptions up = up_options, down = down_options;
     up.max_tokens = down.max_tokens = max_tokens;
-    if (ranks > 1)
-      up.transport = down.transport = &store.transport(
-          communicator, down.device, comm, 4 * (max_tokens + ranks) * refs.down.shape.out_features);
+    if (ranks > 1) up.transport = down.transport = &store.transport(communicator, down.device, comm);
     return std::make_unique<MlpCase>(refs, store.packed(refs.gate_up, *up_scheme, up, registry, comm),
                                      store.packed(refs.down, *down_scheme, down, registry, comm), cold_bytes,
                                      tokens, threads, store);

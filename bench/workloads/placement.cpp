@@ -133,28 +133,30 @@ void check_communicator(const Params& params, const std::string& name, const std
                              device, name, near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
 }
 
-std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry) {
-  const std::shared_ptr<Params> object = params.object(scheme_key());
-  if (!object) return nullptr;
+std::unique_ptr<Scheme> make_scheme(const Params& params, Shape shape, const Registry& registry) {
   static const KeySpec type_key{"type", "which scheme"};
   const size_t before = params.problems()->items().size();
-  const std::string type = object->string(type_key);
+  const std::string type = params.string(type_key);
   if (params.problems()->items().size() != before) return nullptr;
   const SchemeType* scheme = registry.find_scheme(type);
   if (scheme == nullptr) {
     std::vector<std::string> known;
     for (const SchemeType& candidate : registry.schemes()) known.push_back(candidate.type);
     const std::string near = nearest_name(type, known);
-    object->problem("type",
-                    fmt::format("expected a scheme ({}), found \"{}\"{}", fmt::join(known, ", "), type,
-                                near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
+    params.problem("type", fmt::format("expected a scheme ({}), found \"{}\"{}", fmt::join(known, ", "), type,
+                                       near.empty() ? "" : fmt::format("; did you mean \"{}\"?", near)));
     return nullptr;
   }
-  std::unique_ptr<Scheme> made = scheme->make(*object, shape, registry);
+  std::unique_ptr<Scheme> made = scheme->make(params, shape, registry);
   std::vector<KeySpec> keys = scheme->keys;
   keys.push_back(type_key);
-  object->report_unread(keys);
+  params.report_unread(keys);
   return made;
+}
+
+std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry) {
+  const std::shared_ptr<Params> object = params.object(scheme_key());
+  return object ? make_scheme(*object, shape, registry) : nullptr;
 }
 
 LayerRef read_layer_ref(const Params& params, const std::string& label, const ModelLayer& layer,

@@ -33,6 +33,8 @@ Placement read_placement(const Params& params, const LaunchInfo& launch, bool al
 Placement read_movers(const Params& params, const LaunchInfo& launch);
 // A problem in `params` where no transport has this name and device.
 void check_communicator(const Params& params, const std::string& name, const std::string& device);
+// Of a scheme's own object, and of the one that `scheme` names. Null after a problem.
+std::unique_ptr<Scheme> make_scheme(const Params& params, Shape shape, const Registry& registry);
 std::unique_ptr<Scheme> read_scheme(const Params& params, Shape shape, const Registry& registry);
 
 // A LayerRef of a model's layer, with weights, tensors and statistics from the keys.

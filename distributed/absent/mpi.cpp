@@ -10,22 +10,16 @@
 namespace lamina {
 namespace {
 
-TransportType absent_transport(const std::string& name) {
-  TransportType type;
-  type.name = name;
-  type.device = "cpu";
-  type.absent = "built without MPI; build with -DLAMINA_MPI=ON";
-  return type;
-}
+constexpr const char* kWhy = "built without MPI; build with -DLAMINA_MPI=ON";
 
 }  // namespace
 
 TransportType mpi_transport() {
-  return absent_transport("mpi");
+  return absent_transport("mpi", "cpu", kWhy);
 }
 
 TransportType mpi_shm_transport() {
-  return absent_transport("mpi-shm");
+  return absent_transport("mpi-shm", "cpu", kWhy);
 }
 
 struct Launch::State {

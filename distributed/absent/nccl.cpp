@@ -4,22 +4,17 @@
 namespace lamina {
 namespace {
 
-TransportType absent_transport(const std::string& name) {
-  TransportType type;
-  type.name = name;
-  type.device = "cuda";
-  type.absent = "built without NCCL; configure with the `cuda` preset where libnccl-dev is installed";
-  return type;
-}
+constexpr const char* kWhy =
+    "built without NCCL; configure with the `cuda` preset where libnccl-dev is installed";
 
 }  // namespace
 
 TransportType nccl_transport() {
-  return absent_transport("nccl");
+  return absent_transport("nccl", "cuda", kWhy);
 }
 
 TransportType nccl_oneshot_transport() {
-  return absent_transport("nccl-oneshot");
+  return absent_transport("nccl-oneshot", "cuda", kWhy);
 }
 
 }  // namespace lamina

@@ -5,11 +5,7 @@
 namespace lamina {
 
 TransportType staged_mpi_transport() {
-  TransportType type;
-  type.name = "mpi";
-  type.device = "cuda";
-  type.absent = "built without CUDA; configure with the `cuda` preset";
-  return type;
+  return absent_transport("mpi", "cuda", "built without CUDA; configure with the `cuda` preset");
 }
 
 std::unique_ptr<Codec> make_cuda_codec(Payload, int64_t) {

@@ -86,12 +86,8 @@ void compressed_tolerance(const Compression& compression, int ranks, int64_t beg
 
 constexpr int64_t kChunk = 1 << 15;  // elements at a time: their exact sums stay in the caches
 
-double ratio_of(const Verification& v) {
-  return v.worst < 0 ? -1 : v.error == 0 ? 0 : v.error / (v.tolerance + 1e-300);
-}
-
 void merge(Verification& into, const Verification& part) {
-  const double old = ratio_of(into), now = ratio_of(part);
+  const double old = into.ratio(), now = part.ratio();
   if (now > old || (now == old && part.worst < into.worst)) {
     into.worst = part.worst;
     into.error = part.error;

@@ -29,6 +29,8 @@ struct Verification {
   double error = 0;      // its |out − exact|
   double tolerance = 0;  // and what that may be
   double error_squared = 0, norm_squared = 0, out_squared = 0, product = 0, max_abs = 0;  // over all elements
+
+  double ratio() const { return worst < 0 ? -1 : error == 0 ? 0 : error / (tolerance + 1e-300); }
 };
 
 // Holds a rank's output against the exact one, sums in float64. What is only moved must be equal bit for bit.

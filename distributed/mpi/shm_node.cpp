@@ -117,10 +117,8 @@ void ShmNode::allocate(Communicator& comm) {
       if (needed > free)
         problem = fmt::format(
             "expected {:.1f} MiB free in {} for what {} ranks of a node share, found {:.1f} MiB; make it "
-            "larger "
-            "(docker run --shm-size=1g; mount -o remount,size=1g {}), set {} below {}, or take "
-            "\"communicator\": "
-            "\"mpi\"",
+            "larger (docker run --shm-size=1g; mount -o remount,size=1g {}), set {} below {}, or take "
+            "\"communicator\": \"mpi\"",
             mib(needed), kMemory, local_size_, mib(free), kMemory, kWindowVariable, 4 * slot_bytes_ >> 10);
     }
   } catch (const std::exception& e) {

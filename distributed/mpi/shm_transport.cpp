@@ -55,7 +55,6 @@ class ShmTransport final : public Transport {
   std::string name() const override { return "mpi-shm"; }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  std::string refusal(CollectiveKind, DType, int64_t) const override { return ""; }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op, Stream&) override {
     const int64_t width = dtype_bytes(dtype), bytes = count * width;

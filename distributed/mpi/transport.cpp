@@ -23,7 +23,6 @@ class MpiTransport final : public Transport {
   std::string name() const override { return "mpi"; }
   int rank() const override { return group_.rank(); }
   int size() const override { return group_.size(); }
-  std::string refusal(CollectiveKind, DType, int64_t) const override { return ""; }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op, Stream&) override {
     const int64_t bytes = dtype_bytes(dtype);

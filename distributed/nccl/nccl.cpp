@@ -56,8 +56,7 @@ std::string set_up_problem(ncclResult_t state, ncclComm_t comm, double seconds) 
   if (state == ncclInProgress)
     return fmt::format(
         "nccl: not set up within {:.0f} s: a rank may have died, or the ranks' hosts do not reach one "
-        "another; "
-        "NCCL_DEBUG=INFO says where it waits, NCCL_SOCKET_IFNAME chooses the network",
+        "another; NCCL_DEBUG=INFO says where it waits, NCCL_SOCKET_IFNAME chooses the network",
         seconds);
   const char* why = ncclGetLastError(comm);
   return fmt::format("nccl: setting up: {}{}{}; NCCL_DEBUG=INFO says more", ncclGetErrorString(state),
@@ -129,7 +128,6 @@ class NcclTransport final : public Transport {
   std::string name() const override { return "nccl"; }
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  std::string refusal(CollectiveKind, DType, int64_t) const override { return ""; }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override {

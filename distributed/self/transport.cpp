@@ -13,7 +13,6 @@ class SelfTransport final : public Transport {
   std::string name() const override { return "self"; }
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  std::string refusal(CollectiveKind, DType, int64_t) const override { return ""; }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp, Stream&) override {
     copy(in, out, count * dtype_bytes(dtype));

@@ -98,9 +98,10 @@ class SvdFactorizer final : public Factorizer {
     options.method = request.method;
     options.seed = seed;
     Input input{slab.shape, {}, slab.rows};
+    Factors factors;
     SvdResult svd = request.whiten == Whiten::none
                         ? svd::factorize(slab.shape, {}, slab.rows, request.rule, options, comm_)
-                        : whitened(slab, request, options);
+                        : whitened(slab, request, options, factors.warnings);
     // V's columns have norm 1, or what whitening leaves of it: half of that goes to U.
     const std::vector<double> length =
         request.whiten == Whiten::none ? std::vector<double>(svd.singular_values.size(), 1) : norms(svd.v);
@@ -116,7 +117,6 @@ class SvdFactorizer final : public Factorizer {
       input.max_abs = max_abs(slab.rows, comm_);
       norm = exact_squares(input, comm_);
     }
-    Factors factors;
     factors.error =
         norm > 0 ? std::sqrt(residual_squared(input, svd.u, {}, svd.v, comm_, options.threads) / norm) : 0;
     gather(svd.v, slab.shape.in_features, factors.v);
@@ -126,12 +126,14 @@ class SvdFactorizer final : public Factorizer {
   }
 
  private:
-  SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options) {
+  SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options,
+                     std::vector<std::string>& warnings) {
     if (!std::isfinite(max_abs(slab.rows, comm_)))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
     try {
       Whitening whitening(request.whiten, request.damping, slab.shape.in_features, request.calibration_tokens,
                           calibration_, comm_, options.threads);
+      warnings = whitening.warnings();
       SvdResult svd =
           svd::factorize(slab.shape, {}, whitening.apply(slab.rows), request.rule, options, comm_);
       whitening.undo(svd.v);

@@ -114,10 +114,17 @@ Whitening::Whitening(Whiten kind, double damping, int64_t in_features, int64_t t
   add_tokens(tokens, calibration);
   double mean = 0;
   for (const double each : diagonal_) mean += each / static_cast<double>(size_);
-  if (!(mean > 0) || !std::isfinite(mean))
+  if (!std::isfinite(mean))
     throw AgreedError(fmt::format(
-        "whitening: expected calibration tokens that are finite and not all 0, found a mean square of {}",
-        mean));
+        "whitening: expected calibration tokens that are finite, found a mean square of {}", mean));
+  if (mean == 0) {  // no channel says more than another
+    warnings_.push_back("all calibration tokens are 0: no channel is weighed above another");
+    kind_ = Whiten::diagonal;
+    rows_.clear();
+    diagonal_.assign(static_cast<size_t>(size_), 1.0);
+    return;
+  }
+  if (kind_ == Whiten::cholesky && tokens < size_) warnings_.push_back(few_tokens_warning(tokens, size_));
   if (kind_ == Whiten::cholesky) {
     factorize(damping * mean);
     return;

@@ -4,6 +4,7 @@
 // diagonal variant scales each input channel by its root mean square (ASVD: Yuan et al. 2023).
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "distributed/communicator.hpp"
@@ -21,8 +22,8 @@ class Whitening {
  public:
   // Each rank reads its share of the tokens and all gather them, tokens·K floats in place of an all-reduce of
   // K² doubles; each sums its own rows of the Gram. Collective; `threads` a rank. AgreedError where a token
-  // cannot be read or is not finite, no token has a number other than 0, or the Gram is not positive definite
-  // (too little damping).
+  // cannot be read or is not finite, or the Gram is not positive definite (too little damping). Where all
+  // tokens are 0, L is the identity, and warnings() says so.
   Whitening(Whiten kind, double damping, int64_t in_features, int64_t tokens, const Calibration& calibration,
             Communicator& comm, int threads);
 
@@ -33,6 +34,8 @@ class Whitening {
   // Of Whiten::cholesky: block row `block` of L on every rank, its columns up to the diagonal's end, until
   // the next call. Collective.
   const Matrix<double>& share(int64_t block);
+  // What the tokens lack.
+  const std::vector<std::string>& warnings() const { return warnings_; }
 
  private:
   void add_tokens(int64_t tokens, const Calibration& calibration);
@@ -45,6 +48,7 @@ class Whitening {
   std::vector<double> diagonal_;      // Whiten::diagonal: L's
   std::vector<Matrix<double>> rows_;  // [block]: [its rows × columns up to their end], on its owner
   Matrix<double> shared_;
+  std::vector<std::string> warnings_;
 };
 
 }  // namespace lamina

@@ -9,10 +9,6 @@ std::string gram_factors_absent() {
   return "built without CUDA and its cuSOLVER; configure with the `cuda` preset";
 }
 
-int64_t gram_factors_bytes(int64_t, int64_t, int64_t) {
-  return 0;
-}
-
 GramFactors gram_factors(const Matrix<float>&, const std::function<int64_t(const std::vector<double>&)>&) {
   throw DeviceError(gram_factors_absent());
 }

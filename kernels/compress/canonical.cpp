@@ -147,19 +147,14 @@ Leaf slice(const Leaf& leaf, Range rows, Range cols) {
   }
 
   Leaf part;
+  part.kind() = leaf.kind();
   part.rows = rows.size();
   part.cols = cols.size();
   part.whole_rows = leaf.whole_rows;
   part.whole_cols = leaf.whole_cols;
   part.row_begin = leaf.row_begin + rows.begin;
   part.col_begin = leaf.col_begin + cols.begin;
-  part.bits = leaf.bits;
-  part.fp8 = leaf.fp8;
-  part.fp16 = leaf.fp16;
-  part.pattern = leaf.pattern;
-  part.activation = leaf.activation;
-  part.per_channel = leaf.per_channel;
-  part.group = leaf.per_channel ? cols.size() : leaf.group;
+  if (leaf.per_channel) part.group = cols.size();
   part.values = cut(leaf.values, leaf.cols, rows, cols);
   part.codes = cut(leaf.codes, leaf.cols, rows, cols);
   part.mask = cut(leaf.mask, leaf.cols, rows, cols);
@@ -182,9 +177,7 @@ Leaf stack_rows(const std::vector<Leaf>& parts) {
     const Leaf& part = parts[i];
     check_leaf(part);
     if (part.cols != whole.cols || part.col_begin != whole.col_begin || part.whole_rows != whole.whole_rows ||
-        part.whole_cols != whole.whole_cols || part.bits != whole.bits || part.fp8 != whole.fp8 ||
-        part.fp16 != whole.fp16 || part.group != whole.group || part.pattern != whole.pattern ||
-        part.activation != whole.activation || part.per_channel != whole.per_channel ||
+        part.whole_cols != whole.whole_cols || part.kind() != whole.kind() ||
         part.input_scales != whole.input_scales)
       throw std::invalid_argument(fmt::format(
           "stack_rows: expected parts of the same columns and kind, found part {} of {} columns at {} "

@@ -46,25 +46,33 @@ CutUnits pattern_units(const Pattern& pattern);
 //   w[i][j] = scales[i][j / group] · (codes[i][j] − zero_points[i][j / group]) / input_scales[j]
 // with zero_points absent meaning 0 and input_scales absent meaning 1; fp8 codes are the numbers that their
 // bits say (float8.hpp). Pruned weights have `mask`; what it drops is stored as 0 in `values` or `codes`.
-struct Leaf {
+//
+// What a leaf is, wherever it lies and whatever its numbers:
+struct LeafKind {
+  int bits = 32;      // 32: values; 16: values that are bfloat16; 8 or 4: codes, in ±127 or −8..7
+  bool fp16 = false;  // the 16-bit values are float16 instead
+  bool fp8 = false;   // the 8-bit codes are e4m3
+  int64_t group = 0;  // columns that share a scale; divides cols (cols itself: per output channel)
+  Pattern pattern;
+  ActivationRule activation = ActivationRule::f32;
+  bool per_channel = false;  // group spans whole rows: slicing columns keeps the scale
+  bool operator==(const LeafKind&) const = default;
+};
+
+struct Leaf : LeafKind {
   int64_t rows = 0, cols = 0;
   int64_t whole_rows = 0, whole_cols = 0;
   int64_t row_begin = 0, col_begin = 0;
 
-  std::vector<float> values;  // [rows × cols], or empty
-  std::vector<int8_t> codes;  // [rows × cols], or empty
-  int bits = 32;              // 32: values; 16: values that are bfloat16; 8 or 4: codes, in ±127 or −8..7
-  bool fp16 = false;          // the 16-bit values are float16 instead
-  bool fp8 = false;           // the 8-bit codes are e4m3
-  int64_t group = 0;          // columns that share a scale; divides cols (cols itself: per output channel)
-  std::vector<float> scales;  // [rows × cols/group]
+  std::vector<float> values;        // [rows × cols], or empty
+  std::vector<int8_t> codes;        // [rows × cols], or empty
+  std::vector<float> scales;        // [rows × cols/group]
   std::vector<int8_t> zero_points;  // optional, as scales
   std::vector<float> input_scales;  // optional, [cols]; the kernel divides activations by them first
   std::vector<uint8_t> mask;        // optional, [rows × cols], 1 is kept
-  Pattern pattern;
-  ActivationRule activation = ActivationRule::f32;
-  bool per_channel = false;  // group spans whole rows: slicing columns keeps the scale
 
+  const LeafKind& kind() const { return *this; }
+  LeafKind& kind() { return *this; }
   bool quantized() const { return !codes.empty() || bits < 16; }
   int64_t groups() const { return group > 0 ? cols / group : 0; }
 };

@@ -243,10 +243,6 @@ Grid searched_grid(const CodeRange& range, const float* w, const double* cost, i
   return best;
 }
 
-void round_group(const CodeRange& range, const float* w, int64_t count, const Grid& grid, int8_t* codes) {
-  round_with(range, w, count, grid, codes);
-}
-
 Leaf leaf_of_codes(const RowSlab& slab, int bits, const CodeRange& range, int64_t group) {
   Leaf leaf = leaf_of(slab);
   leaf.bits = bits;
@@ -277,7 +273,7 @@ bool round_rows(const Matrix<float>& rows, const CodeRange& range, const std::ve
       const auto at = static_cast<size_t>(i * leaf.groups() + g);
       leaf.scales[at] = grid.scale;
       if (range.asymmetric) leaf.zero_points[at] = static_cast<int8_t>(grid.zero);
-      round_group(range, w, group, grid, leaf.codes.data() + i * leaf.cols + g * group);
+      round_with(range, w, group, grid, leaf.codes.data() + i * leaf.cols + g * group);
     }
   }
   return finite;

@@ -48,9 +48,6 @@ inline constexpr int kSearchSteps = 16;
 inline constexpr float kSearchStep = 0.025f;
 inline constexpr int64_t kLargestGroup = 128;  // that is not a whole row
 
-// Codes of `count` weights; the zero where the scale is 0.
-void round_group(const CodeRange& range, const float* w, int64_t count, const Grid& grid, int8_t* codes);
-
 // A leaf of the slab's shape with room for codes, scales and zero points. `group` columns share a grid; 0:
 // each row has one.
 Leaf leaf_of_codes(const RowSlab& slab, int bits, const CodeRange& range, int64_t group);
@@ -60,9 +57,9 @@ Leaf leaf_of_codes(const RowSlab& slab, int bits, const CodeRange& range, int64_
 bool round_rows(const Matrix<float>& rows, const CodeRange& range, const std::vector<double>& cost,
                 Leaf& leaf);
 
-// Codes with compensation (compensate.hpp), in channel order or, by `loudest` [K], loudest channels first.
+// Codes with compensation (compensate.hpp), in channel order or the loudest channels, by `costs` [K], first.
 // In channel order a group's grid is of its weights as compensated when it begins; otherwise, and where a row
-// is one group, grids are searched before, by what costs [K] say, of the original weights. Collective.
+// is one group, grids are searched before, by those costs, of the original weights. Collective.
 void round_compensated(const RowSlab& slab, const CodeRange& range, const std::vector<double>& costs,
                        bool loudest_first, int64_t tokens, double damping, Calibrator& calibrator,
                        Leaf& leaf);

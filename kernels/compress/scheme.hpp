@@ -47,7 +47,8 @@ struct Factors {
   Matrix<float> u;  // [slab rows × r]
   Matrix<float> v;  // [r × K]
   std::vector<double> singular_values;
-  double error = 0;  // relative Frobenius, ‖W − UV‖/‖W‖
+  double error = 0;                   // relative Frobenius, ‖W − UV‖/‖W‖
+  std::vector<std::string> warnings;  // of the calibration tokens
 };
 
 // What the loss of a factorisation is counted in: weights, outputs on calibration tokens as if input channels

@@ -13,16 +13,11 @@ namespace {
 // What is asked whether it is taken: all that the leaf says of itself, without its weights.
 Leaf described_without_zero_points(const Leaf& leaf) {
   Leaf described;
+  described.kind() = leaf.kind();
   described.rows = leaf.rows;
   described.cols = leaf.cols;
   described.whole_rows = leaf.whole_rows;
   described.whole_cols = leaf.whole_cols;
-  described.bits = leaf.bits;
-  described.fp8 = leaf.fp8;
-  described.group = leaf.group;
-  described.per_channel = leaf.per_channel;
-  described.pattern = leaf.pattern;
-  described.activation = leaf.activation;
   described.input_scales = leaf.input_scales;
   return described;
 }

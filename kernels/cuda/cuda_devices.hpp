@@ -15,7 +15,8 @@ DeviceInfo cuda_device_info();
 // Null where no GPU answers. The first call makes its context.
 Device* cuda_device();
 // hidden[t][i] = silu(gate[t][i])·up[t][i] of gate_up [tokens × 2·width], gates first, as the next layer
-// reads it: float32, or bfloat16 by the activation rule. Puts one launch on the stream; throws DeviceError.
+// reads it: float32, or bfloat16 or float16 by their activation rules. Puts one launch on the stream; throws
+// DeviceError.
 void cuda_silu_gate(const float* gate_up, void* hidden, InputType type, int64_t tokens, int64_t width,
                     Stream& stream);
 // One line for each kernel that runs on GPUs; none where CUDA was not built.

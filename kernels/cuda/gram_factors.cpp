@@ -50,11 +50,6 @@ std::string gram_factors_absent() {
   return info.available ? "" : info.reason;
 }
 
-int64_t gram_factors_bytes(int64_t rows, int64_t cols, int64_t rank) {
-  const int64_t small = std::min(rows, cols), longer = std::max(rows, cols);
-  return 12 * rows * cols + 8 * (small * small + small + rank * longer);
-}
-
 // What is row-major here is its own transpose in cuBLAS's order: B[cols × rows].
 GramFactors gram_factors(const Matrix<float>& a,
                          const std::function<int64_t(const std::vector<double>&)>& rank_of) {

@@ -24,7 +24,5 @@ struct GramFactors {
 // it.
 GramFactors gram_factors(const Matrix<float>& a,
                          const std::function<int64_t(const std::vector<double>&)>& rank_of);
-// Bytes on the GPU, but for cuSOLVER's workspace, which is about as much as the Gram matrix.
-int64_t gram_factors_bytes(int64_t rows, int64_t cols, int64_t rank);
 
 }  // namespace lamina

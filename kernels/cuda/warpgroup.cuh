@@ -1,6 +1,6 @@
 // Hopper's warpgroup products and the barriers and copies that feed them (PTX ISA, wgmma.mma_async and
-// cp.async.bulk). They exist for 90a alone: elsewhere
-// these do nothing, and warpgroups_usable() of prefill.hpp says so.
+// cp.async.bulk). They exist for 90a alone: elsewhere these do nothing, and prefill_usable() of prefill.hpp
+// says so.
 #pragma once
 
 #include <cstdint>

@@ -42,6 +42,25 @@ Record row(const char* communicator, int64_t bytes, double us) {
   return record;
 }
 
+// Calls in graphs cost less than others, and numbers of two bytes other than those of four: each has its
+// line.
+TEST(Network, KeepsWaysOfCallingApart) {
+  std::vector<Record> rows;
+  for (const bool graph : {true, false})
+    for (const bool in_place : {true, false})
+      for (const char* dtype : {"f32", "bf16"})
+        for (const int64_t bytes : {8, 80'000}) {
+          rows.push_back(row("nccl", bytes, (graph ? 2 : 9) + static_cast<double>(bytes) / 8e3));
+          rows.back().set("graph", graph);
+          rows.back().set("in_place", in_place);
+          rows.back().set("dtype", std::string(dtype));
+        }
+  const auto lines = fit_networks(rows);
+  ASSERT_EQ(lines.size(), 8u);
+  for (const NetworkLine& line : lines) EXPECT_NEAR(line.alpha_us, line.graph ? 2 : 9, 0.01) << line.dtype;
+  for (const Record& each : rows) EXPECT_NEAR(each.number("limit_fraction"), 1, 1e-6);
+}
+
 TEST(Network, TellsRowsTheirShareOfIt) {
   std::vector<Record> rows = {row("mpi", 8, 2), row("mpi", 80'000, 12), row("mpi", 800'000, 102),
                               row("mpi-shm", 8, 1), row("mpi-shm", 80'000, 5)};

@@ -15,6 +15,7 @@
 namespace lamina {
 namespace {
 
+using test::registry;
 using test::world;
 using Json = nlohmann::json;
 using Keys = std::vector<std::pair<std::string, Value>>;
@@ -31,15 +32,6 @@ void tokens(int64_t first, Matrix<float>& out) {
 void cotangents(int64_t first, Range features, Matrix<float>& out) {
   for (int64_t t = 0; t < out.rows; ++t)
     for (int64_t i = 0; i < out.cols; ++i) out(t, i) = test::number(23, first + t, features.begin + i);
-}
-
-const Registry& registry() {
-  static const Registry filled = [] {
-    Registry one;
-    register_kernels(one);
-    return one;
-  }();
-  return filled;
 }
 
 struct Case {

@@ -9,16 +9,8 @@
 namespace lamina {
 namespace {
 
+using test::registry;
 using test::world;
-
-const Registry& registry() {
-  static const Registry all = [] {
-    Registry made;
-    register_kernels(made);
-    return made;
-  }();
-  return all;
-}
 
 struct Made {
   std::string name;

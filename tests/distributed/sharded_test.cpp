@@ -15,16 +15,8 @@
 namespace lamina {
 namespace {
 
+using test::registry;
 using test::world;
-
-const Registry& registry() {
-  static const Registry all = [] {
-    Registry made;
-    register_kernels(made);
-    return made;
-  }();
-  return all;
-}
 
 // A layer over the ranks that its shard uses: none is one rank's.
 struct Rig {

@@ -20,6 +20,16 @@ namespace lamina::test {
 // All ranks of this launch.
 Communicator& world();
 
+// What this build registers.
+inline const Registry& registry() {
+  static const Registry all = [] {
+    Registry made;
+    register_kernels(made);
+    return made;
+  }();
+  return all;
+}
+
 // Numbers that depend on their place alone, about uniform in ±1.
 inline float number(uint64_t seed, int64_t i, int64_t j) {
   uint64_t z = seed * 0x9E3779B97F4A7C15ull + static_cast<uint64_t>(i) * 0xD1B54A32D192ED03ull +

@@ -163,6 +163,35 @@ TEST(Whitening, LosesLessOfTheOutputsThanThePlainFactorsOfTheSameRank) {
   EXPECT_LT(errors[2], 0.8 * errors[1]);  // and all share five factors
 }
 
+// Too few tokens are damped and all zeros weigh nothing: both work, and say so.
+TEST(Whitening, TokensThatSayLittleAreWarnedOf) {
+  const Matrix<float> w = test::random_matrix(30, 200, 3);
+  const auto zeros = [](int64_t, Matrix<float>& out) { std::fill(out.data.begin(), out.data.end(), 0.0f); };
+  for (const Whiten kind : {Whiten::cholesky, Whiten::diagonal}) {
+    Whitening none(kind, 0.01, 200, 60, zeros, world(), 1);
+    ASSERT_EQ(none.warnings().size(), 1u);
+    EXPECT_NE(none.warnings()[0].find("all calibration tokens are 0"), std::string::npos);
+    EXPECT_EQ(none.apply(w).data, w.data) << "the identity";
+    const Whitening enough(kind, 0.01, 200, 400, calibration, world(), 1);
+    EXPECT_TRUE(enough.warnings().empty());
+  }
+  const Whitening few(Whiten::cholesky, 0.01, 200, 60, calibration, world(), 1);
+  ASSERT_EQ(few.warnings().size(), 1u);
+  EXPECT_NE(few.warnings()[0].find("60 calibration tokens for 200 input channels"), std::string::npos);
+
+  // And a scheme's weights tell.
+  const Shape shape{60, 200};
+  const OriginalWeights original =
+      load_weights(test::MatrixSource(test::random_matrix(60, 200, 3)), world(), 1);
+  const auto scheme = test::make_scheme(
+      {"lowrank",
+       {{"rank", int64_t{7}}, {"whiten", std::string("cholesky")}, {"calibration_tokens", int64_t{60}}}},
+      shape, test::registry());
+  const CompressedWeights weights = compress(*scheme, original, world(), 5, 1, nullptr, calibration);
+  ASSERT_EQ(weights.warnings.size(), 1u);
+  EXPECT_EQ(weights.warnings[0], few.warnings()[0]);
+}
+
 TEST(Whitening, BadCalibrationFailsOnEveryRank) {
   const auto make = [](int64_t tokens, double damping, Whiten kind = Whiten::cholesky,
                        const Calibration& read = calibration) {
@@ -174,9 +203,6 @@ TEST(Whitening, BadCalibrationFailsOnEveryRank) {
   EXPECT_THROW(make(50, -1), AgreedError);
   EXPECT_THROW(make(50, std::nan("")), AgreedError);
   EXPECT_THROW(make(50, 0.01, Whiten::cholesky, {}), AgreedError);
-  const auto zeros = [](int64_t, Matrix<float>& out) { std::fill(out.data.begin(), out.data.end(), 0.0f); };
-  for (const Whiten kind : {Whiten::cholesky, Whiten::diagonal})
-    EXPECT_THROW(make(60, 0.01, kind, zeros), AgreedError);
   const auto infinite = [](int64_t first, Matrix<float>& out) {
     std::fill(out.data.begin(), out.data.end(), 1.0f);
     if (first > 100) out(0, 7) = std::numeric_limits<float>::infinity();

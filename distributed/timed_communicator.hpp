@@ -1,0 +1,76 @@
+// What a piece of work costs in collectives: seconds and bytes.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "distributed/communicator.hpp"
+
+namespace lamina {
+
+// Forwards to another communicator and counts the seconds its collectives take, and the bytes that this rank
+// has of what they reduce, gather, broadcast and exchange.
+class TimedCommunicator final : public Communicator {
+ public:
+  explicit TimedCommunicator(Communicator& inner) : inner_(inner) {}
+  double seconds() const { return seconds_; }
+  int64_t bytes() const { return bytes_; }
+
+  std::string name() const override { return inner_.name(); }
+  int rank() const override { return inner_.rank(); }
+  int size() const override { return inner_.size(); }
+  int nodes() const override { return inner_.nodes(); }
+  int local_size() const override { return inner_.local_size(); }
+  int local_rank() const override { return inner_.local_rank(); }
+  int mpi_handle() const override { return inner_.mpi_handle(); }
+
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
+    const Running running(seconds_);
+    bytes_ += count * dtype_bytes(dtype);
+    inner_.all_reduce(in, out, count, dtype, op);
+  }
+  void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) override {
+    const Running running(seconds_);
+    bytes_ += bytes[static_cast<size_t>(inner_.rank())];
+    inner_.all_gather(in, out, bytes);
+  }
+  void broadcast(void* data, int64_t bytes, int root) override {
+    const Running running(seconds_);
+    bytes_ += bytes;
+    inner_.broadcast(data, bytes, root);
+  }
+  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
+    const Running running(seconds_);
+    for (const auto& each : send) bytes_ += static_cast<int64_t>(each.size());
+    return inner_.all_to_all(send);
+  }
+  void barrier() override {
+    const Running running(seconds_);
+    inner_.barrier();
+  }
+  void start_together() override {
+    const Running running(seconds_);
+    inner_.start_together();
+  }
+  void rest() override {
+    const Running running(seconds_);
+    inner_.rest();
+  }
+  std::unique_ptr<Communicator> subset(int ranks) override { return inner_.subset(ranks); }
+
+ private:
+  struct Running {
+    explicit Running(double& to) : to_(to), begin_(std::chrono::steady_clock::now()) {}
+    ~Running() { to_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+    double& to_;
+    std::chrono::steady_clock::time_point begin_;
+  };
+
+  Communicator& inner_;
+  double seconds_ = 0;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace lamina
