@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -13,10 +12,10 @@
 #include "bench/workloads/sharded_case.hpp"
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
-#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/silu.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/reference.hpp"
+#include "kernels/small_floats.hpp"
 #include "kernels/weights/synthetic.hpp"
 
 namespace lamina {
@@ -226,9 +225,7 @@ class MlpCase : public ForwardCase {
     together(down_.comm(), [&] { down_.device().download(narrow.data(), hidden_.data(), 2 * count); });
     std::vector<float> values;
     for (const uint16_t one : narrow)
-      values.push_back(down_.input_type() == InputType::f16
-                           ? float_of_float16(one)
-                           : std::bit_cast<float>(static_cast<uint32_t>(one) << 16));
+      values.push_back(down_.input_type() == InputType::f16 ? float_of_f16(one) : float_of_bf16(one));
     return values;
   }
 

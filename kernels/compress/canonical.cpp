@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "kernels/compress/float8.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {

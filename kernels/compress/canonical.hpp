@@ -45,7 +45,7 @@ CutUnits pattern_units(const Pattern& pattern);
 // Float weights fill `values`; quantized ones fill `codes` and `scales`:
 //   w[i][j] = scales[i][j / group] · (codes[i][j] − zero_points[i][j / group]) / input_scales[j]
 // with zero_points absent meaning 0 and input_scales absent meaning 1; fp8 codes are the numbers that their
-// bits say (float8.hpp). Pruned weights have `mask`; what it drops is stored as 0 in `values` or `codes`.
+// bits say (small_floats.hpp). Pruned weights have `mask`; what it drops is stored as 0 in `values` or `codes`.
 //
 // What a leaf is, wherever it lies and whatever its numbers:
 struct LeafKind {

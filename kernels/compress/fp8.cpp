@@ -2,9 +2,9 @@
 // token (W8A8).
 //
 //   scale_i = max_j |w_ij| / 448,  code_ij = e4m3(w_ij · 448 / max_j |w_ij|),  w_ij ≈ scale_i · code_ij
-#include "kernels/compress/float8.hpp"
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {

@@ -7,10 +7,10 @@
 #include <cstring>
 
 #include "distributed/collectives/combine.hpp"
-#include "distributed/collectives/half.hpp"
 #include "distributed/gpu_places.hpp"
 #include "distributed/transport.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
