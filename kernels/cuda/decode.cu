@@ -12,26 +12,31 @@ namespace {
 constexpr int kMostBlocks = 2;  // of a multiprocessor
 constexpr int kRedPad = 4;      // floats, against bank conflicts
 
-// By tiles of 8 tokens: warps that work on K side by side, chunks that each has on the way, and blocks of
-// threads that a multiprocessor holds. Few chunks are enough, and small blocks let the next kernel's begin
-// where this one's have ended. Sums of 64 tokens want the registers of two.
+// By tiles of 8 tokens: warps side by side on rows, which read the same activations, and on K; chunks that
+// each has on the way, and blocks of threads that a multiprocessor holds. From 16 tokens on activations are
+// no longer few beside the weights: more rows share them. Few chunks are enough, and small blocks let the
+// next kernel's begin where this one's have ended. Sums of 64 tokens want the registers of two.
 template <class F, int kTokenTiles>
 struct Block {
-  static constexpr int kColWarps = 2;
-  static constexpr int kStages = F::kBitmap ? 2 : 3;
+  static constexpr int kRowWarps = kTokenTiles >= 2 ? 8 : 4;
+  static constexpr int kColWarps = 8 / kRowWarps;
+  static constexpr int kSharers = kColWarps > 1 ? kColWarps / 2 : 1;  // whose sums shared memory holds
+  static constexpr int kRows = kRowWarps * kStripRows;
+  // Two of the longest: three would not fit the shared memory of GPUs that have 100 KB.
+  static constexpr int kStages = F::kBitmap || kChunkBytes<F> >= 4096 ? 2 : 3;
   static constexpr int kPerMultiprocessor = kTokenTiles <= 4 ? kMostBlocks : 1;
   static constexpr int kWarps = kRowWarps * kColWarps;
 };
 
 struct Work {
   const uint8_t* weights;
-  const float* row_scales;
+  const float *row_scales, *token_scales;
   const uint8_t* x;
   float* y;
   uint16_t* rounded;
   float* partials;
   unsigned* counters;
-  int rows, tokens, chunks;
+  int rows, tokens, chunks, strips;
   int64_t x_stride;  // bytes
   const uint32_t* offsets;
   const uint2* columns;
@@ -68,10 +73,10 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
                                   Block<F, kTokenTiles>::kPerMultiprocessor) decode_kernel(const Work work) {
   using B = Block<F, kTokenTiles>;
   const int slot_bytes = slot_of<F>(work);
-  constexpr int kRedStride = kBlockRows + kRedPad;
+  constexpr int kRedStride = B::kRows + kRedPad;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int row_warp = warp % kRowWarps, col_warp = warp / kRowWarps;
+  const int row_warp = warp % B::kRowWarps, col_warp = warp / B::kRowWarps;
   uint8_t* const ring = shared + warp * B::kStages * slot_bytes;
   const auto ring_address = static_cast<uint32_t>(__cvta_generic_to_shared(ring));
   auto* const red = reinterpret_cast<float*>(shared + B::kWarps * B::kStages * slot_bytes);
@@ -86,7 +91,8 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
 
   Cursor ahead{first_row, first_chunk + col_warp, stop_of(first_row)};
   const auto index_of = [&](int row_block, int chunk) {
-    return int64_t{row_block * kRowWarps + row_warp} * work.chunks + chunk;
+    // Beyond the last strip a warp repeats it.
+    return int64_t{min(row_block * B::kRowWarps + row_warp, work.strips - 1)} * work.chunks + chunk;
   };
   const auto address = [&] {
     if constexpr (F::kBitmap)
@@ -192,7 +198,7 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
     }
 
     // The sums of the warps that share K, in a fixed order: first the upper half of them to the lower.
-    constexpr int kHalf = B::kColWarps / 2, kTokens = kTokenTiles * 8;
+    constexpr int kHalf = B::kSharers, kTokens = kTokenTiles * 8;
     const auto each_sum = [&](auto visit) {
 #pragma unroll
       for (int r = 0; r < kTiles; ++r)
@@ -205,29 +211,34 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
             visit(red[(col_warp % kHalf * kTokens + token) * kRedStride + row], sums[r][n][i]);
           }
     };
-    if (col_warp >= kHalf) each_sum([](float& place, float sum) { place = sum; });
-    __syncthreads();
-    if (col_warp < kHalf) each_sum([](float& place, float sum) { place += sum; });
+    if constexpr (B::kColWarps == 1) {
+      each_sum([](float& place, float sum) { place = sum; });
+    } else {
+      if (col_warp >= kHalf) each_sum([](float& place, float sum) { place = sum; });
+      __syncthreads();
+      if (col_warp < kHalf) each_sum([](float& place, float sum) { place += sum; });
+    }
     __syncthreads();
 
     const uint32_t unit = static_cast<uint32_t>(row_block * work.chunks);
     const uint32_t first_owner = owner(work, unit),
                    owners = owner(work, unit + work.chunks - 1) - first_owner + 1;
-    constexpr int kPart = kTokens * kBlockRows;  // floats of a partial sum
+    constexpr int kPart = kTokens * B::kRows;  // floats of a partial sum
     const auto finish = [&](int token, int in_block, const float4& sum) {
       const float all[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = row_block * kBlockRows + in_block + i;
+        const int row = row_block * B::kRows + in_block + i;
         if (row >= work.rows) continue;
-        const float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
+        float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
+        if (work.token_scales != nullptr) value *= work.token_scales[token];
         work.y[int64_t{token} * work.rows + row] = value;
         if (work.rounded != nullptr) work.rounded[int64_t{token} * work.rows + row] = bf16_of(value);
       }
     };
     float* const own = work.partials + (2 * blockIdx.x + (row_block != first_row)) * kPart;
-    for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
-      const int token = index / kBlockRows, row = index % kBlockRows;
+    for (int index = 4 * threadIdx.x; index < work.tokens * B::kRows; index += 4 * B::kWarps * 32) {
+      const int token = index / B::kRows, row = index % B::kRows;
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
       for (int w = 0; w < kHalf; ++w)
@@ -251,12 +262,12 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
         const float* first =
             work.partials + (2 * first_owner + (first_unit(work, first_owner) < unit)) * kPart;
         const float* others = work.partials + 2 * (first_owner + 1) * kPart;
-        for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
+        for (int index = 4 * threadIdx.x; index < work.tokens * B::kRows; index += 4 * B::kWarps * 32) {
           float4 sum = __ldcg(reinterpret_cast<const float4*>(first + index));
 #pragma unroll 4
           for (uint32_t b = 0; b + 1 < owners; ++b)
             add(sum, __ldcg(reinterpret_cast<const float4*>(others + 2 * b * kPart + index)));
-          finish(index / kBlockRows, index % kBlockRows, sum);
+          finish(index / B::kRows, index % B::kRows, sum);
         }
       }
     }
@@ -264,11 +275,18 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
   }
 }
 
+// Of a block of threads: its rings, and the sums of half of the warps that share K.
+template <class F, int kTokenTiles>
+int shared_bytes(const DecodeLayout& layout) {
+  using B = Block<F, kTokenTiles>;
+  return static_cast<int>(B::kWarps * B::kStages * layout.chunk_bytes +
+                          B::kSharers * kTokenTiles * 8 * (B::kRows + kRedPad) * 4);
+}
+
 template <class F, int kTokenTiles>
 void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
   using B = Block<F, kTokenTiles>;
-  const auto shared = static_cast<int>(B::kWarps * B::kStages * layout.chunk_bytes +
-                                       B::kColWarps * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4);
+  const int shared = shared_bytes<F, kTokenTiles>(layout);
   // Of a bitmap chunks are as long as a layer's are.
   static int allowed = 0, resident = B::kPerMultiprocessor;
   if (shared > allowed) {
@@ -282,6 +300,7 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
   // a launch that is refused says so itself
   Work work{static_cast<const uint8_t*>(a.weights),
             a.row_scales,
+            a.token_scales,
             static_cast<const uint8_t*>(a.x),
             a.y,
             static_cast<uint16_t*>(a.rounded),
@@ -290,11 +309,12 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
             static_cast<int>(layout.rows),
             static_cast<int>(a.tokens),
             static_cast<int>(layout.chunks),
+            static_cast<int>(layout.strips),
             2 * layout.x_cols,
             a.offsets,
             a.columns,
             static_cast<int>(layout.chunk_bytes),
-            static_cast<uint32_t>(layout.strips / kRowWarps * layout.chunks)};
+            static_cast<uint32_t>((layout.strips + B::kRowWarps - 1) / B::kRowWarps * layout.chunks)};
   const int64_t blocks = std::min<int64_t>(cuda_properties().multiprocessors * resident,
                                            (int64_t{work.units} + B::kColWarps - 1) / B::kColWarps);
   cudaLaunchAttribute overlap{};
@@ -306,7 +326,7 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
   config.dynamicSmemBytes = static_cast<size_t>(shared);
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = cuda_properties().capability >= 90 ? 1 : 0;
+  config.numAttrs = cuda_properties().overlaps ? 1 : 0;
   cudaLaunchKernelEx(&config, decode_kernel<F, kTokenTiles>, work);  // check_launch() follows
 }
 
@@ -315,39 +335,57 @@ int token_tiles(int64_t tokens) {
   return tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
 }
 
-template <class F>
-void launch_for(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
-  switch (token_tiles(a.tokens)) {
+template <class Run>
+auto with_tiles(int64_t tokens, Run run) {
+  switch (token_tiles(tokens)) {
     case 1:
-      return launch<F, 1>(layout, a, stream);
+      return run.template operator()<1>();
     case 2:
-      return launch<F, 2>(layout, a, stream);
+      return run.template operator()<2>();
     case 4:
-      return launch<F, 4>(layout, a, stream);
+      return run.template operator()<4>();
     default:
-      launch<F, 8>(layout, a, stream);
+      return run.template operator()<8>();
   }
+}
+
+// As with_format, of all formats.
+template <class Run>
+auto with_any_format(DecodeFormat format, Run run) {
+  if (format == DecodeFormat::bitmap) return run(Bitmap());
+  if (format == DecodeFormat::blocks) return run(Blocks());
+  return with_format(format, run);
 }
 
 }  // namespace
 
 int64_t decode_partial_bytes(int64_t tokens) {
-  return 2 * int64_t{cuda_properties().multiprocessors} * kMostBlocks * token_tiles(tokens) * 8 * kBlockRows *
-         4;
+  const int64_t rows = token_tiles(tokens) > 1 ? Block<Int8, 2>::kRows : Block<Int8, 1>::kRows;
+  return 2 * int64_t{cuda_properties().multiprocessors} * kMostBlocks * token_tiles(tokens) * 8 * rows * 4;
 }
 
 int64_t decode_counters(const DecodeLayout& layout) {
   return layout.strips / kRowWarps;
 }
 
+int64_t decode_most_tokens(DecodeFormat format, const DecodeLayout& layout) {
+  const int64_t room = cuda_properties().shared_bytes;
+  return with_any_format(format, [&]<class F>(F) {
+    const auto needed = [&](int64_t tokens) {
+      return with_tiles(tokens, [&]<int kTokenTiles>() { return shared_bytes<F, kTokenTiles>(layout); });
+    };
+    for (int64_t tokens = 64; tokens >= 8; tokens /= 2)
+      if (needed(tokens) <= room) return tokens;
+    return int64_t{0};
+  });
+}
+
 void decode(DecodeFormat format, const DecodeLayout& layout, const DecodeArguments& arguments,
             cudaStream_t stream) {
-  if (format == DecodeFormat::bitmap)
-    launch_for<Bitmap>(layout, arguments, stream);
-  else if (format == DecodeFormat::blocks)
-    launch_for<Blocks>(layout, arguments, stream);
-  else
-    with_format(format, [&]<class F>(F) { launch_for<F>(layout, arguments, stream); });
+  with_any_format(format, [&]<class F>(F) {
+    with_tiles(arguments.tokens,
+               [&]<int kTokenTiles>() { launch<F, kTokenTiles>(layout, arguments, stream); });
+  });
 }
 
 }  // namespace lamina

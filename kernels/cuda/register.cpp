@@ -18,7 +18,7 @@ void register_cuda_kernels(Registry& registry) {
   for (Kernel& kernel : cusparselt_kernels()) registry.add(std::move(kernel));
 }
 
-Kernel cuda_kernel(std::string name, std::string isa, InputType input,
+Kernel cuda_kernel(std::string name, std::string isa, InputType input, Takes takes,
                    std::function<std::string(const Leaf& leaf)> refuses) {
   Kernel kernel;
   kernel.name = std::move(name);
@@ -27,9 +27,9 @@ Kernel cuda_kernel(std::string name, std::string isa, InputType input,
   kernel.input = input;
   const DeviceInfo info = cuda_device_info();
   if (!info.available) kernel.absent = info.reason;
-  kernel.refuses = [refuses = std::move(refuses)](const Leaf& leaf) -> std::string {
-    if (!leaf.zero_points.empty()) return "takes no zero points";
-    if (!leaf.input_scales.empty()) return "takes no input scales";
+  kernel.refuses = [takes, refuses = std::move(refuses)](const Leaf& leaf) -> std::string {
+    if (!leaf.zero_points.empty() && !takes.zero_points) return "takes no zero points";
+    if (!leaf.input_scales.empty() && !takes.input_scales) return "takes no input scales";
     return refuses(leaf);
   };
   return kernel;
