@@ -12,16 +12,12 @@ namespace {
 constexpr int kMostBlocks = 2;  // of a multiprocessor
 constexpr int kRedPad = 4;      // floats, against bank conflicts
 
-// By tiles of 8 tokens: warps side by side on rows, which read the same activations, and on K; chunks that
-// each has on the way, and blocks of threads that a multiprocessor holds. From 16 tokens on activations are
-// no longer few beside the weights: more rows share them. Few chunks are enough, and small blocks let the
-// next kernel's begin where this one's have ended. Sums of 64 tokens want the registers of two.
+// By tiles of 8 tokens: warps that work on K side by side, chunks that each has on the way, and blocks of
+// threads that a multiprocessor holds. Few chunks are enough, and small blocks let the next kernel's begin
+// where this one's have ended. Sums of 64 tokens want the registers of two.
 template <class F, int kTokenTiles>
 struct Block {
-  static constexpr int kRowWarps = kTokenTiles >= 2 ? 8 : 4;
-  static constexpr int kColWarps = 8 / kRowWarps;
-  static constexpr int kSharers = kColWarps > 1 ? kColWarps / 2 : 1;  // whose sums shared memory holds
-  static constexpr int kRows = kRowWarps * kStripRows;
+  static constexpr int kColWarps = 2;
   // Two of the longest: three would not fit the shared memory of GPUs that have 100 KB.
   static constexpr int kStages = F::kBitmap || kChunkBytes<F> >= 4096 ? 2 : 3;
   static constexpr int kPerMultiprocessor = kTokenTiles <= 4 ? kMostBlocks : 1;
@@ -36,7 +32,7 @@ struct Work {
   uint16_t* rounded;
   float* partials;
   unsigned* counters;
-  int rows, tokens, chunks, strips;
+  int rows, tokens, chunks;
   int64_t x_stride;  // bytes
   const uint32_t* offsets;
   const uint2* columns;
@@ -73,10 +69,10 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
                                   Block<F, kTokenTiles>::kPerMultiprocessor) decode_kernel(const Work work) {
   using B = Block<F, kTokenTiles>;
   const int slot_bytes = slot_of<F>(work);
-  constexpr int kRedStride = B::kRows + kRedPad;
+  constexpr int kRedStride = kBlockRows + kRedPad;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int row_warp = warp % B::kRowWarps, col_warp = warp / B::kRowWarps;
+  const int row_warp = warp % kRowWarps, col_warp = warp / kRowWarps;
   uint8_t* const ring = shared + warp * B::kStages * slot_bytes;
   const auto ring_address = static_cast<uint32_t>(__cvta_generic_to_shared(ring));
   auto* const red = reinterpret_cast<float*>(shared + B::kWarps * B::kStages * slot_bytes);
@@ -91,8 +87,7 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
 
   Cursor ahead{first_row, first_chunk + col_warp, stop_of(first_row)};
   const auto index_of = [&](int row_block, int chunk) {
-    // Beyond the last strip a warp repeats it.
-    return int64_t{min(row_block * B::kRowWarps + row_warp, work.strips - 1)} * work.chunks + chunk;
+    return int64_t{row_block * kRowWarps + row_warp} * work.chunks + chunk;
   };
   const auto address = [&] {
     if constexpr (F::kBitmap)
@@ -198,7 +193,7 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
     }
 
     // The sums of the warps that share K, in a fixed order: first the upper half of them to the lower.
-    constexpr int kHalf = B::kSharers, kTokens = kTokenTiles * 8;
+    constexpr int kHalf = B::kColWarps / 2, kTokens = kTokenTiles * 8;
     const auto each_sum = [&](auto visit) {
 #pragma unroll
       for (int r = 0; r < kTiles; ++r)
@@ -211,24 +206,20 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
             visit(red[(col_warp % kHalf * kTokens + token) * kRedStride + row], sums[r][n][i]);
           }
     };
-    if constexpr (B::kColWarps == 1) {
-      each_sum([](float& place, float sum) { place = sum; });
-    } else {
-      if (col_warp >= kHalf) each_sum([](float& place, float sum) { place = sum; });
-      __syncthreads();
-      if (col_warp < kHalf) each_sum([](float& place, float sum) { place += sum; });
-    }
+    if (col_warp >= kHalf) each_sum([](float& place, float sum) { place = sum; });
+    __syncthreads();
+    if (col_warp < kHalf) each_sum([](float& place, float sum) { place += sum; });
     __syncthreads();
 
     const uint32_t unit = static_cast<uint32_t>(row_block * work.chunks);
     const uint32_t first_owner = owner(work, unit),
                    owners = owner(work, unit + work.chunks - 1) - first_owner + 1;
-    constexpr int kPart = kTokens * B::kRows;  // floats of a partial sum
+    constexpr int kPart = kTokens * kBlockRows;  // floats of a partial sum
     const auto finish = [&](int token, int in_block, const float4& sum) {
       const float all[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = row_block * B::kRows + in_block + i;
+        const int row = row_block * kBlockRows + in_block + i;
         if (row >= work.rows) continue;
         float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
         if (work.token_scales != nullptr) value *= work.token_scales[token];
@@ -237,8 +228,8 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
       }
     };
     float* const own = work.partials + (2 * blockIdx.x + (row_block != first_row)) * kPart;
-    for (int index = 4 * threadIdx.x; index < work.tokens * B::kRows; index += 4 * B::kWarps * 32) {
-      const int token = index / B::kRows, row = index % B::kRows;
+    for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
+      const int token = index / kBlockRows, row = index % kBlockRows;
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
       for (int w = 0; w < kHalf; ++w)
@@ -262,12 +253,12 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
         const float* first =
             work.partials + (2 * first_owner + (first_unit(work, first_owner) < unit)) * kPart;
         const float* others = work.partials + 2 * (first_owner + 1) * kPart;
-        for (int index = 4 * threadIdx.x; index < work.tokens * B::kRows; index += 4 * B::kWarps * 32) {
+        for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
           float4 sum = __ldcg(reinterpret_cast<const float4*>(first + index));
 #pragma unroll 4
           for (uint32_t b = 0; b + 1 < owners; ++b)
             add(sum, __ldcg(reinterpret_cast<const float4*>(others + 2 * b * kPart + index)));
-          finish(index / B::kRows, index % B::kRows, sum);
+          finish(index / kBlockRows, index % kBlockRows, sum);
         }
       }
     }
@@ -280,7 +271,7 @@ template <class F, int kTokenTiles>
 int shared_bytes(const DecodeLayout& layout) {
   using B = Block<F, kTokenTiles>;
   return static_cast<int>(B::kWarps * B::kStages * layout.chunk_bytes +
-                          B::kSharers * kTokenTiles * 8 * (B::kRows + kRedPad) * 4);
+                          B::kColWarps / 2 * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4);
 }
 
 template <class F, int kTokenTiles>
@@ -309,12 +300,11 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
             static_cast<int>(layout.rows),
             static_cast<int>(a.tokens),
             static_cast<int>(layout.chunks),
-            static_cast<int>(layout.strips),
             2 * layout.x_cols,
             a.offsets,
             a.columns,
             static_cast<int>(layout.chunk_bytes),
-            static_cast<uint32_t>((layout.strips + B::kRowWarps - 1) / B::kRowWarps * layout.chunks)};
+            static_cast<uint32_t>(layout.strips / kRowWarps * layout.chunks)};
   const int64_t blocks = std::min<int64_t>(cuda_properties().multiprocessors * resident,
                                            (int64_t{work.units} + B::kColWarps - 1) / B::kColWarps);
   cudaLaunchAttribute overlap{};
@@ -360,8 +350,8 @@ auto with_any_format(DecodeFormat format, Run run) {
 }  // namespace
 
 int64_t decode_partial_bytes(int64_t tokens) {
-  const int64_t rows = token_tiles(tokens) > 1 ? Block<Int8, 2>::kRows : Block<Int8, 1>::kRows;
-  return 2 * int64_t{cuda_properties().multiprocessors} * kMostBlocks * token_tiles(tokens) * 8 * rows * 4;
+  return 2 * int64_t{cuda_properties().multiprocessors} * kMostBlocks * token_tiles(tokens) * 8 * kBlockRows *
+         4;
 }
 
 int64_t decode_counters(const DecodeLayout& layout) {

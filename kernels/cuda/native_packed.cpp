@@ -19,7 +19,9 @@ namespace lamina {
 namespace {
 
 // Up to so many, tokens that wait in registers are no slower than tokens in shared memory: as measured.
-constexpr int64_t kFewTokens = 32;
+int64_t few_tokens(const Leaf& leaf) {
+  return leaf.pattern.kind == PatternKind::n_of_m ? 16 : 32;
+}
 
 DecodeFormat format_of(const Leaf& leaf) {
   const bool sparse = leaf.pattern.kind == PatternKind::n_of_m;
@@ -67,7 +69,7 @@ class PackedLayer final : public CudaLayer {
         format_(format_of(leaf)),
         layout_(decode_layout(format_, leaf.rows, leaf.cols)),
         most_few_(decode_tokens(format_, layout_)),
-        few_tokens_(std::min(kFewTokens, most_few_)),
+        few_tokens_(std::min(few_tokens(leaf), most_few_)),
         codes_activations_(leaf.bits == 4 && leaf.activation == ActivationRule::int8_per_token),
         work_share_(leaf.pattern.kind == PatternKind::n_of_m ? 0.5 : 1) {
     Device& device = *cuda_device();

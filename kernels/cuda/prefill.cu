@@ -88,6 +88,7 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
   }
   cluster_sync();
   let_next_begin();
+  wait_for_previous();
 
   Runs runs(work, cluster);
   const int first_shared = work.whole_tiles + static_cast<int>(runs.unit / work.chunks);
@@ -95,48 +96,29 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
   if (warp >= kConsumers / 32) {
     give_registers<kFetchRegisters>();
     if (threadIdx.x == kConsumers) {
-      const auto weights_of = [&](int tile_of_rows) {
-        // Beyond the last tile of rows the other block's tokens still go through here.
-        const int row_tile = min(tile_of_rows * kCluster + rank, work.row_tiles - 1);
-        return work.weights + int64_t{row_tile} * kRowWarps * work.chunks * kChunkBytes<F>;
-      };
-      const auto fetch_weights = [&](const uint8_t* strips, int chunk, int stage) {
-        const uint8_t* const weights = strips + int64_t{chunk} * kChunkBytes<F>;
-        const uint32_t to = shared + stage * T::kStageBytes + T::kXBytes, barrier = full + 8 * stage;
-        barrier_expect(barrier, T::kXBytes + T::kWeightBytes);
-#pragma unroll
-        for (int strip = 0; strip < kRowWarps; ++strip)
-          copy_bulk(to + strip * kChunkBytes<F>, weights + int64_t{strip} * work.chunks * kChunkBytes<F>,
-                    kChunkBytes<F>, barrier);
-      };
-      // The first stages' weights do not depend on the kernel before, as tokens do.
-      int early = 0;
-      for (Runs ahead = runs; early < T::kStages && ahead.next(work, cluster, run);) {
-        const uint8_t* const strips = weights_of(rows_and_tokens<kTokens>(work, run.tile).x);
-        for (int chunk = run.from; chunk < run.to && early < T::kStages; ++chunk)
-          fetch_weights(strips, chunk, early++);
-      }
-      wait_for_previous();
       int stage = 0, parity = 1;
       while (runs.next(work, cluster, run)) {
         const int2 at_tile = rows_and_tokens<kTokens>(work, run.tile);
-        const uint8_t* const strips = weights_of(at_tile.x);
+        // Beyond the last tile of rows the other block's tokens still go through here.
+        const int row_tile = min(at_tile.x * kCluster + rank, work.row_tiles - 1);
 #pragma unroll 1
         for (int chunk = run.from; chunk < run.to; ++chunk) {
-          if (early > 0) {
-            --early;
-          } else {
-            barrier_wait(empty + 8 * stage, parity);
-            fetch_weights(strips, chunk, stage);
-          }
+          const uint8_t* const weights =
+              work.weights + (int64_t{row_tile} * kRowWarps * work.chunks + chunk) * kChunkBytes<F>;
           const uint8_t* const x = work.x + (int64_t{at_tile.y} * work.chunks + chunk) * T::kXBytes;
+          const uint32_t to = shared + stage * T::kStageBytes, barrier = full + 8 * stage;
+          barrier_wait(empty + 8 * stage, parity);
+          barrier_expect(barrier, T::kXBytes + T::kWeightBytes);
           constexpr int kShare = T::kRunBytes / kCluster;
 #pragma unroll
           for (int i = 0; i < T::kXRuns; ++i) {
             const int at = i * T::kRunBytes + rank * kShare;
-            copy_bulk_to_all(shared + stage * T::kStageBytes + at, x + at, kShare, full + 8 * stage,
-                             (1 << kCluster) - 1);
+            copy_bulk_to_all(to + at, x + at, kShare, barrier, (1 << kCluster) - 1);
           }
+#pragma unroll
+          for (int strip = 0; strip < kRowWarps; ++strip)
+            copy_bulk(to + T::kXBytes + strip * kChunkBytes<F>,
+                      weights + int64_t{strip} * work.chunks * kChunkBytes<F>, kChunkBytes<F>, barrier);
           if (++stage == T::kStages) stage = 0, parity ^= 1;
         }
       }
@@ -144,7 +126,6 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
     __syncwarp();
   } else {
     take_registers<kMultiplyRegisters>();
-    wait_for_previous();
     const int row_in_tile = warp * 16 + lane / 4;
     Multiplier<F, kTokens> multiplier{
         stages + T::kXBytes + warp / 2 * kChunkBytes<F>, shared, full, empty, warp % 2, lane};
@@ -225,8 +206,6 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
 template <bool kSparse>
 __global__ void arrange_kernel(const uint16_t* x, int64_t tokens, int64_t cols, const float* input_scales,
                                int tile_tokens, int64_t runs, int64_t pieces, uint4* to) {
-  let_next_begin();
-  wait_for_previous();
   for (int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; index < pieces;
        index += int64_t{gridDim.x} * blockDim.x) {
     const auto piece = static_cast<int>(index % 8);
@@ -260,14 +239,6 @@ int64_t tiles_of(DecodeFormat format, int64_t tokens) {
   return (tokens + tile_of(format, tokens) - 1) / tile_of(format, tokens);
 }
 
-// Both kernels are built for GPUs that can (prefill_usable()).
-cudaLaunchAttribute overlap_attribute() {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  return overlap;
-}
-
 template <class F, int kTokens>
 void launch(const DecodeLayout& layout, const PrefillArguments& a, int64_t token_tiles, cudaStream_t stream) {
   constexpr int kShared = Tile<F, kTokens>::kShared;
@@ -299,7 +270,8 @@ void launch(const DecodeLayout& layout, const PrefillArguments& a, int64_t token
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = kCluster;
   attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1] = overlap_attribute();
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = static_cast<unsigned>(clusters * kCluster);
   config.blockDim = kThreads;
@@ -348,16 +320,9 @@ void prefill(DecodeFormat format, const DecodeLayout& layout, const PrefillArgum
                 pieces = tiles * tile * runs * 8;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 255) / 256, 1 << 20));
   with_format(format, [&]<class F>(F) {
-    cudaLaunchAttribute overlap = overlap_attribute();
-    cudaLaunchConfig_t config{};
-    config.gridDim = blocks;
-    config.blockDim = 256;
-    config.stream = stream;
-    config.attrs = &overlap;
-    config.numAttrs = 1;
-    cudaLaunchKernelEx(&config, arrange_kernel<F::kSparse>, static_cast<const uint16_t*>(arguments.x),
-                       arguments.tokens, layout.cols, arguments.input_scales, tile, runs, pieces,
-                       static_cast<uint4*>(arguments.arranged));
+    arrange_kernel<F::kSparse><<<blocks, 256, 0, stream>>>(
+        static_cast<const uint16_t*>(arguments.x), arguments.tokens, layout.cols, arguments.input_scales,
+        tile, runs, pieces, static_cast<uint4*>(arguments.arranged));
     const auto with = [&]<int kTokens>() { launch<F, kTokens>(layout, arguments, tiles, stream); };
     if (tile == 16) return with.template operator()<16>();
     if (tile == 32) return with.template operator()<32>();

@@ -51,15 +51,13 @@ constexpr int least_of(int a, int b) {
 }
 
 // How sums of groups meet their scales. With many tokens they are kept in units of the last group's scale:
-// before a group's products join them they are multiplied by the scale before over its own, for which all
-// products have to be done. With few, registers hold sums of a group beside those of all, or of two groups,
-// so that one is added while the next one's products are on their way.
-enum class Scaling { none, running, apart, apart_in_turn };
+// before a group's products join them they are multiplied by the scale before over its own. With fewer,
+// registers hold a group's sums beside those of all, to which they are added times their scale.
+enum class Scaling { none, running, apart };
 template <class F, int kTokens>
 constexpr Scaling kScaling = !F::kGrouped    ? Scaling::none
                              : kTokens > 128 ? Scaling::running
-                             : kTokens > 64  ? Scaling::apart
-                                             : Scaling::apart_in_turn;
+                                             : Scaling::apart;
 
 // What is widened at a time: a group or a part of it, so little that registers hold two of it.
 template <class F, int kTokens>
@@ -155,7 +153,7 @@ struct Multiplier {
 
   // The round that waits in set kSet, of the chunk at `place`; leaves the next one in the other set.
   template <int kSet>
-  __device__ __forceinline__ void step(Sums& sums, Sums* parts, Place after, int round, bool first,
+  __device__ __forceinline__ void step(Sums& sums, Sums& part, Place after, int round, bool first,
                                        bool last) {
     const bool begins = first && round == 0;
     const uint32_t from = x + place.stage * T::kStageBytes;
@@ -168,26 +166,18 @@ struct Multiplier {
       }
     };
     if constexpr (kHow == Scaling::apart) {
-      rounds[kSet].multiply(parts[0], from, round, true);
+      rounds[kSet].multiply(part, from, round, true);
       load_next();
-      warpgroup_wait(parts[0]);
-      add(sums, parts[0], scales[kSet]);
+      warpgroup_wait(part);
+      add(sums, part, scales[kSet]);
       if (round + 1 == R::kOfChunk) release(place);
       return;
     }
     if (kHow == Scaling::running && round % R::kOfGroup == 0) rescale(sums, scales[kSet], begins);
-    if constexpr (kHow == Scaling::apart_in_turn)
-      rounds[kSet].multiply(parts[kSet], from, round, true);
-    else
-      rounds[kSet].multiply(sums, from, round, begins);
+    rounds[kSet].multiply(sums, from, round, begins);
     // The round before is done then: its registers are free, and its chunk if it was the last of one.
     if (!begins) {
-      if constexpr (kHow == Scaling::apart_in_turn) {
-        warpgroup_wait_but_one(parts[1 - kSet]);
-        add(sums, parts[1 - kSet], scales[1 - kSet]);
-      } else {
-        warpgroup_wait_but_one();
-      }
+      warpgroup_wait_but_one();
       if (round == 0) release(before);
     }
     load_next();
@@ -195,14 +185,14 @@ struct Multiplier {
 
   // A chunk whose first round waits in set kFirst.
   template <int kFirst>
-  __device__ __forceinline__ void take(Sums& sums, Sums* parts, bool first, bool last) {
+  __device__ __forceinline__ void take(Sums& sums, Sums& part, bool first, bool last) {
     const Place after = place.template next<T::kStages>();
 #pragma unroll
     for (int round = 0; round < R::kOfChunk; ++round) {
       if ((kFirst + round) % 2 == 0)
-        step<0>(sums, parts, after, round, first, last);
+        step<0>(sums, part, after, round, first, last);
       else
-        step<1>(sums, parts, after, round, first, last);
+        step<1>(sums, part, after, round, first, last);
     }
     before = place;
     place = after;
@@ -210,33 +200,20 @@ struct Multiplier {
 
   // `sums` are zeros.
   __device__ __forceinline__ void run(Sums& sums, int64_t chunks) {
-    Sums parts[2];
+    Sums part;
     barrier_wait(full + 8 * place.stage, place.parity);
     load<0>(place, 0);
-    bool odd = false;  // the set of the round that was last
     for (int64_t i = 0; i < chunks;) {
-      take<0>(sums, parts, i == 0, i + 1 == chunks);
+      take<0>(sums, part, i == 0, i + 1 == chunks);
       ++i;
-      odd = R::kOfChunk % 2 == 0;
       if constexpr (R::kOfChunk % 2 == 1) {
         if (i == chunks) break;
-        take<1>(sums, parts, false, i + 1 == chunks);
+        take<1>(sums, part, false, i + 1 == chunks);
         ++i;
-        odd = true;
       }
     }
     if constexpr (kHow == Scaling::apart) return;
-    if constexpr (kHow == Scaling::apart_in_turn) {
-      if (odd) {
-        warpgroup_wait(parts[1]);
-        add(sums, parts[1], scales[1]);
-      } else {
-        warpgroup_wait(parts[0]);
-        add(sums, parts[0], scales[0]);
-      }
-    } else {
-      warpgroup_wait(sums);
-    }
+    warpgroup_wait(sums);
     release(before);
     if constexpr (kHow == Scaling::running) multiply_by(sums, unit);
   }

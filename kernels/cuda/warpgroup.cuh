@@ -50,15 +50,7 @@ __device__ __forceinline__ void warpgroup_wait(float (&d)[kCount]) {
 #endif
 }
 
-// Until all but the last are; d are the sums of one of these.
-template <int kCount>
-__device__ __forceinline__ void warpgroup_wait_but_one(float (&d)[kCount]) {
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
-#endif
-}
+// Until all but the last are.
 __device__ __forceinline__ void warpgroup_wait_but_one() {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
