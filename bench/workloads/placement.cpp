@@ -318,8 +318,6 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.passing_bytes =
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
-  if (on_gpu && scheme.estimated_leaves(parts.layers.front().shape).size() > 2)
-    spec.skip_reason = "cuda: adds no outputs of a \"sum\" yet; take \"device\": \"cpu\"";
   if (on_gpu) {
     const TransportType* transport = find_transport(placement.communicator, placement.device);
     if (placement.ranks > 1 && spec.skip_reason.empty() &&
