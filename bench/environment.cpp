@@ -139,6 +139,8 @@ std::string environment_text(const Config& config, const Machine& machine, const
     if (device.type != "cpu")
       root["machine"][device.type] = device.available ? Json(device.units) : Json(device.reason);
   root["libraries"] = {{"mpi", Launch::library()}, {"blas", blas_version()}};
+  for (const DeviceInfo& device : registry.devices())
+    for (const auto& [name, version] : device.software) root["libraries"][name] = version;
   for (const OptionalLibrary& library : optional_libraries()) {
     root["libraries"][library.name] = library.absent.empty() ? library.version : "absent: " + library.absent;
   }

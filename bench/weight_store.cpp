@@ -219,9 +219,11 @@ std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef&
     slot = std::make_shared<const CompressedWeights>(file->read(
         entry_name(layer.tensors), scheme.name(), *original(layer, comm), calibration, comm, threads_));
   }
+  FactorMemory& factors = factors_[matrix];
+  factors.gpus = [&]() -> Transport& { return transport("nccl", "cuda", comm); };
   if (!slot)
     slot = std::make_shared<const CompressedWeights>(
-        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors_[matrix],
+        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors,
                  calibration(layer, scheme.calibration_tokens(), comm),
                  [&](int64_t first, Range features, Matrix<float>& out) {
                    layer.output_cotangents(first, features, out);
