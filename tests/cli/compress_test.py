@@ -169,7 +169,7 @@ class Compress(Case):
         self.assertEqual(self.compress(scheme, "--tensor", "w", "--inputs", inputs).returncode, 0)
         read = self.measured("read", inputs=str(inputs), scheme=scheme, compressed=str(self.out))
         self.assertEqual(read[name]["quality_nmse"], rows[name]["quality_nmse"])
-        self.assertEqual(read[name]["warnings"], rows[name]["warnings"])
+        self.assertNotIn("calibrated by", " ".join(read[name]["warnings"]))
         # And another one: the row says what it was.
         for changes in ({}, {"correlation": 0.25}):
             other = self.measured(f"other{len(changes)}", scheme=scheme, compressed=str(self.out), **changes)[name]
@@ -224,8 +224,9 @@ class Compress(Case):
         fresh = block("fresh", {"type": "int8"}, inputs=str(inputs))["int8"]
         for ranks in (None, 3):
             read = block(f"read{ranks}", {"type": "int8"}, inputs=str(inputs), compressed=str(self.out), ranks=ranks)["int8"]
-            for key in ("status", "weight_bytes", "quality_nmse", "compress_error"):
+            for key in ("status", "weight_bytes", "quality_nmse"):
                 self.assertEqual(read[key], fresh[key], key)
+            self.assertAlmostEqual(read["compress_error"], fresh["compress_error"], delta=1e-12)
         # What does says by what: of gate_up the same tokens, of down its own recorded ones.
         self.assertEqual(self.compress(gptq, *tensors, "--inputs", inputs, "--force").returncode, 0)
         read = block("calibrated", gptq, inputs=str(inputs), compressed=str(self.out))[name]

@@ -93,8 +93,9 @@ std::vector<Case> cases() {
 
 // Low-rank factors, and corrections by them.
 std::vector<Case> factor_cases() {
+  static Problems problems;  // none, but schemes look
   const auto nested = [](const Keys& keys) {
-    auto params = std::make_shared<Params>("", nullptr);
+    auto params = std::make_shared<Params>("", &problems);
     for (const auto& [key, value] : keys) params->set(key, value);
     return Value(params);
   };
