@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/utsname.h>
 
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -62,6 +63,17 @@ Json topology_json(const Topology& topology) {
           {"sockets", domains_json(topology.sockets)},
           {"numa_nodes", domains_json(topology.numa_nodes)},
           {"l3_caches", domains_json(topology.l3_caches)}};
+}
+
+// What was set of the variables by which kernels and libraries choose instruction sets, threads and their
+// places.
+Json choices() {
+  Json set = Json::object();
+  for (const char* name :
+       {"LAMINA_ISA", "LAMINA_CACHE_BYTES", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS",
+        "BLIS_ARCH_TYPE", "LIBXSMM_TARGET", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND"})
+    if (const char* value = std::getenv(name)) set[name] = value;
+  return set;
 }
 
 }  // namespace
@@ -154,6 +166,7 @@ std::string environment_text(const Config& config, const Machine& machine, const
                  {"nodes", world.nodes()},
                  {"threads", machine.launch.default_threads},
                  {"warnings", machine.warnings}};
+  launch["variables"] = choices();
   Json places = Json::array();
   for (const RankPlace& place : machine.places)
     places.push_back({{"host", place.host},
