@@ -238,11 +238,12 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
         store.clear();
       else if (group.packed_group.empty() || next->packed_group != group.packed_group)
         store.clear_packed();
-      // What so many ranks shared, as soon as none of it is wanted again.
-      const bool last = std::none_of(&group + 1, plan.groups.data() + plan.groups.size(),
-                                     [&](const PlannedGroup& one) { return one.ranks == group.ranks; });
+      // The memory that so many ranks shared, as soon as it is not wanted again.
+      const bool last =
+          std::none_of(&group + 1, plan.groups.data() + plan.groups.size(),
+                       [&](const PlannedGroup& one) { return std::min(one.ranks, world.size()) == ranks; });
       if (last) {
-        store.drop_transports(*comm);
+        store.drop_transports("cpu", *comm);
         comm->trim();
       }
       if (speaks) {
