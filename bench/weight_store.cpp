@@ -151,6 +151,11 @@ Transport& WeightStore::transport(const std::string& name, const std::string& de
   return *slot;
 }
 
+void WeightStore::drop_transports(const std::string& device, const Communicator& comm) {
+  const std::string end = fmt::format(" {} p{}", device, comm.size());
+  std::erase_if(transports_, [&](const auto& entry) { return entry.first.ends_with(end); });
+}
+
 std::shared_ptr<Buffer> WeightStore::buffer(const std::string& purpose, int64_t bytes, Device& device) {
   auto& slot = buffers_[fmt::format("{} {} {}", purpose, bytes, static_cast<const void*>(&device))];
   if (!slot) slot = std::make_shared<Buffer>(device.allocate(bytes));
@@ -186,9 +191,11 @@ std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef&
     slot = std::make_shared<const CompressedWeights>(
         file->read(entry_name(layer.tensors), scheme.name(), *original(layer, comm), comm, threads_));
   }
+  FactorMemory& factors = factors_[matrix];
+  factors.gpus = [&]() -> Transport& { return transport("nccl", "cuda", comm); };
   if (!slot)
     slot = std::make_shared<const CompressedWeights>(
-        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors_[matrix],
+        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors,
                  calibration(layer, scheme.calibration_tokens(), comm),
                  [&](int64_t first, Range features, Matrix<float>& out) {
                    layer.output_cotangents(first, features, out);

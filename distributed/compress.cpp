@@ -223,8 +223,9 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
   TimedCommunicator counted(comm);
-  const auto factorizer = make_factorizer(counted, {.threads = threads}, calibration);
-  RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory, counted);
+  FactorMemory& shared = memory != nullptr ? *memory : own_memory;
+  const auto factorizer = make_factorizer(counted, {.threads = threads}, calibration, shared.gpus);
+  RememberingFactorizer remembering(*factorizer, shared, counted);
   const auto calibrator =
       make_calibrator(weights.shape.in_features, calibration, counted, threads, cotangents);
   together(comm, [&] {

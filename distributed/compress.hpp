@@ -1,6 +1,7 @@
 // Compression over ranks: each compresses whole rows, given what needs all of them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -44,6 +45,9 @@ struct CompressedWeights {
 };
 // Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
 // price.
+class Transport;
+// Between the ranks' GPUs; made at the first call, which is collective. Throws AgreedError.
+using GpuTransport = std::function<Transport&()>;
 struct FactorMemory {
   struct Known {
     FactorRequest request;
@@ -53,6 +57,7 @@ struct FactorMemory {
     int64_t peak_bytes = 0, comm_bytes = 0;
   };
   std::vector<Known> known;
+  GpuTransport gpus;  // for requests that are factorised there
 };
 
 // Collective, on `threads` threads a rank; a failure on one rank is the same AgreedError on all. `memory`

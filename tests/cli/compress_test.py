@@ -3,8 +3,9 @@
 import json
 import random
 import struct
+import subprocess
 
-from support import Case, lamina, main, tiny
+from support import LAMINA, Case, lamina, main, tiny
 
 ROWS, COLS, TOKENS = 131, 128, 80
 
