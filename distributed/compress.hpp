@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "distributed/calibration.hpp"
@@ -29,6 +30,9 @@ struct OriginalWeights {
 // Collective. Throws AgreedError (a std::runtime_error) on every rank when one cannot read its slab or finds
 // a weight that is not finite.
 OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int threads);
+// 16 hexadecimal digits that tell these weights from others, by their float32 bits and their shape; the same
+// for any number of ranks and threads. Collective.
+std::string weights_digest(const OriginalWeights& weights, Communicator& comm, int threads);
 
 // One layer's canonical weights as compression leaves them: leaf 0 and U hold this rank's slab of rows; V is
 // whole on every rank.

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "kernels/activations.hpp"
-#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/ops.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {

@@ -7,11 +7,11 @@
 #include <cstring>
 
 #include "distributed/collectives/combine.hpp"
-#include "distributed/collectives/half.hpp"
 #include "distributed/gpu_places.hpp"
 #include "distributed/svd.hpp"
 #include "distributed/transport.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
