@@ -24,8 +24,10 @@ constexpr int64_t kLine = 64;
 // Up to here every rank of more than two adds up everything itself: one meeting instead of two.
 constexpr int64_t kOneShotBytes = 64 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
-constexpr int64_t kExchangeBytes = 64 << 10;                    // a chunk between two ranks
-constexpr int64_t kClaimBytes = 8 << 10, kTakeBytes = 2 << 10;  // claimed ahead, and taken at a time
+// Two ranks write by turns what is this short, or longer than that; between, each its own slot, from place to
+// place.
+constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 64 << 10;
+constexpr int64_t kClaimBytes = 2 << 10, kPieceBytes = 2 << 10;  // claimed ahead, and done at a time
 
 class ShmTransport final : public ForwardingTransport {
  public:
@@ -124,20 +126,32 @@ class ShmTransport final : public ForwardingTransport {
   // piece of the other's, of a multiple of a cache line but for the last.
   template <class Take>
   void exchange(const void* in, int64_t bytes, Take&& take) {
-    const int64_t most = std::min(kExchangeBytes, node_.slot_bytes());
+    const int64_t most = chunk_bytes();
     for (int64_t chunk = 0; chunk < bytes; chunk += most) {
       const int64_t length = std::min(most, bytes - chunk);
       node_.begin();
-      copy_bytes(node_.slot_by_turns(me()), at(in, chunk), length);
+      const bool by_turns = length <= kTurnsToBytes || length > kTurnsFromBytes;
+      const int64_t place = by_turns ? 0 : node_.place_for(length);
+      std::byte* mine = by_turns ? node_.slot_by_turns(me()) : node_.slot(me()) + place;
+      std::byte* theirs = by_turns ? node_.slot_by_turns(other()) : node_.slot(other()) + place;
+      in_pieces(by_turns ? nullptr : mine, length, [&](int64_t begin, int64_t piece) {
+        copy_bytes(mine + begin, at(in, chunk + begin), piece);
+      });
       node_.publish();
-      const std::byte* theirs = node_.slot_by_turns(other());
       node_.await_all();
-      int64_t claimed = 0;
-      for (int64_t begin = 0; begin < length; begin += kTakeBytes) {
-        for (const int64_t ahead = std::min(length, begin + kClaimBytes); claimed < ahead; claimed += kLine)
-          claim(theirs + claimed);
-        take(chunk + begin, theirs + begin, std::min(kTakeBytes, length - begin));
-      }
+      in_pieces(by_turns ? theirs : nullptr, length,
+                [&](int64_t begin, int64_t piece) { take(chunk + begin, theirs + begin, piece); });
+    }
+  }
+  // work(begin, length) piece by piece, of what is claimed a little ahead.
+  template <class Work>
+  static void in_pieces(const std::byte* claimed, int64_t bytes, Work&& work) {
+    int64_t done = claimed == nullptr ? bytes : 0;
+    for (int64_t begin = 0; begin < bytes; begin += kPieceBytes) {
+      for (const int64_t ahead = std::min(bytes, begin + kPieceBytes + kClaimBytes); done < ahead;
+           done += kLine)
+        claim(claimed + done);
+      work(begin, std::min(kPieceBytes, bytes - begin));
     }
   }
   void swap(const void* in, void* out, int64_t bytes) {
