@@ -26,7 +26,7 @@ constexpr int64_t kOneShotBytes = 64 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
 // Two ranks write by turns what is this short, or longer than that; between, each its own slot, from place to
 // place.
-constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 64 << 10;
+constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 32 << 10;
 constexpr int64_t kClaimBytes = 2 << 10, kPieceBytes = 2 << 10;  // claimed ahead, and done at a time
 
 class ShmTransport final : public ForwardingTransport {
