@@ -41,7 +41,7 @@ class FasterWay {
 
  private:
   static constexpr int64_t kLeastBytes = 64 << 10;
-  static constexpr int kCalls = 12;  // the first of each way is cold
+  static constexpr int kCalls = 40;  // the first of each way is cold
   struct Trial {
     int calls = 0, way = 0;
     std::array<double, 2> us = {std::numeric_limits<double>::max(), std::numeric_limits<double>::max()};

@@ -21,9 +21,13 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kLine = 64;
-// Up to here every rank of more than two adds up everything itself: one meeting instead of two.
+// Up to here every rank of more than two adds up everything itself: one meeting instead of two. Two ranks
+// always do, but for long messages of f16, of which adding costs more than moving.
 constexpr int64_t kOneShotBytes = 64 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
+// Of a long message between two ranks: small enough for slots to leave the caches to the message itself.
+constexpr int64_t kLongChunkBytes = 64 << 10;
+constexpr int64_t kStreamBytes = 8 << 20;  // sums that go past the caches
 // Two ranks write by turns what is this short, or longer than that; between, each its own slot, from place to
 // place.
 constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 32 << 10;
@@ -50,9 +54,13 @@ class ShmTransport final : public ForwardingTransport {
       const std::byte* all = node_.exchange_tiny(in, bytes);
       for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
       combine(parts_.data(), locals(), out, count, dtype, op);
-    } else if (locals() == 2) {
+    } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kChunkBytes)) {
+      const bool past_caches = bytes >= kStreamBytes && in != out;
       exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
-        combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
+        alignas(kLine) std::byte sums[kPieceBytes];
+        void* to = past_caches ? sums : at(out, begin);
+        combine_with(at(in, begin), theirs, to, length / width, dtype, op);
+        if (past_caches) stream_bytes(at(out, begin), sums, length);
       });
     } else if (bytes <= std::min(kOneShotBytes, chunk_bytes())) {
       reduce_at_once(in, out, count, dtype, op);
@@ -126,7 +134,7 @@ class ShmTransport final : public ForwardingTransport {
   // piece of the other's, of a multiple of a cache line but for the last.
   template <class Take>
   void exchange(const void* in, int64_t bytes, Take&& take) {
-    const int64_t most = chunk_bytes();
+    const int64_t most = bytes <= kChunkBytes ? chunk_bytes() : std::min(kLongChunkBytes, node_.slot_bytes());
     for (int64_t chunk = 0; chunk < bytes; chunk += most) {
       const int64_t length = std::min(most, bytes - chunk);
       node_.begin();
