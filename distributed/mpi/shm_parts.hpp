@@ -1,10 +1,6 @@
 // Arithmetic of places that `mpi-shm` does its work with.
 #pragma once
 
-#if defined(__x86_64__)
-#include <emmintrin.h>
-#endif
-
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -20,20 +16,6 @@ inline const std::byte* at(const void* base, int64_t offset) {
 }
 inline void copy_bytes(void* to, const void* from, int64_t bytes) {
   if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
-}
-
-// Copies past the caches, where the machine can: for what does not stay in them anyway, lines need not be
-// fetched to be overwritten.
-inline void stream_bytes(std::byte* to, const std::byte* from, int64_t bytes) {
-#if defined(__x86_64__)
-  if (reinterpret_cast<uintptr_t>(to) % 16 == 0 && bytes % 16 == 0) {
-    for (int64_t i = 0; i < bytes; i += 16)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
-                       _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
-    return _mm_sfence();
-  }
-#endif
-  copy_bytes(to, from, bytes);
 }
 
 // Part `index` of [0, count) cut into `parts` at multiples of `unit`.

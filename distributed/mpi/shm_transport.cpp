@@ -25,9 +25,9 @@ constexpr int64_t kLine = 64;
 // always do, but for long messages of f16, of which adding costs more than moving.
 constexpr int64_t kOneShotBytes = 64 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
+constexpr int64_t kTrialBytes = 64 << 10;  // from here MPI may be faster, which copies once
 // Of a long message between two ranks: small enough for slots to leave the caches to the message itself.
 constexpr int64_t kLongChunkBytes = 64 << 10;
-constexpr int64_t kStreamBytes = 8 << 20;  // sums that go past the caches
 // Two ranks write by turns what is this short, or longer than that; between, each its own slot, from place to
 // place.
 constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 32 << 10;
@@ -55,12 +55,8 @@ class ShmTransport final : public ForwardingTransport {
       for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
       combine(parts_.data(), locals(), out, count, dtype, op);
     } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kChunkBytes)) {
-      const bool past_caches = bytes >= kStreamBytes && in != out;
       exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
-        alignas(kLine) std::byte sums[kPieceBytes];
-        void* to = past_caches ? sums : at(out, begin);
-        combine_with(at(in, begin), theirs, to, length / width, dtype, op);
-        if (past_caches) stream_bytes(at(out, begin), sums, length);
+        combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
       });
     } else if (bytes <= std::min(kOneShotBytes, chunk_bytes())) {
       reduce_at_once(in, out, count, dtype, op);
@@ -91,7 +87,7 @@ class ShmTransport final : public ForwardingTransport {
     if (node_.nodes() > 1 && !node_.even()) return inner().all_gather(in, out, bytes, stream);
     if (node_.nodes() > 1) return gather_between(in, out, bytes);
     faster_.run(
-        CollectiveKind::all_gather, bytes, [&] { gather_within(in, out, bytes); },
+        CollectiveKind::all_gather, bytes, kTrialBytes, [&] { gather_within(in, out, bytes); },
         [&] { inner().all_gather(in, out, bytes, stream); });
   }
 
@@ -100,7 +96,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return;
     if (node_.nodes() > 1) return broadcast_between(out, bytes, root);
     faster_.run(
-        CollectiveKind::broadcast, bytes, [&] { broadcast_within(out, bytes, root); },
+        CollectiveKind::broadcast, bytes, 1, [&] { broadcast_within(out, bytes, root); },
         [&] { inner().broadcast(out, out, bytes, root, stream); });
   }
 
@@ -108,7 +104,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return copy_bytes(out, in, bytes);
     if (node_.nodes() > 1) return inner().all_to_all(in, out, bytes, stream);
     faster_.run(
-        CollectiveKind::all_to_all, bytes, [&] { all_to_all_within(in, out, bytes); },
+        CollectiveKind::all_to_all, bytes, kTrialBytes, [&] { all_to_all_within(in, out, bytes); },
         [&] { inner().all_to_all(in, out, bytes, stream); });
   }
 
@@ -116,7 +112,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return copy_bytes(out, in, bytes);
     if (node_.nodes() > 1) return inner().send_recv(in, out, bytes, stream);
     faster_.run(
-        CollectiveKind::send_recv, bytes, [&] { send_within(in, out, bytes); },
+        CollectiveKind::send_recv, bytes, kTrialBytes, [&] { send_within(in, out, bytes); },
         [&] { inner().send_recv(in, out, bytes, stream); });
   }
 
