@@ -21,11 +21,17 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kLine = 64;
-// Up to here every rank of more than two adds up everything itself: one meeting instead of two.
+// Up to here every rank of more than two adds up everything itself: one meeting instead of two. Two ranks
+// always do, but for long messages of f16, of which adding costs more than moving.
 constexpr int64_t kOneShotBytes = 64 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
-constexpr int64_t kExchangeBytes = 64 << 10;                    // a chunk between two ranks
-constexpr int64_t kClaimBytes = 8 << 10, kTakeBytes = 2 << 10;  // claimed ahead, and taken at a time
+constexpr int64_t kTrialBytes = 64 << 10;  // from here MPI may be faster, which copies once
+// Of a long message between two ranks: small enough for slots to leave the caches to the message itself.
+constexpr int64_t kLongChunkBytes = 64 << 10;
+// Two ranks write by turns what is this short, or longer than that; between, each its own slot, from place to
+// place.
+constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 32 << 10;
+constexpr int64_t kClaimBytes = 2 << 10, kPieceBytes = 2 << 10;  // claimed ahead, and done at a time
 
 class ShmTransport final : public ForwardingTransport {
  public:
@@ -48,7 +54,7 @@ class ShmTransport final : public ForwardingTransport {
       const std::byte* all = node_.exchange_tiny(in, bytes);
       for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
       combine(parts_.data(), locals(), out, count, dtype, op);
-    } else if (locals() == 2) {
+    } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kChunkBytes)) {
       exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
         combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
       });
@@ -81,7 +87,7 @@ class ShmTransport final : public ForwardingTransport {
     if (node_.nodes() > 1 && !node_.even()) return inner().all_gather(in, out, bytes, stream);
     if (node_.nodes() > 1) return gather_between(in, out, bytes);
     faster_.run(
-        CollectiveKind::all_gather, bytes, [&] { gather_within(in, out, bytes); },
+        CollectiveKind::all_gather, bytes, kTrialBytes, [&] { gather_within(in, out, bytes); },
         [&] { inner().all_gather(in, out, bytes, stream); });
   }
 
@@ -90,7 +96,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return;
     if (node_.nodes() > 1) return broadcast_between(out, bytes, root);
     faster_.run(
-        CollectiveKind::broadcast, bytes, [&] { broadcast_within(out, bytes, root); },
+        CollectiveKind::broadcast, bytes, 1, [&] { broadcast_within(out, bytes, root); },
         [&] { inner().broadcast(out, out, bytes, root, stream); });
   }
 
@@ -98,7 +104,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return copy_bytes(out, in, bytes);
     if (node_.nodes() > 1) return inner().all_to_all(in, out, bytes, stream);
     faster_.run(
-        CollectiveKind::all_to_all, bytes, [&] { all_to_all_within(in, out, bytes); },
+        CollectiveKind::all_to_all, bytes, kTrialBytes, [&] { all_to_all_within(in, out, bytes); },
         [&] { inner().all_to_all(in, out, bytes, stream); });
   }
 
@@ -106,7 +112,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return copy_bytes(out, in, bytes);
     if (node_.nodes() > 1) return inner().send_recv(in, out, bytes, stream);
     faster_.run(
-        CollectiveKind::send_recv, bytes, [&] { send_within(in, out, bytes); },
+        CollectiveKind::send_recv, bytes, kTrialBytes, [&] { send_within(in, out, bytes); },
         [&] { inner().send_recv(in, out, bytes, stream); });
   }
 
@@ -124,20 +130,32 @@ class ShmTransport final : public ForwardingTransport {
   // piece of the other's, of a multiple of a cache line but for the last.
   template <class Take>
   void exchange(const void* in, int64_t bytes, Take&& take) {
-    const int64_t most = std::min(kExchangeBytes, node_.slot_bytes());
+    const int64_t most = bytes <= kChunkBytes ? chunk_bytes() : std::min(kLongChunkBytes, node_.slot_bytes());
     for (int64_t chunk = 0; chunk < bytes; chunk += most) {
       const int64_t length = std::min(most, bytes - chunk);
       node_.begin();
-      copy_bytes(node_.slot_by_turns(me()), at(in, chunk), length);
+      const bool by_turns = length <= kTurnsToBytes || length > kTurnsFromBytes;
+      const int64_t place = by_turns ? 0 : node_.place_for(length);
+      std::byte* mine = by_turns ? node_.slot_by_turns(me()) : node_.slot(me()) + place;
+      std::byte* theirs = by_turns ? node_.slot_by_turns(other()) : node_.slot(other()) + place;
+      in_pieces(by_turns ? nullptr : mine, length, [&](int64_t begin, int64_t piece) {
+        copy_bytes(mine + begin, at(in, chunk + begin), piece);
+      });
       node_.publish();
-      const std::byte* theirs = node_.slot_by_turns(other());
       node_.await_all();
-      int64_t claimed = 0;
-      for (int64_t begin = 0; begin < length; begin += kTakeBytes) {
-        for (const int64_t ahead = std::min(length, begin + kClaimBytes); claimed < ahead; claimed += kLine)
-          claim(theirs + claimed);
-        take(chunk + begin, theirs + begin, std::min(kTakeBytes, length - begin));
-      }
+      in_pieces(by_turns ? theirs : nullptr, length,
+                [&](int64_t begin, int64_t piece) { take(chunk + begin, theirs + begin, piece); });
+    }
+  }
+  // work(begin, length) piece by piece, of what is claimed a little ahead.
+  template <class Work>
+  static void in_pieces(const std::byte* claimed, int64_t bytes, Work&& work) {
+    int64_t done = claimed == nullptr ? bytes : 0;
+    for (int64_t begin = 0; begin < bytes; begin += kPieceBytes) {
+      for (const int64_t ahead = std::min(bytes, begin + kPieceBytes + kClaimBytes); done < ahead;
+           done += kLine)
+        claim(claimed + done);
+      work(begin, std::min(kPieceBytes, bytes - begin));
     }
   }
   void swap(const void* in, void* out, int64_t bytes) {

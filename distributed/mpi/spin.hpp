@@ -23,7 +23,7 @@ int node_cpus(MPI_Comm local);
 
 // Of ranks that outnumber their cores, the one that is waited for is most likely not running; and a core that
 // others want too is theirs as soon as waiting takes longer than any message.
-inline constexpr int kSpinsOversubscribed = 50, kSpins = 2'000;
+inline constexpr int kSpinsOversubscribed = 50, kSpins = 40'000;
 
 // Returns once done() does.
 template <class Done>

@@ -189,7 +189,7 @@ TEST(Transport, MovesTheSameBytesByEitherWay) {
   const int ranks = world().size(), rank = world().rank(), before = (rank + ranks - 1) % ranks;
   const auto size = static_cast<size_t>(100'000);
   for (const auto& transport : all_transports())
-    for (int call = 0; call < 30; ++call) {
+    for (int call = 0; call < 36; ++call) {
       const auto value = [&](int of) { return static_cast<std::byte>(of * 40 + call); };
       const std::vector<std::byte> own(size * static_cast<size_t>(ranks), value(rank));
       std::vector<std::byte> all(own.size());
