@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "bench/ceilings.hpp"
+#include "bench/workloads/svd_estimate.hpp"
 #include "distributed/compress.hpp"
 #include "distributed/svd.hpp"
 #include "kernels/weights/synthetic.hpp"
@@ -300,10 +301,15 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
         std::max(spec.passing_bytes, parts.schemes[i]->estimated_compress_bytes(shape, ranks));
     const FactorRequest request = parts.schemes[i]->factor_request();
     if (const SvdMethod* svd = find_svd_method(request.method)) {
-      const SvdOptions options{.threads = placement.threads, .same_for_any_ranks = true};
+      const SvdOptions options{
+          .threads = placement.threads, .same_for_any_ranks = true, .device = request.device};
       // What gram's filters leave it to, where they give up.
-      const SvdOptions whole{
-          .eigensolver = "lapack", .threads = placement.threads, .same_for_any_ranks = true};
+      SvdOptions whole = options;
+      whole.eigensolver = "lapack";
+      if (request.device == "cuda" && spec.skip_reason.empty())
+        if (const std::string why = why_not_on_gpus(*svd, shape, rank, placement.ranks, options, "nccl");
+            !why.empty())
+          spec.skip_reason = "factor_device " + why;
       // V is gathered once more before it is compressed.
       spec.passing_bytes = std::max(
           spec.passing_bytes,
