@@ -182,6 +182,11 @@ Transport& WeightStore::transport(const std::string& name, const std::string& de
   return *slot;
 }
 
+void WeightStore::drop_transports(const std::string& device, const Communicator& comm) {
+  const std::string end = fmt::format(" {} p{}", device, comm.size());
+  std::erase_if(transports_, [&](const auto& entry) { return entry.first.ends_with(end); });
+}
+
 std::shared_ptr<Buffer> WeightStore::buffer(const std::string& purpose, int64_t bytes, Device& device) {
   auto& slot = buffers_[fmt::format("{} {} {}", purpose, bytes, static_cast<const void*>(&device))];
   if (!slot) slot = std::make_shared<Buffer>(device.allocate(bytes));

@@ -29,9 +29,10 @@ struct Tile {
   static constexpr int kStages = kFit < kMostStages ? kFit : kMostStages;
   static constexpr int kShared = kStages * kStageBytes + 1024;  // to begin at a multiple of it
 };
-// Of tokens, the most that a tile can have: two stages have to fit.
+// Of tokens, the most that a tile can have: two stages have to fit. Groups of 32 are so short that the
+// compiler would have the products of larger tiles wait for one another.
 template <class F>
-constexpr int kMostTokens = Tile<F, 256>::kFit >= 2 ? 256 : 128;
+constexpr int kMostTokens = Tile<F, 256>::kFit >= 2 && !(F::kGrouped && F::kGroup < 64) ? 256 : 128;
 
 // What one step multiplies: A's registers of this lane and, of 2:4, which columns they are.
 template <class F>
