@@ -5,6 +5,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -82,6 +83,17 @@ Json topology_json(const Topology& topology) {
           {"l3_caches", domains_json(topology.l3_caches)}};
 }
 
+// What was set of the variables by which kernels and libraries choose instruction sets, threads and their
+// places.
+Json choices() {
+  Json set = Json::object();
+  for (const char* name :
+       {"LAMINA_ISA", "LAMINA_CACHE_BYTES", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS",
+        "BLIS_ARCH_TYPE", "LIBXSMM_TARGET", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND"})
+    if (const char* value = std::getenv(name)) set[name] = value;
+  return set;
+}
+
 }  // namespace
 
 std::vector<OptionalLibrary> optional_libraries() {
@@ -157,6 +169,8 @@ std::string environment_text(const Config& config, const Machine& machine, const
     if (device.type != "cpu")
       root["machine"][device.type] = device.available ? Json(device.units) : Json(device.reason);
   root["libraries"] = {{"mpi", Launch::library()}, {"blas", blas_version()}};
+  for (const DeviceInfo& device : registry.devices())
+    for (const auto& [name, version] : device.software) root["libraries"][name] = version;
   for (const OptionalLibrary& library : optional_libraries()) {
     root["libraries"][library.name] = library.absent.empty() ? library.version : "absent: " + library.absent;
   }
@@ -167,6 +181,7 @@ std::string environment_text(const Config& config, const Machine& machine, const
                  {"ranks", world.size()},          {"nodes", world.nodes()},
                  {"mpi_settings", mpi_settings()}, {"threads", machine.launch.default_threads},
                  {"warnings", machine.warnings}};
+  launch["variables"] = choices();
   Json places = Json::array();
   for (const RankPlace& place : machine.places)
     places.push_back({{"host", place.host},

@@ -38,6 +38,9 @@ struct LayerRef {
   void calibration(int64_t first, Matrix<float>& out) const;
   // Cotangents of the outputs in `features` for those.
   void output_cotangents(int64_t first, Range features, Matrix<float>& out) const;
+  // What decides the first `tokens` tokens that calibration() gives, and their cotangents: the generator's
+  // keys, or a digest of what was recorded. Equal texts mean equal calibration.
+  std::string calibrated_by(int64_t tokens) const;
   // Throws std::runtime_error, naming the file, unless the recorded tensors have the layer's sizes, at least
   // `calibration` + `evaluation` tokens where inputs are recorded (`calibration` where cotangents alone are),
   // as many of either, and finite numbers. Files are read once.

@@ -237,6 +237,7 @@ const std::vector<Column>& svd_columns() {
   static const std::vector<Column> list = {
       {"run", false, [](const Row& row) { return escaped(row.run->name); }},
       {"machine", false, [](const Row& row) { return escaped(row.run->machine); }},
+      text_column("device", "device"),
       text_column(kCommunicator, "communicator"),
       text_column("weights", "weights_source"),
       number_column("spectrum decay", "spectrum_decay", 1),

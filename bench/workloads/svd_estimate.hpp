@@ -9,6 +9,11 @@ namespace lamina {
 // Whether it runs on ScaLAPACK's grid.
 bool is_scalapack(const SvdMethod& method);
 
+// Why ranks cannot factorise a matrix on their GPUs: none in this build or machine, no such communicator
+// between them, too little memory for factors of at most this rank. Empty: they can.
+std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, int ranks,
+                            const SvdOptions& options, const std::string& communicator);
+
 // Fills the spec's memory and time, and whether the task may look for the least error: `rank` is what comes
 // out at most. Needs the spec's ranks.
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank);

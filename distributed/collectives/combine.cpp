@@ -5,7 +5,7 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "distributed/collectives/half.hpp"
+#include "kernels/small_floats.hpp"
 #include "kernels/wide.hpp"
 
 namespace lamina {

@@ -9,7 +9,7 @@
 #include <limits>
 
 #include "distributed/collectives/combine.hpp"
-#include "distributed/collectives/half.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
