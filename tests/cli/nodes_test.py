@@ -69,19 +69,16 @@ class NodesTest(Case):
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         return self.records(out)
 
-    def test_collectives_and_layers_see_two_nodes(self):
+    def test_collectives_see_two_nodes(self):
         measure = {"precision": 0.5, "min_samples": 6, "max_seconds": 0.02}
         names = ["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send_recv"]
-        experiments = [
-            {"workload": "collective", "collective": names, "message_bytes": 5000, "threads": 1,
-             "communicator": ["mpi", "mpi-shm"]},
-            {"workload": "layer", "in_features": 256, "out_features": 128, "tokens": 3, "threads": 1,
-             "scheme": {"type": "int8"}, "shard": ["column", "row"], "communicator": "mpi-shm"}]
+        experiments = [{"workload": "collective", "collective": names, "message_bytes": 5000, "threads": 1,
+                        "communicator": ["mpi", "mpi-shm"]}]
         for ranks_of_hosts in ((2, 2), (2, 1)):  # as many ranks on each, and not
             with self.subTest(ranks_of_hosts):
                 records = self.run_on_nodes({"name": "nodes", "measure": measure, "experiments": experiments},
                                             *ranks_of_hosts)
-                self.assertGreater(len(records), 6 * 2)
+                self.assertEqual(len(records), 6 * 2)
                 for record in records:
                     self.assertEqual(record["status"], "ok", record)
                     self.assertEqual(record["nodes"], 2, record)
