@@ -12,7 +12,8 @@ import unittest
 import support
 from support import Case
 
-HOSTS = [f"lamina-{os.getpid()}-{side}" for side in "ab"]
+# Letters alone: Open MPI takes names apart at digits.
+HOSTS = ["lamina" + "".join("abcdefghij"[int(digit)] for digit in str(os.getpid())) + side for side in "xy"]
 NETWORK = "10.213.77"
 
 
@@ -25,8 +26,8 @@ def why_not():
         return "network namespaces need root"
     if not shutil.which("ip") or not shutil.which("unshare"):
         return "needs ip (iproute2) and unshare (util-linux)"
-    if not support.MPIEXEC or "Open MPI" not in subprocess.run([support.MPIEXEC, "--version"], capture_output=True,
-                                                               text=True).stdout:
+    version = subprocess.run([support.MPIEXEC, "--version"], capture_output=True, text=True).stdout if support.MPIEXEC else ""
+    if "OpenRTE" not in version and "Open MPI" not in version:
         return "needs Open MPI's mpirun"
     return ""
 
@@ -68,19 +69,16 @@ class NodesTest(Case):
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         return self.records(out)
 
-    def test_collectives_and_layers_see_two_nodes(self):
+    def test_collectives_see_two_nodes(self):
         measure = {"precision": 0.5, "min_samples": 6, "max_seconds": 0.02}
         names = ["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send_recv"]
-        experiments = [
-            {"workload": "collective", "collective": names, "message_bytes": [4, 5000, 300000], "threads": 1,
-             "communicator": ["mpi", "mpi-shm"]},
-            {"workload": "layer", "in_features": 256, "out_features": 128, "tokens": 3, "threads": 1,
-             "scheme": {"type": "int8"}, "shard": ["column", "row"], "communicator": "mpi-shm"}]
+        experiments = [{"workload": "collective", "collective": names, "message_bytes": 5000, "threads": 1,
+                        "communicator": ["mpi", "mpi-shm"]}]
         for ranks_of_hosts in ((2, 2), (2, 1)):  # as many ranks on each, and not
             with self.subTest(ranks_of_hosts):
                 records = self.run_on_nodes({"name": "nodes", "measure": measure, "experiments": experiments},
                                             *ranks_of_hosts)
-                self.assertGreater(len(records), 6 * 3 * 2)
+                self.assertEqual(len(records), 6 * 2)
                 for record in records:
                     self.assertEqual(record["status"], "ok", record)
                     self.assertEqual(record["nodes"], 2, record)
