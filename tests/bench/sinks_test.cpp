@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -260,7 +261,9 @@ TEST(GoogleBenchmark, NamesFromSeveralRunsDiffer) {
 class LoadRun : public testing::Test {
  protected:
   void SetUp() override {
-    folder_ = std::filesystem::path(testing::TempDir()) / "lamina-load-run" / "some-run";
+    // The tests run side by side, each in a process of its own.
+    const std::string own = "lamina-load-run-" + std::to_string(::getpid());
+    folder_ = std::filesystem::path(testing::TempDir()) / own / "some-run";
     std::filesystem::create_directories(folder_);
     write("records.jsonl", to_json_line(row("int8", "row", 1, 10)) + "\n");
   }
