@@ -12,6 +12,7 @@
 #include "distributed/svd.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/tall.hpp"
+#include "kernels/wide.hpp"
 
 namespace lamina {
 namespace svd {
@@ -75,25 +76,32 @@ int64_t rank_of(const RankRule& rule, Shape shape) {
 
 }  // namespace
 
-// Each square is a multiple of a grid and what that leaves, itself on a finer grid.
+namespace {
+
+// Σ x² in two parts: of multiples of a coarse grid, and of what these leave, on a finer grid. Squares of
+// float32 numbers are exact in float64, so it does not matter whether a machine fuses them into sums.
+LAMINA_WIDE void add_squares(const float* values, int64_t count, double coarse, double fine, double* sums) {
+  double high = 0, low = 0;
+#pragma omp simd reduction(+ : high, low)
+  for (int64_t i = 0; i < count; ++i) {
+    const double square = static_cast<double>(values[i]) * values[i];
+    const double on = on_grid(square, coarse);
+    high += on;
+    low += on_grid(square - on, fine);
+  }
+  sums[0] += high;
+  sums[1] += low;
+}
+
+}  // namespace
+
 double exact_squares(const Input& input, Communicator& comm) {
   const double count =
       static_cast<double>(input.shape.out_features) * static_cast<double>(input.shape.in_features);
   const double coarse = exact_shift(1.01 * count * input.max_abs * input.max_abs);
   const double fine = exact_shift(1.01 * count * std::ldexp(coarse, -51));
   double sums[2] = {0, 0};
-  double high = 0, low = 0;
-  const float* values = input.local.data.data();
-  const size_t size = input.local.data.size();
-#pragma omp simd reduction(+ : high, low)
-  for (size_t i = 0; i < size; ++i) {
-    const double square = static_cast<double>(values[i]) * values[i];
-    const double on = on_grid(square, coarse);
-    high += on;
-    low += on_grid(square - on, fine);
-  }
-  sums[0] = high;
-  sums[1] = low;
+  add_squares(input.local.data.data(), static_cast<int64_t>(input.local.data.size()), coarse, fine, sums);
   comm.all_reduce(sums, sums, 2, DType::f64, ReduceOp::sum);
   return sums[0] + sums[1];
 }

@@ -25,6 +25,10 @@ constexpr int64_t kSmall = 256;       // a side up to this is decomposed whole
 // Conditions from which on float32 products with AᵀA, or with A, lose digits of the smallest directions.
 constexpr double kWorstSquared = 1e4;
 constexpr double kWorstOnce = 1e2;
+// The same of bfloat16 ones, where products are coarse at first: their noise of 2⁻⁹, spread over all
+// directions, is then a tenth of the smallest of them.
+constexpr double kWorstSquaredCoarse = 1e2;
+constexpr double kWorstOnceCoarse = 1e1;
 // Squared singular values below this share of the largest are rounding, of float32 data.
 constexpr double kDependent = 1e-13;
 // Below this share of the largest, their vectors are made orthonormal once more.
@@ -69,7 +73,8 @@ class Randomized {
   // in place of what is left of it: so do Yu, Gu, Li 2018 ("Efficient randomized algorithms for the
   // fixed-precision low-rank matrix approximation"), and tell the error by ‖A‖² − ‖A·Q‖².
   void extend(int64_t more) {
-    Matrix<double> z = start(more);
+    bool coarse = a_.can_be_coarse();
+    Matrix<double> z = start(more, coarse);
     bool careful = false;         // whether both sides' vectors are made orthonormal
     double shift = 0, scale = 1;  // Z = scale·(AᵀA·Q − shift·Q)
     for (int done = 0;; ++done) {
@@ -77,6 +82,11 @@ class Randomized {
       const Orthonormalized found = orthonormalize_short(z, last ? 2 : 1, done > 0 && !last && !careful);
       if (done == 0) {
         careful = found.condition > kWorstOnce;
+        coarse = coarse && found.condition <= kWorstOnceCoarse;
+      } else if (coarse && found.condition > kWorstSquaredCoarse) {
+        // That iteration has lost digits: once more in float32, with care if it takes that.
+        coarse = false;
+        --done;
       } else if (!careful && found.condition > kWorstSquared) {
         // That iteration has lost digits: once more, with care.
         careful = true;
@@ -87,7 +97,7 @@ class Randomized {
       }
       if (careful) shift = 0;
       if (done >= options_.power_iterations) break;
-      z = iterate(z, careful, shift, scale);
+      z = iterate(z, coarse, careful, shift, scale);
     }
     project(std::move(z));
   }
@@ -161,7 +171,7 @@ class Randomized {
 
  private:
   // LᵀΩ, of columns of the test matrix that were not used before.
-  Matrix<double> start(int64_t count) {
+  Matrix<double> start(int64_t count, bool coarse) {
     const Phase phase(phases_.multiply_s, comm_);
     const Range rows = a_.own_long();
     const int64_t first = columns();
@@ -174,15 +184,15 @@ class Randomized {
                                     static_cast<uint64_t>(first + j));
     }
     double scale = 1;
-    return a_.back(omega, scale);
+    return a_.back(omega, scale, coarse);
   }
 
-  Matrix<double> iterate(const Matrix<double>& q, bool careful, double shift, double& scale) {
+  Matrix<double> iterate(const Matrix<double>& q, bool coarse, bool careful, double shift, double& scale) {
     scale = 1;
     Matrix<float> y;
     {
       const Phase phase(phases_.multiply_s, comm_);
-      y = a_.forward(q, scale);
+      y = a_.forward(q, scale, coarse);
     }
     if (careful) {
       const Phase phase(phases_.orthogonalize_s, comm_);
@@ -196,7 +206,7 @@ class Randomized {
                      [](double x) { return static_cast<float>(x); });
     }
     const Phase phase(phases_.multiply_s, comm_);
-    Matrix<double> z = a_.back(y, scale);
+    Matrix<double> z = a_.back(y, scale, coarse);
     if (shift > 0) {
       for (size_t i = 0; i < z.data.size(); ++i) z.data[i] -= scale * shift * q.data[i];
     }
