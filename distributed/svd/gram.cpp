@@ -10,8 +10,10 @@
 #include "distributed/scalapack.hpp"
 #include "distributed/svd/filtered_eigen.hpp"
 #include "distributed/svd/method.hpp"
+#include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/panels.hpp"
 #include "distributed/svd/polish.hpp"
+#include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
 
 namespace lamina::svd {
@@ -40,15 +42,7 @@ std::string eigensolver(const SvdOptions& options, int64_t side, int ranks) {
 }
 
 Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const SvdOptions& options,
-                      int64_t rank, int64_t side, Communicator& comm, std::string& by) {
-  by = "filters";
-  if (gram_by_filters(rank, {side, side}, options)) {
-    Eigenpairs found = filtered_eigen(gram, rank, options.seed, comm, options.threads);
-    if (found.vectors.rows == rank) {
-      gram = SymmetricTiles();
-      return found;
-    }
-  }
+                      int64_t side, Communicator& comm, std::string& by) {
   by = eigensolver(options, side, comm.size());
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
   if (by == "elpa") return elpa_eigen(std::move(gram), choose, comm, options.threads);
@@ -93,51 +87,111 @@ void divide_out(const Input& input, const Matrix<double>& vectors, Factored& fac
   together(comm, [&] {
     for (Matrix<double>& each : scratch) each = Matrix<double>(kRowBlock, r);
   });
-  for_each_panel(input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
-    for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int thread) {
-      double* product = scratch[static_cast<size_t>(thread)].data.data();
-      multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(), side, product, r);
-      double sum = 0;
-      for (int64_t i = 0; i < rows; ++i) {
-        float* out = factored.longer.row(first + begin + i);
-        for (int64_t j = 0; j < r; ++j) {
-          const double t = product[i * r + j];
-          sum += t * t;
-          out[j] = static_cast<float>(t / factored.sigma[static_cast<size_t>(j)]);
-        }
-      }
-      squares[static_cast<size_t>((first + begin) / kRowBlock)] = sum;
-    });
-  });
+  for_each_panel<double>(
+      input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
+        for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int thread) {
+          double* product = scratch[static_cast<size_t>(thread)].data.data();
+          multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(), side, product, r);
+          double sum = 0;
+          for (int64_t i = 0; i < rows; ++i) {
+            float* out = factored.longer.row(first + begin + i);
+            for (int64_t j = 0; j < r; ++j) {
+              const double t = product[i * r + j];
+              sum += t * t;
+              out[j] = static_cast<float>(t / factored.sigma[static_cast<size_t>(j)]);
+            }
+          }
+          squares[static_cast<size_t>((first + begin) / kRowBlock)] = sum;
+        });
+      });
   factored.projected = ordered_sum(squares, comm);
+}
+
+// T, this rank's rows of it.
+Matrix<double> tall_product(const Input& input, const Matrix<double>& vectors, TimedCommunicator& comm,
+                            int threads) {
+  const int64_t r = vectors.rows, side = vectors.cols;
+  const std::vector<Range> shares = partition(Sides(input).longer, comm.size(), kRowBlock);
+  Matrix<double> tall;
+  together(comm, [&] { tall = Matrix<double>(shares[static_cast<size_t>(comm.rank())].size(), r); });
+  for_each_panel<double>(input, {}, comm, threads,
+                         [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
+                           for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int) {
+                             multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(),
+                                      side, tall.row(first + begin), r);
+                           });
+                         });
+  return tall;
+}
+
+// this rank's rows of the smaller side times W: to(i, j) = Σ_k vectors(k, begin + i)·w(k, j).
+void turn_share(const Matrix<double>& vectors, Range share, const Matrix<double>& w, Matrix<float>& to,
+                int threads) {
+  Matrix<double> own(share.size(), vectors.rows);
+  for (int64_t j = 0; j < vectors.rows; ++j) {
+    for (int64_t i = 0; i < own.rows; ++i) own(i, j) = vectors(j, share.begin + i);
+  }
+  own = times_small(own, w, threads);
+  std::copy(own.data.begin(), own.data.end(), to.data.begin());
 }
 
 // U, V and σ from T made orthonormal.
 void polish_out(const Input& input, const Matrix<double>& vectors, Range small_share, Factored& factored,
                 TimedCommunicator& comm, int threads, SvdPhases& phases) {
-  const int64_t r = vectors.rows, side = vectors.cols;
   Matrix<double> tall;
   {
     const Phase phase(phases.multiply_s, comm);
-    together(comm, [&] { tall = Matrix<double>(factored.longer.rows, r); });
-    for_each_panel(input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
-      for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int) {
-        multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(), side,
-                 tall.row(first + begin), r);
-      });
-    });
+    tall = tall_product(input, vectors, comm, threads);
   }
   const Phase phase(phases.orthogonalize_s, comm);
   Polished polished = polish(std::move(tall), Sides(input).longer, comm, threads);
   std::copy(polished.unit.data.begin(), polished.unit.data.end(), factored.longer.data.begin());
-  Matrix<double> own(small_share.size(), r);
-  for (int64_t j = 0; j < r; ++j) {
-    for (int64_t i = 0; i < own.rows; ++i) own(i, j) = vectors(j, small_share.begin + i);
-  }
-  own = times_small(own, polished.rotation, threads);
-  std::copy(own.data.begin(), own.data.end(), factored.small.data.begin());
+  turn_share(vectors, small_share, polished.rotation, factored.small, threads);
   factored.sigma = std::move(polished.values);
   for (const double sigma : factored.sigma) factored.projected += sigma * sigma;
+}
+
+// U, V and σ from T by the eigenvectors of TᵀT: of about the leading directions alone, none of them small.
+void turn_out(const Input& input, const Matrix<double>& vectors, Range small_share, Factored& factored,
+              TimedCommunicator& comm, int threads, SvdPhases& phases) {
+  const int64_t r = vectors.rows;
+  Matrix<double> tall;
+  SymmetricTiles tiles;
+  {
+    const Phase phase(phases.multiply_s, comm);
+    tall = tall_product(input, vectors, comm, threads);
+    tiles = gram(tall, comm, threads);
+    std::vector<double> squares(static_cast<size_t>((tall.rows + kRowBlock - 1) / kRowBlock));
+    for (int64_t i = 0; i < tall.rows; ++i) {
+      for (int64_t j = 0; j < r; ++j) squares[static_cast<size_t>(i / kRowBlock)] += tall(i, j) * tall(i, j);
+    }
+    factored.projected = ordered_sum(squares, comm);
+  }
+  Eigenpairs pairs;
+  {
+    const Phase phase(phases.eigensolve_s, comm);
+    pairs = sketch_eigen(
+        std::move(tiles), [&](const std::vector<double>&) { return r; }, comm);
+  }
+  const Phase phase(phases.multiply_s, comm);
+  together(comm, [&] {
+    Matrix<double> w(r, r);
+    for (int64_t j = 0; j < r; ++j) {
+      for (int64_t k = 0; k < r; ++k) w(k, j) = pairs.vectors(j, k);
+    }
+    turn_share(vectors, small_share, w, factored.small, threads);
+    factored.sigma.clear();
+    for (int64_t j = 0; j < r; ++j) {
+      factored.sigma.push_back(std::sqrt(pairs.values[static_cast<size_t>(j)]));
+      for (int64_t k = 0; k < r; ++k) w(k, j) /= factored.sigma.back();
+    }
+    std::vector<Matrix<double>> scratch(static_cast<size_t>(threads), Matrix<double>(kRowBlock, r));
+    for_each_block(tall.rows, threads, [&](int64_t begin, int64_t rows, int thread) {
+      double* product = scratch[static_cast<size_t>(thread)].data.data();
+      multiply(false, false, rows, r, r, tall.row(begin), r, w.data.data(), r, product, r);
+      std::copy_n(product, rows * r, factored.longer.row(begin));
+    });
+  });
 }
 
 SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& comm) {
@@ -150,19 +204,28 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
                     given.norm_squared, given.rank,         given.rest};
   SvdResult result;
-  SymmetricTiles gram;
-  {
+  const auto gram_in = [&]<class T>(T) {
     const Phase phase(result.phases.multiply_s, comm);
-    gram = gram_tiles(input, comm, threads);
-  }
+    return gram_tiles<T>(input, comm, threads);
+  };
   Eigenpairs pairs;
-  {
+  if (gram_by_filters(input.rank, given.shape, options)) {
+    // Whose own products are in float32.
+    const SymmetricTiles tiles = gram_in(0.0f);
+    const Phase phase(result.phases.eigensolve_s, comm);
+    pairs = filtered_eigen(tiles, input.rank, options.seed, comm, threads);
+  }
+  const bool filtered = pairs.vectors.rows > 0;
+  if (filtered) {
+    result.solved_by = "filters";
+  } else {
+    SymmetricTiles tiles = gram_in(0.0);
     const Phase phase(result.phases.eigensolve_s, comm);
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input,
                          [&](double rho, int64_t r) { return gram_bound(rho, sides.small, r); });
     };
-    pairs = eigenpairs(std::move(gram), choose, options, input.rank, sides.small, comm, result.solved_by);
+    pairs = eigenpairs(std::move(tiles), choose, options, sides.small, comm, result.solved_by);
   }
   const int64_t r = pairs.vectors.rows;
   if (static_cast<int64_t>(pairs.values.size()) == sides.small) {
@@ -182,14 +245,18 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   });
   for (int64_t i = 0; i < r; ++i)
     factored.sigma.push_back(std::sqrt(std::max(0.0, pairs.values[static_cast<size_t>(i)])));
-  if (factored.sigma.back() < kPolishBelow * factored.sigma.front()) {
+  if (filtered) {
+    turn_out(input, pairs.vectors, small_share, factored, comm, threads, result.phases);
+  } else if (factored.sigma.back() < kPolishBelow * factored.sigma.front()) {
     polish_out(input, pairs.vectors, small_share, factored, comm, threads, result.phases);
   } else {
     const Phase phase(result.phases.multiply_s, comm);
     take_share(pairs.vectors, small_share, factored.small);
     divide_out(input, pairs.vectors, factored, comm, threads);
   }
-  result.error_bound = gram_bound(1 - factored.projected / input.norm_squared, sides.small, r);
+  // What is turned once more is rounded once more.
+  result.error_bound =
+      gram_bound(1 - factored.projected / input.norm_squared, filtered ? 2 * sides.small : sides.small, r);
   result.singular_values = std::move(factored.sigma);
   result.u = std::move(sides.long_is_rows ? factored.longer : factored.small);
   result.v = std::move(sides.long_is_rows ? factored.small : factored.longer);
@@ -216,8 +283,8 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
                                               : 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
   const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
-  const int64_t multiplying =
-      vectors + factors + panel_bytes(shape, ranks) + 8 * kRowBlock * rank * options.threads;
+  const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
+  const int64_t multiplying = vectors + factors + panel_bytes(shape, ranks) + 8 * product;
   return packed + std::max({tiles + panels, solving, multiplying});
 }
 
