@@ -9,6 +9,9 @@ namespace lamina {
 // Whether it runs on ScaLAPACK's grid.
 bool is_scalapack(const SvdMethod& method);
 
+// The most singular values that a rule by energy or error can ask for, whatever the matrix.
+int64_t most_rank(const RankRule& rule, Shape shape, const SvdMethod& method);
+
 // Fills the spec's memory and time, and whether the task may look for the least error: `rank` is what comes
 // out at most. Needs the spec's ranks.
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank);
