@@ -10,6 +10,7 @@
 #include "distributed/agree.hpp"
 #include "distributed/exact_sum.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/svd/coarse.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/products.hpp"
@@ -343,11 +344,14 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t moved = copy > 0 ? 2 * std::min(kMovedBytes, 4 * s * d_own) : 0;
   const int64_t basis = 8 * s_own * l, products = 8 * d_own * l;
   const int64_t sums = ranks > 1 ? 16 * (s - s_own) * l : 0;
-  const int64_t back = 4 * d_own * l + 2 * basis + sums;
+  // Coarse products have a factor in bfloat16 too, packed.
+  const int64_t packed = coarse_is_fast() ? 2 : 0;
+  const int64_t forward = basis + (4 + packed) * s * l + 4 * d_own * l;
+  const int64_t back = (4 + packed) * d_own * l + 2 * basis + sums;
   const int64_t project = products + basis + 8 * s * l;
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
-  return kLibraryBytes + copy + std::max({moved, back, project, eigen, factors});
+  return kLibraryBytes + copy + std::max({moved, forward, back, project, eigen, factors});
 }
 
 }  // namespace
