@@ -28,11 +28,17 @@ struct CommandLine {
   compare::Options compare;
   compare::AbOptions ab;  // and of selftest
 
-  // Starts processes of its own, or reads files: no rank of MPI then, which could not.
+  HistoryOptions history;
+
+  // Starts processes of its own: no rank of MPI then, which could not.
   bool starts_others() const {
     return command == Command::run_launches || command == Command::ab || command == Command::selftest;
   }
-  HistoryOptions history;
+  // Of several ranks the first does it alone: prints, or reads and writes files.
+  bool only_reads() const {
+    return command == Command::none || command == Command::compare || command == Command::export_runs ||
+           command == Command::history;
+  }
 };
 
 // The same on every rank, as argv is.

@@ -190,7 +190,10 @@ int compress_file(const CompressOptions& options, const Registry& registry, Comm
       const std::string entry = entry_name(job.ref.tensors);
       WeightStore store(threads);
       const auto weights = store.compressed(job.ref, *job.scheme, world);
-      writer->add(entry, job.scheme->name(), *weights);
+      std::string calibration;
+      together(world, [&] { calibration = job.ref.calibrated_by(job.scheme->calibration_tokens()); });
+      writer->add(entry, job.scheme->name(), *weights,
+                  weights_digest(*store.original(job.ref, world), world, threads), calibration);
       if (!speaks) continue;
       for (const std::string& warning : weights->warnings)
         fmt::print(stderr, "lamina: warning: {}: {}\n", printable(entry), printable(warning));

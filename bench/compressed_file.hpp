@@ -26,8 +26,11 @@ class CompressedWriter {
   CompressedWriter(const CompressedWriter&) = delete;
   CompressedWriter& operator=(const CompressedWriter&) = delete;
 
-  // Adds one matrix by its entry's name and the scheme's. Collective; AgreedError where it cannot be written.
-  void add(const std::string& entry, const std::string& scheme, const CompressedWeights& weights);
+  // Adds one matrix by its entry's name and the scheme's, with the digest of the weights and the text of the
+  // calibration (LayerRef::calibrated_by) that it was made of. Collective; AgreedError where it cannot be
+  // written.
+  void add(const std::string& entry, const std::string& scheme, const CompressedWeights& weights,
+           const std::string& digest, const std::string& calibration);
   // Writes the header, syncs and renames. Collective.
   void finish();
 
@@ -47,10 +50,10 @@ class CompressedFile {
   // Throws std::runtime_error unless it has this matrix by this scheme.
   void expect(const std::string& entry, const std::string& scheme, Shape shape) const;
   // The matrix as compress() left it: this rank's rows of Q and U, all of V; but for `error_squared` and
-  // `norm_squared`, which are of `original`. Collective; AgreedError where it cannot be read, or was made of
-  // other weights.
+  // `norm_squared`, which are of `original`, and a warning where it was calibrated by something else than
+  // `calibration` says. Collective; AgreedError where it cannot be read, or was made of other weights.
   CompressedWeights read(const std::string& entry, const std::string& scheme, const OriginalWeights& original,
-                         Communicator& comm, int threads) const;
+                         const std::string& calibration, Communicator& comm, int threads) const;
 
  private:
   SafetensorsFile file_;

@@ -3,11 +3,14 @@
 #include <dlfcn.h>
 #include <fmt/format.h>
 #include <sys/utsname.h>
+#include <unistd.h>
 
+#include <cstdlib>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <string_view>
 
 #include "bench/node.hpp"
 #include "distributed/scalapack.hpp"
@@ -56,12 +59,39 @@ Json domains_json(const std::vector<Domain>& domains) {
   return list;
 }
 
+// What tells the MPI library and the networks beneath how to move messages: where it is set, by mpirun --mca
+// or from outside, it comes to every rank in its environment.
+Json mpi_settings() {
+  Json settings = Json::object();
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const size_t equals = text.find('=');
+    const std::string_view name = text.substr(0, equals);
+    for (const std::string_view prefix : {"OMPI_MCA_btl", "OMPI_MCA_coll", "OMPI_MCA_mtl", "OMPI_MCA_osc",
+                                          "OMPI_MCA_pml", "UCX_", "FI_", "MPIR_CVAR_", "I_MPI_", "NCCL_"})
+      if (equals != text.npos && name.starts_with(prefix))
+        settings[std::string(name)] = std::string(text.substr(equals + 1));
+  }
+  return settings;
+}
+
 Json topology_json(const Topology& topology) {
   if (!topology.absent.empty()) return topology.absent;
   return {{"source", topology.source},
           {"sockets", domains_json(topology.sockets)},
           {"numa_nodes", domains_json(topology.numa_nodes)},
           {"l3_caches", domains_json(topology.l3_caches)}};
+}
+
+// What was set of the variables by which kernels and libraries choose instruction sets, threads and their
+// places.
+Json choices() {
+  Json set = Json::object();
+  for (const char* name :
+       {"LAMINA_ISA", "LAMINA_CACHE_BYTES", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS",
+        "BLIS_ARCH_TYPE", "LIBXSMM_TARGET", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND"})
+    if (const char* value = std::getenv(name)) set[name] = value;
+  return set;
 }
 
 }  // namespace
@@ -139,19 +169,19 @@ std::string environment_text(const Config& config, const Machine& machine, const
     if (device.type != "cpu")
       root["machine"][device.type] = device.available ? Json(device.units) : Json(device.reason);
   root["libraries"] = {{"mpi", Launch::library()}, {"blas", blas_version()}};
+  for (const DeviceInfo& device : registry.devices())
+    for (const auto& [name, version] : device.software) root["libraries"][name] = version;
   for (const OptionalLibrary& library : optional_libraries()) {
     root["libraries"][library.name] = library.absent.empty() ? library.version : "absent: " + library.absent;
   }
   root["config"] = Json::parse(config.text, nullptr, false);
   root["config_digest"] = config.digest;
-  Json launch = {{"launch_id", launch_id},
-                 {"started", started},
-                 {"written", utc_now()},
-                 {"command", command_line},
-                 {"ranks", world.size()},
-                 {"nodes", world.nodes()},
-                 {"threads", machine.launch.default_threads},
+  Json launch = {{"launch_id", launch_id},         {"started", started},
+                 {"written", utc_now()},           {"command", command_line},
+                 {"ranks", world.size()},          {"nodes", world.nodes()},
+                 {"mpi_settings", mpi_settings()}, {"threads", machine.launch.default_threads},
                  {"warnings", machine.warnings}};
+  launch["variables"] = choices();
   Json places = Json::array();
   for (const RankPlace& place : machine.places)
     places.push_back({{"host", place.host},

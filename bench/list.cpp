@@ -14,6 +14,7 @@
 #include "distributed/collectives/collective.hpp"
 #include "distributed/svd.hpp"
 #include "distributed/transport.hpp"
+#include "kernels/cpu/slowdown.hpp"
 #include "kernels/weights/model.hpp"
 
 namespace lamina {
@@ -153,7 +154,9 @@ std::string models_text() {
 }  // namespace
 
 std::string list_text(const Registry& registry, Communicator& world) {
-  std::string out = "Workloads, as `workload` of an experiment, and their keys:\n\n";
+  std::string out = slowdown_warning();
+  if (!out.empty()) out = "This program was " + out + ".\n\n";
+  out += "Workloads, as `workload` of an experiment, and their keys:\n\n";
   out += workloads_text();
   out += "\nSchemes, as `type` of `scheme`, and their keys:\n\n";
   for (const SchemeType& scheme : registry.schemes()) {

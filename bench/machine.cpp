@@ -154,10 +154,7 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
     machine.warnings.push_back(
         "clock governor powersave: the clock may lag behind the load (cpupower frequency-set -g "
         "performance)");
-  if (injected_slowdown() > 0)
-    machine.warnings.push_back(
-        fmt::format("built with LAMINA_INJECT_SLOWDOWN={:g}: native kernels are made slower, to test a gate",
-                    100 * injected_slowdown()));
+  if (const std::string warning = slowdown_warning(); !warning.empty()) machine.warnings.push_back(warning);
   for (const RankPlace& one : machine.places)
     if (!one.blas_warning.empty()) {
       machine.warnings.push_back(one.blas_warning);

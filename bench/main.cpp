@@ -12,6 +12,7 @@
 #include "bench/list.hpp"
 #include "bench/text.hpp"
 #include "distributed/communicator.hpp"
+#include "distributed/launcher.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/json.hpp"
 #include "kernels/registry.hpp"
@@ -39,18 +40,24 @@ bool read_config_file(RunOptions& options, Communicator& world) {
   return true;
 }
 
+// What only_reads().
+int read_only(const CommandLine& line) {
+  if (line.command == CommandLine::Command::compare) return compare::compare_runs(line.compare);
+  if (line.command == CommandLine::Command::export_runs)
+    return export_runs(line.runs, line.format, line.out_file);
+  if (line.command == CommandLine::Command::history) return history(line.history);
+  if (line.exit_code != kExitOk) {
+    fmt::print(stderr, "{}", line.text);
+    return line.exit_code;
+  }
+  return print_out(line.text) ? kExitOk : kExitFailed;
+}
+
 int execute(CommandLine& line, Communicator& world) {
   const bool speaks = world.rank() == 0;
   int exit_code = line.exit_code;
-  if (line.command == CommandLine::Command::none) {
-    if (speaks && exit_code != kExitOk) fmt::print(stderr, "{}", line.text);
-    if (speaks && exit_code == kExitOk && !print_out(line.text)) exit_code = kExitFailed;
-  } else if (line.command == CommandLine::Command::compare) {
-    if (speaks) exit_code = compare::compare_runs(line.compare);
-  } else if (line.command == CommandLine::Command::export_runs) {
-    if (speaks) exit_code = export_runs(line.runs, line.format, line.out_file);
-  } else if (line.command == CommandLine::Command::history) {
-    if (speaks) exit_code = history(line.history);
+  if (line.only_reads()) {
+    if (speaks) exit_code = read_only(line);
   } else {
     Registry registry;
     std::string refused;  // an instruction set that is asked for and is not there
@@ -89,6 +96,8 @@ int main(int argc, char** argv) {
   try {
     const CommandLine line = read_command_line(argc, argv);
     if (line.starts_others()) return start_others(line);
+    // Setting up MPI takes longer than these do, and a cluster's login node may refuse it.
+    if (line.only_reads() && launcher_claim().variable.empty()) return read_only(line);
   } catch (const std::exception& error) {
     fmt::print(stderr, "lamina: {}\n", printable(error.what()));
     return kExitFailed;

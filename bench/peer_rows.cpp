@@ -6,7 +6,8 @@
 namespace lamina {
 namespace {
 
-// Of svd/MATRIX…/RULE/METHOD/LAYOUT/SCALING/pRANKStTHREADS: what names the matrix.
+// Of svd/MATRIX…/RULE/METHOD/LAYOUT/SCALING/pRANKStTHREADS, with -COMMUNICATOR between GPUs: what names the
+// matrix.
 std::string matrix_of(const Record& record) {
   std::string name = record.text("case");
   for (int part = 0; part < 5; ++part) {
@@ -21,7 +22,8 @@ std::string matrix_of(const Record& record) {
 std::string alone(const Record& record) {
   const std::string name = record.text("case");
   const size_t ranks = name.rfind("/p"), threads = ranks == std::string::npos ? ranks : name.find('t', ranks);
-  return threads == std::string::npos ? "" : name.substr(0, ranks) + "/p1" + name.substr(threads);
+  if (threads == std::string::npos) return "";
+  return name.substr(0, ranks) + "/p1" + name.substr(threads, name.find('-', threads) - threads);
 }
 
 bool comparable(const Record& one, const Record& other) {

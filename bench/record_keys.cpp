@@ -131,6 +131,7 @@ const std::vector<RecordKey>& record_keys() {
       {"svd_peak_bytes", Unit::bytes, "memory of a factorisation, A's part included, of the rank with most",
        "svd"},
       {"svd_estimated_bytes", Unit::bytes, "what --dry-run says of that", "svd"},
+      {"svd_estimated_gpu_bytes", Unit::bytes, "of a GPU's memory, about what a rank takes", "svd"},
       {"speedup_vs_lapack", Unit::ratio,
        "time of the fastest lapack row of the same matrix and launch, over this", "svd"},
       {"speedup_vs_scalapack", Unit::ratio, "and of the fastest scalapack row on as many ranks", "svd"},

@@ -238,6 +238,14 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
         store.clear();
       else if (group.packed_group.empty() || next->packed_group != group.packed_group)
         store.clear_packed();
+      // The memory that so many ranks shared, as soon as it is not wanted again.
+      const bool last =
+          std::none_of(&group + 1, plan.groups.data() + plan.groups.size(),
+                       [&](const PlannedGroup& one) { return std::min(one.ranks, world.size()) == ranks; });
+      if (last) {
+        store.drop_transports("cpu", *comm);
+        comm->trim();
+      }
       if (speaks) {
         progress.clear();
         writer->append(result.records);

@@ -11,6 +11,7 @@
 #include "distributed/agree.hpp"
 #include "distributed/check.hpp"
 #include "distributed/quality.hpp"
+#include "kernels/digest.hpp"
 
 namespace lamina {
 
@@ -22,6 +23,7 @@ std::string LayerRef::key() const {
   if (!inputs.empty()) key += fmt::format(" inputs {} {}", inputs, inputs_tensor);
   if (!cotangents.empty()) key += fmt::format(" cotangents {} {}", cotangents, cotangents_tensor);
   if (!compressed.empty()) key += " compressed " + compressed;
+  if (behind != nullptr) key += " behind " + behind->key();
   return key;
 }
 
@@ -103,6 +105,35 @@ int64_t recorded_tokens(const std::string& path, const std::string& tensor, int6
 
 }  // namespace
 
+std::string LayerRef::calibrated_by(int64_t tokens) const {
+  if (tokens == 0) return "nothing";
+  // Of files that check_recorded() has looked through.
+  const auto recorded = [&](const std::string& path, const std::string& tensor, int64_t columns) {
+    constexpr int64_t kRows = 256;
+    const auto file = open_safetensors(path, {tensor});
+    Matrix<float> some(std::min(tokens, kRows), columns);
+    uint64_t digest = digest_of(nullptr, 0);
+    for (int64_t first = 0; first < tokens; first += kRows) {
+      const Range rows{first, std::min(tokens, first + kRows)};
+      file->read_rows(rows, some.data.data(), 1);
+      digest = digest_of(some.data.data(), 4 * rows.size() * columns, digest);
+    }
+    return fmt::format("{} recorded tokens, digest {:016x}", tokens, digest);
+  };
+  std::string text;
+  if (behind != nullptr)
+    text = fmt::format("what {} makes of {}", behind->label, behind->calibrated_by(tokens));
+  else if (!inputs.empty())
+    text = recorded(inputs, inputs_tensor, shape.in_features);
+  else
+    text = fmt::format(
+        "{} synthetic tokens of {}, seed {}, correlation {}, outlier_share {}, outlier_gain {}", tokens,
+        label, seed, synthetic.correlation, synthetic.outlier_share, synthetic.outlier_gain);
+  if (!cotangents.empty())
+    text += ", cotangents of " + recorded(cotangents, cotangents_tensor, shape.out_features);
+  return text;
+}
+
 void LayerRef::check_recorded(int64_t calibration, int64_t evaluation) const {
   int64_t tokens = -1;
   if (!inputs.empty()) {
@@ -151,6 +182,11 @@ Transport& WeightStore::transport(const std::string& name, const std::string& de
   return *slot;
 }
 
+void WeightStore::drop_transports(const std::string& device, const Communicator& comm) {
+  const std::string end = fmt::format(" {} p{}", device, comm.size());
+  std::erase_if(transports_, [&](const auto& entry) { return entry.first.ends_with(end); });
+}
+
 std::shared_ptr<Buffer> WeightStore::buffer(const std::string& purpose, int64_t bytes, Device& device) {
   auto& slot = buffers_[fmt::format("{} {} {}", purpose, bytes, static_cast<const void*>(&device))];
   if (!slot) slot = std::make_shared<Buffer>(device.allocate(bytes));
@@ -183,12 +219,16 @@ std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef&
   if (!slot && !layer.compressed.empty() && !scheme.name().starts_with("dense")) {
     std::unique_ptr<CompressedFile> file;
     together(comm, [&] { file = std::make_unique<CompressedFile>(layer.compressed); });
-    slot = std::make_shared<const CompressedWeights>(
-        file->read(entry_name(layer.tensors), scheme.name(), *original(layer, comm), comm, threads_));
+    std::string calibration;
+    together(comm, [&] { calibration = layer.calibrated_by(scheme.calibration_tokens()); });
+    slot = std::make_shared<const CompressedWeights>(file->read(
+        entry_name(layer.tensors), scheme.name(), *original(layer, comm), calibration, comm, threads_));
   }
+  FactorMemory& factors = factors_[matrix];
+  factors.gpus = [&]() -> Transport& { return transport("nccl", "cuda", comm); };
   if (!slot)
     slot = std::make_shared<const CompressedWeights>(
-        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors_[matrix],
+        compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors,
                  calibration(layer, scheme.calibration_tokens(), comm),
                  [&](int64_t first, Range features, Matrix<float>& out) {
                    layer.output_cotangents(first, features, out);

@@ -38,6 +38,9 @@ struct LayerRef {
   void calibration(int64_t first, Matrix<float>& out) const;
   // Cotangents of the outputs in `features` for those.
   void output_cotangents(int64_t first, Range features, Matrix<float>& out) const;
+  // What decides the first `tokens` tokens that calibration() gives, and their cotangents: the generator's
+  // keys, or a digest of what was recorded. Equal texts mean equal calibration.
+  std::string calibrated_by(int64_t tokens) const;
   // Throws std::runtime_error, naming the file, unless the recorded tensors have the layer's sizes, at least
   // `calibration` + `evaluation` tokens where inputs are recorded (`calibration` where cotangents alone are),
   // as many of either, and finite numbers. Files are read once.
@@ -76,6 +79,8 @@ class WeightStore {
   // The transport of this name for the ranks' memory on a device, made once for all cases.
   // Throws AgreedError.
   Transport& transport(const std::string& name, const std::string& device, Communicator& comm);
+  // Those of a device over so many ranks; no layer that runs on one may be left.
+  void drop_transports(const std::string& device, const Communicator& comm);
   // Memory that the cases of one packed_group share: the same for the same purpose, size and device.
   std::shared_ptr<Buffer> buffer(const std::string& purpose, int64_t bytes, Device& device);
   // The least error of factors of this rank, for cases to leave here and find again; NaN before.
@@ -92,7 +97,7 @@ class WeightStore {
   OriginalWeights load(const LayerRef& layer, Communicator& comm) const;
 
   int threads_;
-  // Kept to the end: setting one up may take seconds.
+  // Kept between groups: setting one up may take seconds.
   std::map<std::string, std::unique_ptr<Transport>> transports_;
   std::map<std::string, FactorMemory> factors_;
   std::map<std::string, std::shared_ptr<PackedLayer>> packed_;

@@ -108,7 +108,7 @@ ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, Ran
       std::fill(chunk.row(i), chunk.row(i) + own.begin, 0.0f);
       std::fill(chunk.row(i) + own.end, chunk.row(i) + k, 0.0f);
     }
-    const Matrix<double> seen = reference_activations(chunk, truth, cuts);
+    const Matrix<double> seen = reference_activations(chunk, truth, cuts, input_type);
     for (int64_t i = 0; i < chunk.rows; ++i) add_token(input, probe, begin + i, tokens, seen.row(i));
   }
   return input;

@@ -55,6 +55,9 @@ class Communicator {
   virtual void start_together() = 0;
   // For ranks that sit a case out: until every rank has called it, waits without spinning on a core.
   virtual void rest() = 0;
+  // Frees what transports over these ranks, of which none is left, leave behind: memory that ranks share is
+  // freed together.
+  virtual void trim() {}
   // Ranks [0, ranks) as a communicator; null on the others.
   virtual std::unique_ptr<Communicator> subset(int ranks) = 0;
 

@@ -15,13 +15,14 @@
 #include "distributed/peak_memory.hpp"
 #include "distributed/svd.hpp"
 #include "distributed/timed_communicator.hpp"
+#include "kernels/digest.hpp"
 
 namespace lamina {
 namespace {
 
-template <class T>
-int64_t bytes_of(const std::vector<T>& values) {
-  return static_cast<int64_t>(values.size() * sizeof(T));
+template <class Numbers>
+int64_t bytes_of(const Numbers& values) {
+  return static_cast<int64_t>(values.size() * sizeof(values[0]));
 }
 
 int64_t leaf_bytes(const Leaf& leaf) {
@@ -123,7 +124,8 @@ namespace {
 Leaf empty_like(const Leaf& leaf, Range cols) {
   Leaf empty = leaf;
   for (auto* floats : {&empty.values, &empty.scales, &empty.input_scales}) floats->clear();
-  for (auto* bytes : {&empty.codes, &empty.zero_points}) bytes->clear();
+  empty.codes.clear();
+  empty.zero_points.clear();
   empty.mask.clear();
   empty.rows = 0;
   empty.cols = cols.size();
@@ -213,6 +215,21 @@ OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int
   return weights;
 }
 
+std::string weights_digest(const OriginalWeights& weights, Communicator& comm, int threads) {
+  const int64_t rows = weights.slab.rows, cols = weights.slab.cols;
+  std::vector<int64_t> own(static_cast<size_t>((rows + kRowBlock - 1) / kRowBlock));
+#pragma omp parallel for schedule(dynamic) num_threads(std::max(1, threads))
+  for (size_t block = 0; block < own.size(); ++block) {
+    const int64_t first = static_cast<int64_t>(block) * kRowBlock,
+                  count = std::min(kRowBlock, rows - first) * cols;
+    own[block] =
+        static_cast<int64_t>(digest_of(weights.slab.row(first), count * static_cast<int64_t>(sizeof(float))));
+  }
+  std::vector<int64_t> all = {weights.shape.out_features, weights.shape.in_features};
+  for (const auto& blocks : gather_lists(own, comm)) all.insert(all.end(), blocks.begin(), blocks.end());
+  return fmt::format("{:016x}", digest_of(all.data(), bytes_of(all)));
+}
+
 CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights, Communicator& comm,
                            uint64_t seed, int threads, FactorMemory* memory, const Calibration& calibration,
                            const Cotangents& cotangents) {
@@ -223,8 +240,9 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   const PeakMemory peak;
   const auto begin = std::chrono::steady_clock::now();
   TimedCommunicator counted(comm);
-  const auto factorizer = make_factorizer(counted, {.threads = threads}, calibration);
-  RememberingFactorizer remembering(*factorizer, memory != nullptr ? *memory : own_memory, counted);
+  FactorMemory& shared = memory != nullptr ? *memory : own_memory;
+  const auto factorizer = make_factorizer(counted, {.threads = threads}, calibration, shared.gpus);
+  RememberingFactorizer remembering(*factorizer, shared, counted);
   const auto calibrator =
       make_calibrator(weights.shape.in_features, calibration, counted, threads, cotangents);
   together(comm, [&] {

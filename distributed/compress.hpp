@@ -1,7 +1,9 @@
 // Compression over ranks: each compresses whole rows, given what needs all of them.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "distributed/calibration.hpp"
@@ -28,6 +30,9 @@ struct OriginalWeights {
 // Collective. Throws AgreedError (a std::runtime_error) on every rank when one cannot read its slab or finds
 // a weight that is not finite.
 OriginalWeights load_weights(const WeightSource& source, Communicator& comm, int threads);
+// 16 hexadecimal digits that tell these weights from others, by their float32 bits and their shape; the same
+// for any number of ranks and threads. Collective.
+std::string weights_digest(const OriginalWeights& weights, Communicator& comm, int threads);
 
 // One layer's canonical weights as compression leaves them: leaf 0 and U hold this rank's slab of rows; V is
 // whole on every rank.
@@ -44,6 +49,9 @@ struct CompressedWeights {
 };
 // Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
 // price.
+class Transport;
+// Between the ranks' GPUs; made at the first call, which is collective. Throws AgreedError.
+using GpuTransport = std::function<Transport&()>;
 struct FactorMemory {
   struct Known {
     FactorRequest request;
@@ -53,6 +61,7 @@ struct FactorMemory {
     int64_t peak_bytes = 0, comm_bytes = 0;
   };
   std::vector<Known> known;
+  GpuTransport gpus;  // for requests that are factorised there
 };
 
 // Collective, on `threads` threads a rank; a failure on one rank is the same AgreedError on all. `memory`

@@ -107,12 +107,6 @@ void pack(Stage& stage, const LayerOptions& options) {
         stage.kernel->make(stage.part, {options.max_tokens, options.threads, stage.workspace.get()}));
 }
 
-// y += x. Few numbers are not worth waking threads for.
-void add(const float* x, float* y, int64_t count, int threads) {
-#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > 1 << 16)
-  for (int64_t i = 0; i < count; ++i) y[i] += x[i];
-}
-
 }  // namespace
 
 std::string to_string(Shard shard) {
@@ -162,8 +156,6 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     device_ = find_device(options.device);
     if (device_ == nullptr) throw DeviceError(options.device + ": not available; `lamina list` says why");
     const bool sum = weights.canonical.is_sum();
-    if (sum && options.device != "cpu")
-      throw DeviceError(options.device + ": adds no outputs of a \"sum\" yet; take \"device\": \"cpu\"");
     // All leaves at once: those of a sum are cut alike.
     CutUnits unit;
     for (const Leaf& leaf : leaves) {
@@ -297,8 +289,8 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
     if (reduces(stage) && overlap_ > 1) {
       overlapped(s, copy, in, out, tokens, part, stream);
     } else if (part != Part::communicate && !done) {
-      if (s + 1 < stages_.size() && stages_[s + 1].follows && !reduces(stage) && layer(s) != nullptr &&
-          layer(s + 1) != nullptr) {
+      if (s + 1 < stages_.size() && stages_[s + 1].follows && !rounds(stage) && !reduces(stage) &&
+          layer(s) != nullptr && layer(s + 1) != nullptr) {
         layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
         done = true;
       } else {
@@ -308,9 +300,9 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
     } else {
       done = false;
     }
-    if (stage.adds && part != Part::communicate)
-      add(output(s - 1), scatters_ && reduces(stage) ? stages_[s].unscattered.as<float>() : out,
-          tokens * stage.local_out, stream.threads);
+    if (stage.adds && part != Part::communicate && !(reduces(stage) && overlap_ > 1))
+      device_->add(output(s - 1), scatters_ && reduces(stage) ? stages_[s].unscattered.as<float>() : out,
+                   tokens * stage.local_out, stream);
     if (part != Part::compute && reduces(stage) && overlap_ == 1) sum(s, out, tokens, part, 0, stream);
     if (scatters_ && reduces(stage)) tokens = own_tokens(tokens).size();
   }
@@ -325,7 +317,7 @@ void ShardedLayer::product(size_t s, int copy, const float* x, float* out, int64
     return;
   }
   Layer& layer = *stage.copies[static_cast<size_t>(copy)];
-  stage.follows ? layer.forward_rounding(x, out, tokens, stream) : layer.forward(x, out, tokens, stream);
+  rounds(stage) ? layer.forward_rounding(x, out, tokens, stream) : layer.forward(x, out, tokens, stream);
 }
 
 void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream) {
@@ -346,14 +338,19 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
                               Stream& stream) {
   const Stage& stage = stages_[s];
   const int64_t token_bytes =
-      stage.local_in * (stage.follows ? int64_t{sizeof(float)} : bytes_of(stage.kernel->input));
+      stage.local_in * (stage.follows ? int64_t{sizeof(float)} : bytes_of(input_type()));
   const int64_t chunk = (tokens + overlap_ - 1) / overlap_;
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t count = std::min(chunk, tokens - begin);
     const auto* from =
         reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(x) + begin * token_bytes);
     float* to = out + begin * stage.local_out;
-    if (part != Part::communicate) product(s, copy, from, to, count, stream);
+    if (part != Part::communicate) {
+      product(s, copy, from, to, count, stream);
+      if (stage.adds)
+        device_->add(stages_[s - 1].output.as<float>() + begin * stage.local_out, to, count * stage.local_out,
+                     stream);
+    }
     if (part == Part::compute) continue;
     // Behind the last there is nothing to hide it: it may have the whole GPU.
     const bool beside = part == Part::all && begin + chunk < tokens;
@@ -368,6 +365,12 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
 
 int ShardedLayer::copies() const {
   return copies_;
+}
+InputType ShardedLayer::input_type() const {
+  const InputType first = stages_.front().kernel->input;
+  for (const Stage& stage : stages_)
+    if (!stage.follows && stage.kernel->input != first) return InputType::f32;
+  return first;
 }
 int64_t ShardedLayer::local_in() const {
   return stages_.front().local_in;

@@ -96,7 +96,8 @@ class ShardedLayer {
   void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
 
   Device& device() const { return *device_; }
-  InputType input_type() const { return stages_.front().kernel->input; }
+  // What x is: what all stages that read it want, or float32, which each rounds for itself.
+  InputType input_type() const;
   int copies() const;
   int64_t local_in() const;
   int64_t local_out() const;
@@ -122,7 +123,9 @@ class ShardedLayer {
   Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 
  private:
-  // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it beyond the first stage.
+  // Whether the stage's input is float32 that its kernel does not read as it is.
+  bool rounds(const Stage& stage) const { return stage.follows || stage.kernel->input != input_type(); }
+  // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it where it rounds().
   void product(size_t stage, int copy, const float* x, float* out, int64_t tokens, Stream& stream);
   int64_t share(int64_t tokens) const { return (tokens + comm_.size() - 1) / comm_.size(); }
   // `out` are the tokens from `begin` on.

@@ -8,6 +8,7 @@
 
 #include "distributed/communicator.hpp"
 #include "distributed/compress.hpp"
+#include "distributed/transport.hpp"
 #include "kernels/compress/scheme.hpp"
 
 namespace lamina {
@@ -49,8 +50,11 @@ struct SvdOptions {
   uint64_t seed = 1;                 // of test matrices
   int threads = 1;
   // Factors bitwise the same for any number of ranks and threads: no distributed eigensolver (auto takes
-  // lapack), no method whose sums depend on the ranks.
+  // lapack), no method whose sums depend on the ranks. On GPUs of one model they always are.
   bool same_for_any_ranks = false;
+  // "cuda": on the ranks' GPUs, one each, whose memory `transport` moves; it may be null on one rank.
+  std::string device = "cpu";
+  Transport* transport = nullptr;
 };
 
 // Wall-clock seconds of this rank, which sum to about the whole. Waiting for other ranks counts as
@@ -73,7 +77,7 @@ struct SvdResult {
   SvdPhases phases;
   // The method that made it: randomized leaves to gram what a sketch would be nearly the whole of.
   std::string computed_by;
-  // Of gram: who found the eigenvectors, "filters" or an eigensolver.
+  // Of gram: who found the eigenvectors, "filters" or an eigensolver; "cusolver" on a GPU.
   std::string solved_by;
 };
 
@@ -81,18 +85,22 @@ struct SvdMethod {
   std::string name, help;
   std::string absent;     // why it cannot run in this build; empty when it can
   bool one_rank = false;  // a peer that knows no ranks
-  // Bytes beyond this rank's part of A at the most, results included; of gram by filters, where these do not
-  // give up.
+  // The host's bytes beyond this rank's part of A at the most, results included; of gram by filters, where
+  // these do not give up.
   int64_t (*memory_bytes)(Shape shape, int64_t rank, int ranks, const SvdOptions& options) = nullptr;
+  // Of a rank's GPU, at the most; null where the method does not run on one.
+  int64_t (*gpu_bytes)(Shape shape, int64_t rank, int ranks, const SvdOptions& options) = nullptr;
 };
-// gram, gram-cuda, randomized, scalapack, scalapack-f64, lapack.
+// Why no method runs on this process's GPU, and what brings one; empty: some do.
+std::string gpu_svd_absent();
+// gram, randomized, scalapack, scalapack-f64, lapack.
 const std::vector<SvdMethod>& svd_methods();
 const SvdMethod* find_svd_method(std::string_view name);
 
 // Collective. Any layout; the same result for each. Throws AgreedError, the same on every rank, for a matrix
 // that is not finite, a rule that asks for none or several of its fields, a rank out of [1, min(m, n)], a
-// method that is absent or takes one rank only, or sizes past its library's 32-bit counts. A zero matrix
-// gives zero factors and error 0.
+// method that is absent, takes one rank only or does not run on the device, or sizes past its library's
+// 32-bit counts. A zero matrix gives zero factors and error 0.
 SvdResult factorize(const SpreadMatrix& a, const RankRule& rule, const SvdOptions& options,
                     Communicator& comm);
 
@@ -109,8 +117,9 @@ int64_t whitening_bytes(Shape shape, int64_t rank, int ranks, Whiten whiten, int
 
 // For schemes, which name the method and the seed: U and V with √σ in each (whitened, of columns as long in
 // the one as in the other), V whole on every rank, the error of the weights recomputed in float64. Always
-// same_for_any_ranks. `calibration` is needed where a request is whitened.
+// same_for_any_ranks. `calibration` is needed where a request is whitened, `gpus` where ranks factorise one
+// on their GPUs.
 std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options,
-                                            Calibration calibration = {});
+                                            Calibration calibration = {}, GpuTransport gpus = {});
 
 }  // namespace lamina

@@ -34,6 +34,7 @@ struct DeviceInfo {
   bool available = false;
   std::string reason;              // why not, and what to do, when it is not available
   std::vector<std::string> units;  // one line a unit: model, memory
+  std::vector<std::pair<std::string, std::string>> software;  // what runs it, and its version
 };
 
 // How fast a device runs at the moment.
@@ -98,6 +99,8 @@ class Device {
   virtual std::unique_ptr<Replay> repeat(Stream& stream, std::function<void()> work) = 0;
   // Zeros, in the stream's order.
   virtual void clear(void* to, int64_t bytes, Stream& stream) = 0;
+  // y += x, `count` floats in the device's memory, in the stream's order.
+  virtual void add(const float* x, float* y, int64_t count, Stream& stream) = 0;
   // Null on the CPU.
   virtual std::unique_ptr<SideStream> beside() = 0;
   virtual DeviceState state() = 0;

@@ -3,7 +3,7 @@
 #include <bit>
 #include <vector>
 
-#include "kernels/compress/float8.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 
@@ -28,7 +28,7 @@ Buffer place_activations(Device& device, const float* x, int64_t count, InputTyp
 #pragma omp parallel for schedule(static)
   for (int64_t i = 0; i < count; ++i)
     rounded[static_cast<size_t>(i)] =
-        type == InputType::f16 ? float16_of_float(x[i])
+        type == InputType::f16 ? finite_f16_of_float(x[i])
                                : static_cast<uint16_t>(std::bit_cast<uint32_t>(bf16_activation(x[i])) >> 16);
   device.upload(placed.data(), rounded.data(), placed.bytes());
   return placed;

@@ -115,11 +115,13 @@ Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule
 }
 
 Matrix<double> reference_activations(const Matrix<float>& x, const Leaf& leaf,
-                                     const std::vector<int64_t>& cuts) {
+                                     const std::vector<int64_t>& cuts, InputType input) {
   if (leaf.input_scales.empty()) return reference_activations(x, leaf.activation, cuts);
   Matrix<float> divided = x;
   for (int64_t t = 0; t < x.rows; ++t)
     for (int64_t k = 0; k < x.cols; ++k) divided(t, k) /= leaf.input_scales[static_cast<size_t>(k)];
+  if (leaf.activation == ActivationRule::f32)
+    for (float& value : divided.data) value = rounded_input(value, input);
   Matrix<double> seen = reference_activations(divided, leaf.activation, cuts);
   for (int64_t t = 0; t < x.rows; ++t)
     for (int64_t k = 0; k < x.cols; ++k) seen(t, k) *= leaf.input_scales[static_cast<size_t>(k)];

@@ -6,6 +6,7 @@
 
 #include "kernels/activations.hpp"
 #include "kernels/compress/canonical.hpp"
+#include "kernels/layer.hpp"
 #include "kernels/matrix.hpp"
 
 namespace lamina {
@@ -18,9 +19,10 @@ Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule
                                      const std::vector<int64_t>& cuts);
 
 // The same for a leaf, whole or the part of K that x is: kernels divide by its input scales, in float32,
-// before they quantize; the weights' formula divides again, so these are multiplied by them.
+// before they quantize; the weights' formula divides again, so these are multiplied by them. Where nothing is
+// quantized, a kernel that reads its input as less than float32 rounds to that once more behind the division.
 Matrix<double> reference_activations(const Matrix<float>& x, const Leaf& leaf,
-                                     const std::vector<int64_t>& cuts);
+                                     const std::vector<int64_t>& cuts, InputType input = InputType::f32);
 
 // What a product is taken of, each [S × K]: x, |x| and x². A row need not be one token: see
 // check_tolerance().

@@ -1,6 +1,6 @@
 // Google Benchmark over the kernel registry: one benchmark per kernel, scheme, shape, tokens and threads,
-// named KERNEL/SCHEME/LAYER/mTOKENS/tTHREADS. For work on one kernel; `lamina run` is what compares and
-// publishes.
+// named KERNEL/SCHEME/LAYER/mTOKENS/tTHREADS; and compression's own, compress/…. For work on one kernel;
+// `lamina run` is what compares and publishes.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/micro/compress.hpp"
 #include "kernels/registry.hpp"
 #include "kernels/weights/source.hpp"
 
@@ -210,6 +211,7 @@ int main(int argc, char** argv) {
     register_kernels(registry);
     Workbench bench{registry, {}, {}, {}, {}};
     register_all(registry, bench);
+    register_compression(registry);
     benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();
   } catch (const std::exception& error) {

@@ -82,6 +82,11 @@ Column number_column(std::string header, const char* key, int digits, double sca
   return {std::move(header), true, [=](const Row& row) { return number(*row.record, key, digits, scale); }};
 }
 
+// What communication adds; nothing where there is none.
+std::string exposed(const Row& row) {
+  return row.record->number("comm_bytes") > 0 ? number(*row.record, "comm_exposed_us_p50", 3, 1) : "";
+}
+
 // Forwards until compression is paid for.
 std::string pays_after(const Row& row) {
   const Record& record = *row.record;
@@ -185,7 +190,7 @@ const std::vector<Column>& forward_columns() {
       {"limit", true, [](const Row& row) { return limit(*row.record); }},
       number_column("weight MB", "weight_bytes", 3, 1e-6),
       number_column(kCommunication, "comm_bytes", 3, 1e-3),
-      number_column("exposed µs", "comm_exposed_us_p50", 3),
+      {"exposed µs", true, exposed},
       {"NMSE", true,
        [](const Row& row) {
          const double nmse = row.record->number("quality_nmse");
@@ -232,6 +237,7 @@ const std::vector<Column>& svd_columns() {
   static const std::vector<Column> list = {
       {"run", false, [](const Row& row) { return escaped(row.run->name); }},
       {"machine", false, [](const Row& row) { return escaped(row.run->machine); }},
+      text_column("device", "device"),
       text_column(kCommunicator, "communicator"),
       text_column("weights", "weights_source"),
       number_column("spectrum decay", "spectrum_decay", 1),

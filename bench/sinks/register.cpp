@@ -7,6 +7,7 @@ const std::vector<Sink>& sinks() {
   static const std::vector<Sink> list = {
       table_sink(),
       pareto_sink(),
+      scaling_sink(),
       csv_sink(),
       google_benchmark_sink(),
       google_benchmark_median_sink(),

@@ -37,6 +37,8 @@ const Sink* find_sink(std::string_view name);
 Sink table_sink();
 // Markdown: the rows that no other beats.
 Sink pareto_sink();
+// Markdown: who wins for each number of tokens, and efficiency over ranks: `ok` rows of layers only.
+Sink scaling_sink();
 // RFC 4180, one row per record: the scalar keys, and `warnings` joined by "; ".
 Sink csv_sink();
 // Google Benchmark's JSON: finite numbers and `ok` rows only.

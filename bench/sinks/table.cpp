@@ -21,13 +21,9 @@ bool is_common_fact(const std::string& header) {
   return facts.contains(header);
 }
 
-// The heading of the table that a record belongs to: "llama-3-8b o_proj, K×N 4096×4096, 1 token".
-std::string heading(const Record& record) {
-  if (record.text("workload") == "collective") {
-    const std::string ranks = count(record, "ranks");
-    return escaped(fmt::format("{}, {}, {} {}", record.text("collective"), record.text("dtype"), ranks,
-                               ranks == "1" ? "rank" : "ranks"));
-  }
+}  // namespace
+
+std::string layer_heading(const Record& record) {
   const std::string k = count(record, "in_features"), n = count(record, "out_features");
   const std::string middle = count(record, "intermediate_features");
   std::string layer = record.text("layer");
@@ -46,9 +42,21 @@ std::string heading(const Record& record) {
                            record.integer("out_features") / std::max<int64_t>(record.integer("ranks"), 1)));
   if (!k.empty() && !n.empty())
     text += middle.empty() ? ", K×N " + k + "×" + n : ", K×I×N " + k + "×" + middle + "×" + n;
-  const std::string tokens = count(record, "tokens");
-  if (!tokens.empty()) text += ", " + tokens + (tokens == "1" ? " token" : " tokens");
   return escaped(text);
+}
+
+namespace {
+
+// The heading of the table that a record belongs to: "llama-3-8b o_proj, K×N 4096×4096, 1 token".
+std::string heading(const Record& record) {
+  if (record.text("workload") == "collective") {
+    const std::string ranks = count(record, "ranks");
+    return escaped(fmt::format("{}, {}, {} {}", record.text("collective"), record.text("dtype"), ranks,
+                               ranks == "1" ? "rank" : "ranks"));
+  }
+  const std::string tokens = count(record, "tokens");
+  return layer_heading(record) +
+         (tokens.empty() ? "" : ", " + tokens + (tokens == "1" ? " token" : " tokens"));
 }
 
 // Rows that compare stand together, the dense baseline first.

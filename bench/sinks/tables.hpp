@@ -13,6 +13,9 @@ struct TableGroup {
   std::vector<Row> rows;
 };
 
+// Of a layer or several, whatever the tokens: "llama-3-8b o_proj, K×N 4096×4096".
+std::string layer_heading(const Record& record);
+
 // Groups in the order of their first row; rows that compare stand together. Warnings are numbered in the
 // order they come.
 std::vector<TableGroup> group_rows(const std::vector<RunRows>& runs, std::vector<std::string>& warnings);

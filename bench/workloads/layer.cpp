@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <tuple>
 
 #include "bench/capture.hpp"
-#include "bench/compressed_file.hpp"
 #include "bench/workloads/one_layer.hpp"
 #include "bench/workloads/placement.hpp"
+#include "bench/workloads/recorded.hpp"
 #include "bench/workloads/sharded_case.hpp"
 #include "distributed/agree.hpp"
 
@@ -29,59 +28,6 @@ const KeySpec kShard{
 bool is_column_parallel(const ModelLayer& layer) {
   return layer.name != "o_proj" && layer.name != "down_proj" && layer.name.ends_with("_proj");
 }
-const KeySpec kInputs{
-    "inputs", "a .safetensors file of the layer's recorded inputs (default: synthetic)", nullptr, 0, 0, {},
-    true};
-const KeySpec kInputsTensor{"inputs_tensor", "its tensor, [tokens × in_features]", std::string("inputs")};
-const KeySpec kCotangentsFile{
-    "cotangents",
-    "a .safetensors file of recorded cotangents of the outputs, for importance gradient (default: synthetic)",
-    nullptr,
-    0,
-    0,
-    {},
-    true};
-const KeySpec kCotangentsTensor{"cotangents_tensor", "its tensor, [tokens × out_features]",
-                                std::string("cotangents")};
-
-const KeySpec kCompressed{
-    "compressed", "a file of `lamina compress` to read the scheme's weights from", nullptr, 0, 0, {}, true};
-
-// Whether the file has what would be compressed otherwise.
-void read_compressed(const Params& params, LayerRef& ref, const Scheme* scheme) {
-  if (!params.has(kCompressed.name)) return;
-  ref.compressed = params.string(kCompressed);
-  if (!params.has("weights"))
-    params.problem(kCompressed.name, "expected \"weights\" beside it, which it was made of, found none");
-  else if (scheme != nullptr && !scheme->name().starts_with("dense") && !ref.compressed.empty()) {
-    try {
-      CompressedFile(ref.compressed).expect(entry_name(ref.tensors), scheme->name(), ref.shape);
-    } catch (const std::exception& error) {
-      params.problem(kCompressed.name, error.what());
-    }
-  }
-}
-
-// Recorded tensors, and whether they have what the scheme and the case's tokens need.
-void read_recorded(const Params& params, LayerRef& ref, const Scheme* scheme, int64_t tokens) {
-  const size_t before = params.problems()->items().size();
-  for (const auto& [file, tensor, path, name] :
-       {std::tuple{&kInputs, &kInputsTensor, &ref.inputs, &ref.inputs_tensor},
-        std::tuple{&kCotangentsFile, &kCotangentsTensor, &ref.cotangents, &ref.cotangents_tensor}}) {
-    if (params.has(file->name)) *path = params.string(*file);
-    *name = params.string(*tensor);
-    if (params.has(tensor->name) && !params.has(file->name))
-      params.problem(tensor->name,
-                     fmt::format("expected \"{}\" beside \"{}\", found none", file->name, tensor->name));
-  }
-  if (scheme == nullptr || params.problems()->items().size() != before) return;
-  try {
-    ref.check_recorded(scheme->calibration_tokens(), std::max(tokens, kQualityTokens));
-  } catch (const std::exception& error) {
-    const bool of_inputs = std::string(error.what()).starts_with(ref.inputs + ":");
-    params.problem(!ref.inputs.empty() && of_inputs ? kInputs.name : kCotangentsFile.name, error.what());
-  }
-}
 
 class LayerCase : public ForwardCase {
  public:
@@ -96,11 +42,8 @@ class LayerCase : public ForwardCase {
     Device& device = layer_.device();
     stream_ = device.stream(threads);
     inputs_ = ref_.activations(std::max(tokens, kQualityTokens));
-    together(layer_.comm(), [&] {
-      const Matrix<float> local = local_input(layer_, inputs_, {0, tokens});
-      x_ = place_activations(device, local.data.data(), local.rows * local.cols, layer_.input_type());
-      y_ = device.allocate(4 * layer_.out_rows(tokens) * layer_.local_out());
-    });
+    x_ = place_inputs(layer_, inputs_, {0, tokens});
+    together(layer_.comm(), [&] { y_ = device.allocate(4 * layer_.out_rows(tokens) * layer_.local_out()); });
   }
 
   void step(Part part) override {
@@ -124,25 +67,11 @@ class LayerCase : public ForwardCase {
   }
 
   std::optional<Quality> quality() override {
-    Matrix<float> whole(kQualityTokens, ref_.shape.out_features);
-    for (int64_t t = 0; t < kQualityTokens; t += tokens_) {
-      const int64_t count = std::min(tokens_, kQualityTokens - t);
-      Matrix<float> y(layer_.out_rows(count), layer_.local_out());
-      Buffer x;
-      together(layer_.comm(), [&] {
-        const Matrix<float> local = local_input(layer_, inputs_, {t, t + count});
-        x = place_activations(layer_.device(), local.data.data(), local.rows * local.cols,
-                              layer_.input_type());
-      });
-      layer_.forward(0, x.as<float>(), y_.as<float>(), count, stream_);
-      together(layer_.comm(), [&] {
-        layer_.device().synchronize();
-        layer_.device().download(y.data.data(), y_.data(), 4 * y.rows * y.cols);
-      });
-      const Matrix<float> part = gather_output(layer_, y.data.data(), count);
-      std::copy(part.data.begin(), part.data.end(), whole.row(t));
-    }
-    return compare_quality(whole,
+    const Matrix<float> y =
+        quality_outputs(layer_, layer_, inputs_, tokens_, y_, [&](const Buffer& x, int64_t count) {
+          layer_.forward(0, x.as<float>(), y_.as<float>(), count, stream_);
+        });
+    return compare_quality(y,
                            *store_.product(ref_, "quality", ref_.activations(kQualityTokens), layer_.comm()));
   }
 
@@ -202,8 +131,8 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   auto spec = std::make_unique<LayerSpec>();
   spec->ref = std::move(one->ref);
   spec->scheme = read_scheme(params, layer.shape, registry);
-  read_recorded(params, spec->ref, spec->scheme.get(), tokens);
-  read_compressed(params, spec->ref, spec->scheme.get());
+  read_recorded(params, spec->ref, true, spec->scheme ? spec->scheme->calibration_tokens() : 0, tokens);
+  read_compressed(params, {&spec->ref}, {spec->scheme.get()});
   if (!spec->scheme || params.problems()->items().size() != before) return nullptr;
 
   SpecParts parts;
@@ -239,8 +168,9 @@ WorkloadType layer_workload() {
   type.name = "layer";
   type.help = "one linear layer, Y = X·Wᵀ, alone or cut over ranks";
   type.keys = one_layer_keys();
-  type.keys.insert(type.keys.end(), {kShard, overlap_key(), tokens_key(), scheme_key(), kInputs,
-                                     kInputsTensor, kCotangentsFile, kCotangentsTensor, kCompressed});
+  type.keys.insert(type.keys.end(), {kShard, overlap_key(), tokens_key(), scheme_key()});
+  for (const auto* keys : {&recorded_keys(), &cotangent_keys()})
+    type.keys.insert(type.keys.end(), keys->begin(), keys->end());
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
   type.keys.insert(type.keys.end(), placement_keys().begin(), placement_keys().end());
   type.read = read_layer;

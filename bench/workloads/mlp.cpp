@@ -3,20 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 #include <numeric>
 
 #include "bench/capture.hpp"
 #include "bench/workloads/placement.hpp"
+#include "bench/workloads/recorded.hpp"
 #include "bench/workloads/sharded_case.hpp"
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
-#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/silu.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/reference.hpp"
+#include "kernels/small_floats.hpp"
 #include "kernels/weights/synthetic.hpp"
 
 namespace lamina {
@@ -69,9 +69,8 @@ class MlpCase : public ForwardCase {
     Device& device = down_.device();
     stream_ = device.stream(threads);
     inputs_ = refs_.gate_up.activations(std::max(tokens, kQualityTokens));
+    x_ = place_inputs(up_, inputs_, {0, tokens});
     together(down_.comm(), [&] {
-      const Matrix<float> local = local_input(up_, inputs_, {0, tokens});
-      x_ = place_activations(device, local.data.data(), local.rows * local.cols, up_.input_type());
       gate_up_out_ = device.allocate(4 * tokens * up_.local_out());
       hidden_ = device.allocate(tokens * down_.local_in() * bytes_of(down_.input_type()));
       y_ = device.allocate(4 * down_.out_rows(tokens) * down_.local_out());
@@ -157,21 +156,11 @@ class MlpCase : public ForwardCase {
   }
 
   std::optional<Quality> quality() override {
-    Matrix<float> whole(kQualityTokens, refs_.down.shape.out_features);
-    for (int64_t t = 0; t < kQualityTokens; t += tokens_) {
-      const int64_t count = std::min(tokens_, kQualityTokens - t);
-      Buffer x;
-      together(down_.comm(), [&] {
-        const Matrix<float> local = local_input(up_, inputs_, {t, t + count});
-        x = place_activations(up_.device(), local.data.data(), local.rows * local.cols, up_.input_type());
-      });
-      forward(0, x.data(), y_.as<float>(), count, Part::all);
-      const std::vector<float> y = fetch(y_, down_.out_rows(count) * down_.local_out());
-      const Matrix<float> part = gather_output(down_, y.data(), count);
-      std::copy(part.data.begin(), part.data.end(), whole.row(t));
-    }
+    const Matrix<float> y = quality_outputs(
+        up_, down_, inputs_, tokens_, y_,
+        [&](const Buffer& x, int64_t count) { forward(0, x.data(), y_.as<float>(), count, Part::all); });
     return compare_quality(
-        whole, original_block(refs_, store_, refs_.gate_up.activations(kQualityTokens), down_.comm()));
+        y, original_block(refs_, store_, refs_.gate_up.activations(kQualityTokens), down_.comm()));
   }
 
   Cost cost() const override {
@@ -226,9 +215,7 @@ class MlpCase : public ForwardCase {
     together(down_.comm(), [&] { down_.device().download(narrow.data(), hidden_.data(), 2 * count); });
     std::vector<float> values;
     for (const uint16_t one : narrow)
-      values.push_back(down_.input_type() == InputType::f16
-                           ? float_of_float16(one)
-                           : std::bit_cast<float>(static_cast<uint32_t>(one) << 16));
+      values.push_back(down_.input_type() == InputType::f16 ? float_of_f16(one) : float_of_bf16(one));
     return values;
   }
 
@@ -314,13 +301,12 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   if (!sized) {
     params.mark_read("scheme");
     read_synthetic(params);
-    params.mark_read("weights");
+    for (const char* key : {"weights", "inputs", "inputs_tensor", "compressed"}) params.mark_read(key);
     return nullptr;
   }
   const ModelLayer up = model_layer(model, "gate_up_proj", index),
                    down = model_layer(model, "down_proj", index);
   spec->refs = {read_layer_ref(params, up.name, up, launch), read_layer_ref(params, down.name, down, launch)};
-  spec->refs.down.behind = std::make_shared<const LayerRef>(spec->refs.gate_up);
   if (params.has("weights") && model.name.empty())
     params.problem("weights", "expected \"model\" beside \"weights\", found sizes");
   if (params.has("weights") && params.problems()->items().size() == before) {
@@ -333,7 +319,15 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   }
   spec->up_scheme = read_scheme(params, up.shape, registry);
   spec->down_scheme = read_scheme(params, down.shape, registry);
-  if (!spec->up_scheme || !spec->down_scheme || params.problems()->items().size() != before) return nullptr;
+  LayerRef& gate_up = spec->refs.gate_up;
+  const bool made = spec->up_scheme != nullptr && spec->down_scheme != nullptr;
+  read_recorded(
+      params, gate_up, false,
+      made ? std::max(spec->up_scheme->calibration_tokens(), spec->down_scheme->calibration_tokens()) : 0,
+      tokens);
+  spec->refs.down.behind = std::make_shared<const LayerRef>(gate_up);
+  read_compressed(params, {&gate_up, &spec->refs.down}, {spec->up_scheme.get(), spec->down_scheme.get()});
+  if (!made || params.problems()->items().size() != before) return nullptr;
 
   SpecParts parts;
   parts.workload = "mlp";
@@ -381,6 +375,7 @@ WorkloadType mlp_workload() {
   type.name = "mlp";
   type.help = "gate_up (column), SiLU-gated activation, down (row), with one all-reduce";
   type.keys = {kHidden, kIntermediate, kShard, overlap_key(), tokens_key(), scheme_key()};
+  type.keys.insert(type.keys.end(), recorded_keys().begin(), recorded_keys().end());
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
   type.keys.insert(type.keys.end(), placement_keys().begin(), placement_keys().end());
   type.read = read_mlp;

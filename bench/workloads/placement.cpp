@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "bench/ceilings.hpp"
+#include "bench/workloads/svd_estimate.hpp"
 #include "distributed/compress.hpp"
 #include "distributed/svd.hpp"
 #include "kernels/weights/synthetic.hpp"
@@ -300,10 +301,15 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
         std::max(spec.passing_bytes, parts.schemes[i]->estimated_compress_bytes(shape, ranks));
     const FactorRequest request = parts.schemes[i]->factor_request();
     if (const SvdMethod* svd = find_svd_method(request.method)) {
-      const SvdOptions options{.threads = placement.threads, .same_for_any_ranks = true};
+      const SvdOptions options{
+          .threads = placement.threads, .same_for_any_ranks = true, .device = request.device};
       // What gram's filters leave it to, where they give up.
-      const SvdOptions whole{
-          .eigensolver = "lapack", .threads = placement.threads, .same_for_any_ranks = true};
+      SvdOptions whole = options;
+      whole.eigensolver = "lapack";
+      if (request.device == "cuda" && spec.skip_reason.empty())
+        if (const std::string why = why_not_on_gpus(*svd, shape, rank, placement.ranks, options, "nccl");
+            !why.empty())
+          spec.skip_reason = "factor_device " + why;
       // V is gathered once more before it is compressed.
       spec.passing_bytes = std::max(
           spec.passing_bytes,
@@ -318,8 +324,6 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.passing_bytes =
       std::max({spec.passing_bytes, 3 * part, check, Ceilings::bytes(launch.cache_bytes, local_ranks)});
   const int copies = copies_for(cold_bytes(placement, launch), static_cast<double>(packed));
-  if (on_gpu && scheme.estimated_leaves(parts.layers.front().shape).size() > 2)
-    spec.skip_reason = "cuda: adds no outputs of a \"sum\" yet; take \"device\": \"cpu\"";
   if (on_gpu) {
     const TransportType* transport = find_transport(placement.communicator, placement.device);
     if (placement.ranks > 1 && spec.skip_reason.empty() &&

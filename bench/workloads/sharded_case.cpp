@@ -7,6 +7,8 @@
 #include <cmath>
 
 #include "bench/workloads/placement.hpp"
+#include "distributed/agree.hpp"
+#include "distributed/check.hpp"
 
 namespace lamina {
 
@@ -98,6 +100,34 @@ bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes
   const int copies = copies_for(cold_bytes, bytes);
   for (ShardedLayer* layer : layers) layer->replicate(copies);
   return cold_bytes > 0 && copies * bytes >= static_cast<double>(cold_bytes);
+}
+
+Buffer place_inputs(ShardedLayer& layer, const Matrix<float>& inputs, Range tokens) {
+  Buffer x;
+  together(layer.comm(), [&] {
+    const Matrix<float> local = local_input(layer, inputs, tokens);
+    x = place_activations(layer.device(), local.data.data(), local.rows * local.cols, layer.input_type());
+  });
+  return x;
+}
+
+Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Matrix<float>& inputs,
+                              int64_t tokens, const Buffer& y,
+                              const std::function<void(const Buffer& x, int64_t count)>& forward) {
+  Matrix<float> whole;
+  for (int64_t t = 0; t < kQualityTokens; t += tokens) {
+    const int64_t count = std::min(tokens, kQualityTokens - t);
+    forward(place_inputs(first, inputs, {t, t + count}), count);
+    Matrix<float> local(last.out_rows(count), last.local_out());
+    together(last.comm(), [&] {
+      last.device().synchronize();
+      last.device().download(local.data.data(), y.data(), 4 * local.rows * local.cols);
+    });
+    const Matrix<float> part = gather_output(last, local.data.data(), count);
+    if (t == 0) whole = Matrix<float>(kQualityTokens, part.cols);
+    std::copy(part.data.begin(), part.data.end(), whole.row(t));
+  }
+  return whole;
 }
 
 const KeySpec& overlap_key() {

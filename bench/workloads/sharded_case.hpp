@@ -1,6 +1,7 @@
-// What the cases of `layer` and `mlp` share: the description of their sharded layers.
+// What the cases of `layer` and `mlp` share: describing their sharded layers, and running them on tokens.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +22,15 @@ double all_reduced_bytes(const ShardedLayer& layer, int64_t tokens);
 // Copies the packed weights of layers that run one after the other until an average rank has `cold_bytes` of
 // them (0: one copy). Returns whether it has: copies are bounded. Collective.
 bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes);
+
+// This rank's part of `tokens` of the inputs, on the layer's device in the type that it reads. Collective.
+Buffer place_inputs(ShardedLayer& layer, const Matrix<float>& inputs, Range tokens);
+
+// What layers from `first` to `last` make of the first kQualityTokens of `inputs`, `tokens` at a time, by
+// forward(x, count) into `y`: [kQualityTokens × last's N] on every rank. Collective.
+Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Matrix<float>& inputs,
+                              int64_t tokens, const Buffer& y,
+                              const std::function<void(const Buffer& x, int64_t count)>& forward);
 
 // Chunks of tokens whose sums overlap products.
 const KeySpec& overlap_key();

@@ -130,7 +130,7 @@ void read_grid(const Params& params, int ranks, int& rows, int& cols) {
 
 // What the method was told, where that is not its default: "randomized-s32-q1".
 std::string method_name(const SvdOptions& options, const SvdMethod& method, bool grid_given) {
-  std::string text = options.method;
+  std::string text = options.method + (options.device == "cuda" ? "-cuda" : "");
   if (options.method == "gram" && options.eigensolver != "auto") text += "-" + options.eigensolver;
   if (options.method == "randomized") {
     if (options.oversampling != std::get<int64_t>(kOversampling.fallback))
@@ -145,7 +145,8 @@ std::string method_name(const SvdOptions& options, const SvdMethod& method, bool
   return text;
 }
 
-std::string why_skipped(const SvdSpec& spec, const SvdMethod& method, const LaunchInfo& launch) {
+std::string why_skipped(const SvdSpec& spec, const SvdMethod& method, const LaunchInfo& launch,
+                        int64_t rank) {
   const SvdTask& task = spec.task;
   const bool cyclic = task.distribution.layout == Layout::block_cyclic;
   if (spec.ranks > launch.ranks)
@@ -161,6 +162,8 @@ std::string why_skipped(const SvdSpec& spec, const SvdMethod& method, const Laun
       int64_t{task.options.grid_rows} * task.options.grid_cols != spec.ranks)
     return fmt::format("needs {} × {} ranks, found {}", task.options.grid_rows, task.options.grid_cols,
                        spec.ranks);
+  if (task.options.device == "cuda")
+    return why_not_on_gpus(method, task.ref.shape, rank, spec.ranks, task.options, task.communicator);
   return "";
 }
 
@@ -176,8 +179,11 @@ void fill_identity(SvdSpec& spec, const OneLayer& one, const SvdMethod& method, 
   id.set("out_features", spec.task.ref.shape.out_features);
   id.set("weights_source", one.ref.weights.empty() ? "synthetic" : one.ref.weights);
   if (one.ref.weights.empty()) id.set("spectrum_decay", one.ref.synthetic.spectrum_decay);
-  id.set("device", std::string("cpu"));
-  id.set("communicator", std::string(spec.ranks == 1 ? "self" : "mpi"));
+  id.set("device", options.device);
+  // Of `auto` what is likely; the case itself knows.
+  const bool on_gpus = options.device == "cuda";
+  const TransportType* likely = on_gpus ? find_transport(spec.task.communicator, options.device) : nullptr;
+  id.set("communicator", spec.ranks == 1 ? std::string("self") : likely != nullptr ? likely->name : "mpi");
   id.set("ranks", int64_t{spec.ranks});
   id.set("threads", int64_t{spec.threads});
   id.set("svd_method", options.method);
@@ -194,6 +200,7 @@ void fill_identity(SvdSpec& spec, const OneLayer& one, const SvdMethod& method, 
     id.set("svd_block", options.block);
   }
   id.set("svd_estimated_bytes", spec.stated_bytes);
+  if (on_gpus) id.set("svd_estimated_gpu_bytes", spec.task.gpu_bytes);
 }
 
 std::unique_ptr<CaseSpec> read_svd(const Params& params, const LaunchInfo& launch,
@@ -209,15 +216,28 @@ std::unique_ptr<CaseSpec> read_svd(const Params& params, const LaunchInfo& launc
   options.block = params.integer(kBlock);
   options.seed = launch.seed;
   const std::string layout = params.string(kLayout), scaling = params.string(kScaling);
-  spec->ranks = params.has("ranks") ? static_cast<int>(params.integer(ranks_key())) : launch.ranks;
+  const Placement movers = read_movers(params, launch);
+  options.device = movers.device;
+  task.communicator = movers.communicator;
+  spec->ranks = movers.ranks;
   const SvdMethod* method = find_svd_method(options.method);
   const bool alone = method != nullptr && method->one_rank;
   const int scale = scaling == "weak" && !alone ? std::max(spec->ranks, 1) : 1;
   if (alone) spec->ranks = 1;
   // A peer that knows no ranks has the node to itself: what its ranks have together.
   const int threads = alone ? launch.default_threads * launch.local_ranks : launch.default_threads;
-  options.threads = spec->threads =
-      params.has("threads") ? static_cast<int>(params.integer(threads_key())) : threads;
+  options.threads = spec->threads = params.has("threads") ? movers.threads : threads;
+  const bool on_gpus = options.device == "cuda";
+  if (on_gpus && method != nullptr && method->gpu_bytes == nullptr)
+    params.problem("method",
+                   fmt::format("expected gram or randomized on device cuda, found \"{}\"", options.method));
+  if (on_gpus && params.has("eigensolver") && options.eigensolver != "auto")
+    params.problem("eigensolver",
+                   fmt::format("expected auto on device cuda, found \"{}\"", options.eigensolver));
+  if (!on_gpus && task.communicator != "auto")
+    params.problem("communicator",
+                   fmt::format("expected auto on device cpu, where factorisations use MPI, found \"{}\"",
+                               task.communicator));
   std::optional<OneLayer> one = read_one_layer(params, launch);
   if (scaling == "weak" && params.has("weights"))
     params.problem("scaling",
@@ -246,17 +266,19 @@ std::unique_ptr<CaseSpec> read_svd(const Params& params, const LaunchInfo& launc
   }
   spec->pointer = params.pointer();
   spec->forward = false;
-  spec->skip_reason = why_skipped(*spec, *method, launch);
+  spec->skip_reason = why_skipped(*spec, *method, launch, rank);
 
   const std::string decay = one->ref.weights.empty() && params.has("spectrum_decay")
                                 ? fmt::format("-d{:g}", one->ref.synthetic.spectrum_decay)
                                 : "";
   const std::string index =
       params.has("layer_index") ? fmt::format("-i{}", params.integer(source_keys()[1])) : "";
-  spec->name = fmt::format("svd/{}{}{}/{}/{}/{}/{}/p{}t{}", one->model.empty() ? "" : one->model + "/",
+  const std::string mover =
+      spec->ranks > 1 && task.communicator != "auto" ? "-" + task.communicator : std::string();
+  spec->name = fmt::format("svd/{}{}{}/{}/{}/{}/{}/p{}t{}{}", one->model.empty() ? "" : one->model + "/",
                            one->layer.name, decay + index, short_name(task.rule),
                            method_name(options, *method, params.has(kGridRows.name)), layout, scaling,
-                           spec->ranks, spec->threads);
+                           spec->ranks, spec->threads, mover);
   spec->weights_group =
       fmt::format("{}p{} {} {}x{} {}", task.ref.key(), spec->ranks, layout, task.distribution.grid_rows,
                   task.distribution.grid_cols, task.distribution.block);
@@ -280,7 +302,7 @@ WorkloadType svd_workload() {
                    {kRank, kRatio, kEnergy, kError, method_key(), kEigensolver, kOversampling,
                     kPowerIterations, kGridRows, kGridCols, kBlock, kLayout, kScaling});
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());
-  type.keys.insert(type.keys.end(), {ranks_key(), threads_key()});
+  type.keys.insert(type.keys.end(), mover_keys().begin(), mover_keys().end());
   type.read = read_svd;
   return type;
 }

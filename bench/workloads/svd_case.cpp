@@ -50,7 +50,10 @@ double orthogonality_limit(Shape shape) {
 }
 
 SvdCase::SvdCase(const SvdTask& task, WeightStore& store, Communicator& comm)
-    : task_(task), store_(store), comm_(comm), matrix_(store.spread(task.ref, task.distribution, comm)) {}
+    : task_(task), store_(store), comm_(comm), matrix_(store.spread(task.ref, task.distribution, comm)) {
+  if (task_.options.device != "cpu" && comm.size() > 1)
+    task_.options.transport = &store.transport(task_.communicator, task_.options.device, comm);
+}
 
 void SvdCase::step(Part /*part*/) {
   phases_.push_back(factorize(*matrix_, task_.rule, task_.options, comm_).phases);
@@ -61,9 +64,9 @@ double SvdCase::optimal_error(const SvdResult& result) {
   double& known = store_.optimal_error(task_.ref, rank, comm_);
   if (!std::isnan(result.optimal_error)) known = result.optimal_error;
   if (std::isnan(known) && task_.seek_optimum && rank > 0) {
-    SvdOptions options;
-    options.threads = task_.options.threads;
-    options.eigensolver = "lapack";  // which makes all singular values
+    SvdOptions options = task_.options;
+    options.method = "gram";
+    if (options.device == "cpu") options.eigensolver = "lapack";  // which makes all singular values
     RankRule rule;
     rule.rank = rank;
     known = factorize(*matrix_, rule, options, comm_).optimal_error;
@@ -98,6 +101,7 @@ std::string SvdCase::failure(const CheckResult& check) const {
 }
 
 void SvdCase::describe(Record& record) {
+  if (task_.options.transport != nullptr) record.set("communicator", task_.options.transport->name());
   record.set("svd_rank", rank_);
   if (!solved_by_.empty()) record.set("svd_solved_by", solved_by_);
   record.set("svd_error", error_);

@@ -16,7 +16,9 @@ struct SvdTask {
   LayerRef ref;
   Distribution distribution;  // how the matrix lies before
   RankRule rule;
-  SvdOptions options;
+  SvdOptions options;                 // the case fills in its transport
+  std::string communicator = "auto";  // between GPUs
+  int64_t gpu_bytes = 0;              // of a rank's GPU, by the estimate
   bool seek_optimum = true;  // by a factorisation of its own, where the method does not know the least error
 };
 

@@ -1,5 +1,7 @@
 #include "bench/workloads/svd_estimate.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -10,12 +12,23 @@ constexpr double kNominalFlops = 30e9;  // of a core, for estimates only
 constexpr double kMostForOptimumS =
     120;  // a factorisation only to learn the least error must not take longer
 
+// Of GPUs: products over all of them, beside the copy to them; eigenvectors on one. From H200s.
+double gpu_seconds_of(const std::string& method, double m, double n, double rank, const SvdOptions& options,
+                      double ranks) {
+  constexpr double kRate = 15e12, kCopy = 5e9, kSolve = 3e12;
+  const double copy = 4 * m * n / ranks / kCopy;
+  if (method == "gram") return copy + (m * n * n + 2 * m * n * rank) / ranks / kRate + 9 * n * n * n / kSolve;
+  const double l = std::min(rank + static_cast<double>(options.oversampling), n);
+  return copy + 2 * m * n * l * (2 + 2 * options.power_iterations) / ranks / kRate + 9 * l * l * l / kSolve;
+}
+
 // Operations at kNominalFlops: counted for what runs at BLAS-3's speed, and times what it is slower for what
 // does not. The constants are from 2048 × 7168 on two cores.
 double seconds_of(const std::string& method, Shape shape, double rank, const SvdOptions& options,
                   double ranks) {
   const auto n = static_cast<double>(std::min(shape.out_features, shape.in_features));
   const auto m = static_cast<double>(std::max(shape.out_features, shape.in_features));
+  if (options.device == "cuda") return gpu_seconds_of(method, m, n, rank, options, ranks);
   const double cores = ranks * options.threads;
   double parallel = 0, serial = 0;
   if (method == "gram") {
@@ -56,6 +69,23 @@ bool is_scalapack(const SvdMethod& method) {
   return method.name.starts_with("scalapack");
 }
 
+std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, int ranks,
+                            const SvdOptions& options, const std::string& communicator) {
+  if (const std::string absent = gpu_svd_absent(); !absent.empty()) return "cuda: " + absent;
+  if (ranks > 1) {
+    const TransportType* type = find_transport(communicator, "cuda");
+    if (type == nullptr)
+      return "cuda: no communicator for GPUs' memory in this build; build with NCCL, or take 1 rank";
+    if (!type->absent.empty()) return fmt::format("communicator {}: {}", type->name, type->absent);
+  }
+  const int64_t needed = method.gpu_bytes(shape, rank, ranks, options);
+  const Device* device = find_device("cuda");
+  if (device == nullptr || needed <= device->free_bytes()) return "";
+  return fmt::format("cuda: needs about {:.1f} GiB of device memory a rank, {:.1f} GiB are free",
+                     static_cast<double>(needed) / (1 << 30),
+                     static_cast<double>(device->free_bytes()) / (1 << 30));
+}
+
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank) {
   const Shape shape = task.ref.shape;
   const auto part_bytes = [&](const Distribution& distribution) {
@@ -67,10 +97,12 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   const bool fits =
       lies.layout != Layout::block_cyclic || int64_t{lies.grid_rows} * lies.grid_cols == spec.ranks;
   const int64_t part = fits ? part_bytes(lies) : 0, rows = part_bytes({});
+  const bool on_gpus = task.options.device == "cuda";
+  if (on_gpus) task.gpu_bytes = method.gpu_bytes(shape, rank, spec.ranks, task.options);
   const int64_t method_bytes = method.memory_bytes(shape, rank, spec.ranks, task.options);
   const double step_s = seconds_of(method.name, shape, static_cast<double>(rank), task.options, spec.ranks);
   SvdOptions whole = task.options;
-  whole.eigensolver = "lapack";
+  if (!on_gpus) whole.eigensolver = "lapack";
   const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), whole, spec.ranks);
   task.seek_optimum = gram_s <= kMostForOptimumS;
 
@@ -83,7 +115,7 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   const int64_t sides = shape.out_features + shape.in_features;
   spec.passing_bytes = std::max(spec.passing_bytes, 4 * rank * (2 * sides / spec.ranks + sides));
   // A check that must find the least error by a factorisation of its own.
-  const bool few = method.name == "gram" && svd::gram_by_filters(rank, shape, task.options);
+  const bool few = !on_gpus && method.name == "gram" && svd::gram_by_filters(rank, shape, task.options);
   const bool seeks = task.seek_optimum && (method.name == "randomized" || few);
   // Filters that give up leave it to an eigensolver of the whole, as that factorisation does.
   if (seeks || few) {

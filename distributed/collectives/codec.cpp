@@ -6,7 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "distributed/collectives/half.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {
@@ -55,23 +55,6 @@ uint32_t rounded(float x) {
   return std::bit_cast<uint32_t>(x + 12582912.0f);
 }
 
-// Of |x| ≤ 448.
-uint8_t e4m3_of(float x) {
-  const uint32_t bits = std::bit_cast<uint32_t>(x), magnitude = bits & 0x7fffffffu;
-  const uint32_t normal = ((magnitude + 0x7ffffu + (magnitude >> 20 & 1)) >> 20) - (120u << 3);
-  const uint32_t tiny = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) + 0x1p14f) & 15;
-  const uint32_t code = std::min(magnitude < 0x3c800000u ? tiny : normal, 0x7eu);
-  return static_cast<uint8_t>(code | (bits >> 24 & 128));
-}
-
-float of_e4m3(uint8_t code) {
-  const uint32_t magnitude = code & 127u;
-  const float normal = std::bit_cast<float>((magnitude << 20) + (120u << 23));
-  const float tiny = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-9f;
-  const uint32_t bits = std::bit_cast<uint32_t>(magnitude < 8 ? tiny : normal);
-  return std::bit_cast<float>(bits | static_cast<uint32_t>(code & 128) << 24);
-}
-
 template <Payload kind>
 constexpr float kLargestCode = kind == Payload::int8  ? 127.0f
                                : kind == Payload::fp8 ? 448.0f
@@ -83,7 +66,7 @@ void put_block(const float* x, int64_t block, float inverse, std::byte* codes) {
   if constexpr (kind == Payload::int8) {
     for (int64_t i = 0; i < block; ++i) to[i] = static_cast<uint8_t>(rounded(x[i] * inverse));
   } else if constexpr (kind == Payload::fp8) {
-    for (int64_t i = 0; i < block; ++i) to[i] = e4m3_of(x[i] * inverse);
+    for (int64_t i = 0; i < block; ++i) to[i] = e4m3_of_float(x[i] * inverse);
   } else {
     // The first half of a block in the low nibbles, the second in the high ones.
     const int64_t half = block / 2;
@@ -101,7 +84,7 @@ void get_block(const std::byte* codes, int64_t block, float scale, float* y) {
   if constexpr (kind == Payload::int8) {
     for (int64_t i = 0; i < block; ++i) put(i, static_cast<float>(static_cast<int8_t>(from[i])));
   } else if constexpr (kind == Payload::fp8) {
-    for (int64_t i = 0; i < block; ++i) put(i, of_e4m3(from[i]));
+    for (int64_t i = 0; i < block; ++i) put(i, float_of_e4m3(from[i]));
   } else {
     const int64_t half = block / 2;
     for (int64_t i = 0; i < half; ++i)

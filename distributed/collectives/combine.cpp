@@ -5,7 +5,8 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "distributed/collectives/half.hpp"
+#include "kernels/small_floats.hpp"
+#include "kernels/wide.hpp"
 
 namespace lamina {
 namespace {
@@ -55,13 +56,13 @@ struct Min {
 
 // The compiler vectorises these loops. Two inputs need no block between: `out` may be either.
 template <class Format, class Op>
-void combine_as(const void* const* in, int inputs, void* out, int64_t count) {
+[[gnu::always_inline]] inline void combine_as(const void* const* in, int inputs, void* out, int64_t count) {
   using Stored = typename Format::Stored;
   using Wide = typename Format::Wide;
   auto* to = static_cast<Stored*>(out);
-  const auto part = [&](int r) { return static_cast<const Stored*>(in[r]); };
+  const auto* first = static_cast<const Stored*>(in[0]);
   if (inputs == 2) {
-    const Stored *a = part(0), *b = part(1);
+    const auto *a = first, *b = static_cast<const Stored*>(in[1]);
 #pragma GCC ivdep
     for (int64_t i = 0; i < count; ++i) to[i] = Format::store(Op::of(Format::load(a[i]), Format::load(b[i])));
     return;
@@ -69,10 +70,9 @@ void combine_as(const void* const* in, int inputs, void* out, int64_t count) {
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t length = std::min(kBlock, count - begin);
     Wide sum[kBlock];
-    const Stored* first = part(0) + begin;
-    for (int64_t i = 0; i < length; ++i) sum[i] = Format::load(first[i]);
+    for (int64_t i = 0; i < length; ++i) sum[i] = Format::load(first[begin + i]);
     for (int r = 1; r < inputs; ++r) {
-      const Stored* next = part(r) + begin;
+      const Stored* next = static_cast<const Stored*>(in[r]) + begin;
       for (int64_t i = 0; i < length; ++i) sum[i] = Op::of(sum[i], Format::load(next[i]));
     }
     for (int64_t i = 0; i < length; ++i) to[begin + i] = Format::store(sum[i]);
@@ -92,6 +92,17 @@ void combine_by(const void* const* in, int inputs, void* out, int64_t count, Red
   }
 }
 
+// The sums that layers ask for, as wide as the machine's vectors are.
+LAMINA_WIDE void sum_f32(const void* const* in, int inputs, void* out, int64_t count) {
+  combine_as<Plain<float>, Sum<float>>(in, inputs, out, count);
+}
+LAMINA_WIDE void sum_bf16(const void* const* in, int inputs, void* out, int64_t count) {
+  combine_as<Bf16, Sum<float>>(in, inputs, out, count);
+}
+LAMINA_WIDE void sum_f16(const void* const* in, int inputs, void* out, int64_t count) {
+  combine_as<F16, Sum<float>>(in, inputs, out, count);
+}
+
 }  // namespace
 
 void combine(const void* const* in, int inputs, void* out, int64_t count, DType dtype, ReduceOp op) {
@@ -99,6 +110,11 @@ void combine(const void* const* in, int inputs, void* out, int64_t count, DType 
   if (inputs == 1) {
     if (in[0] != out && count > 0) std::memcpy(out, in[0], static_cast<size_t>(count * dtype_bytes(dtype)));
     return;
+  }
+  if (op == ReduceOp::sum) {
+    if (dtype == DType::f32) return sum_f32(in, inputs, out, count);
+    if (dtype == DType::bf16) return sum_bf16(in, inputs, out, count);
+    if (dtype == DType::f16) return sum_f16(in, inputs, out, count);
   }
   switch (dtype) {
     case DType::f32:

@@ -9,7 +9,7 @@ namespace lamina {
 
 CompressedTransport::CompressedTransport(Transport& inner, std::unique_ptr<Codec> codec, Device& device,
                                          int64_t most, bool error_feedback)
-    : inner_(inner), codec_(std::move(codec)), device_(device), most_(most) {
+    : ForwardingTransport(inner), codec_(std::move(codec)), device_(device), most_(most) {
   const int64_t image = codec_->image_bytes(part_count(most)), ranks = inner.size();
   sent_ = device.allocate(ranks * image);
   received_ = device.allocate(ranks * image);
@@ -23,12 +23,12 @@ CompressedTransport::CompressedTransport(Transport& inner, std::unique_ptr<Codec
 }
 
 std::string CompressedTransport::refusal(CollectiveKind kind, DType dtype, int64_t count) const {
-  if (kind != CollectiveKind::all_reduce) return inner_.refusal(kind, dtype, count);
+  if (kind != CollectiveKind::all_reduce) return inner().refusal(kind, dtype, count);
   if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16)
     return "a compressed all_reduce sums f32, f16 and bf16";
   if (count > most_) return fmt::format("made for {} elements at most, found {}", most_, count);
   const int64_t bytes = codec_->image_bytes(part_count(count));
-  return inner_.refusal(CollectiveKind::all_to_all, DType::u8, bytes);
+  return inner().refusal(CollectiveKind::all_to_all, DType::u8, bytes);
 }
 
 void CompressedTransport::reset_feedback() {
@@ -37,12 +37,12 @@ void CompressedTransport::reset_feedback() {
 }
 
 int64_t CompressedTransport::part_count(int64_t count) const {
-  const int64_t block = codec_->block(), share = (count + inner_.size() - 1) / inner_.size();
+  const int64_t block = codec_->block(), share = (count + inner().size() - 1) / inner().size();
   return (share + block - 1) / block * block;
 }
 
 int64_t CompressedTransport::wire_bytes(int64_t count) const {
-  return 2 * (inner_.size() - 1) * codec_->image_bytes(part_count(count));
+  return 2 * (inner().size() - 1) * codec_->image_bytes(part_count(count));
 }
 
 void CompressedTransport::all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
@@ -52,20 +52,20 @@ void CompressedTransport::all_reduce(const void* in, void* out, int64_t count, D
                                 (op != ReduceOp::sum ? std::string("expected a sum")
                                                      : refusal(CollectiveKind::all_reduce, dtype, count)));
   float* lost = lost_.bytes() > 0 ? lost_.as<float>() : nullptr;
-  if (inner_.all_reduce_coded(codec_->payload(), codec_->block(), in, out, count, dtype, lost, stream))
+  if (inner().all_reduce_coded(codec_->payload(), codec_->block(), in, out, count, dtype, lost, stream))
     return;
   const int64_t part = part_count(count), image = codec_->image_bytes(part), width = dtype_bytes(dtype);
-  const int ranks = inner_.size();
+  const int ranks = inner().size();
   const auto length = [&](int64_t r) { return std::clamp<int64_t>(count - r * part, 0, part); };
   // Images of whole parts though the last ones may be short, so that all are alike: codes of what is missing
   // are never looked at.
   for (int r = 0; r < ranks; ++r)
     codec_->encode(static_cast<const std::byte*>(in) + r * part * width, dtype, length(r),
                    lost != nullptr ? lost + r * part : nullptr, sent_.data() + r * image, stream);
-  inner_.all_to_all(sent_.data(), received_.data(), image, stream);
-  codec_->sum(received_.data(), ranks, image, length(inner_.rank()),
+  inner().all_to_all(sent_.data(), received_.data(), image, stream);
+  codec_->sum(received_.data(), ranks, image, length(inner().rank()),
               lost_of_sum_.bytes() > 0 ? lost_of_sum_.as<float>() : nullptr, sum_.data(), stream);
-  inner_.all_gather(sum_.data(), gathered_.data(), image, stream);
+  inner().all_gather(sum_.data(), gathered_.data(), image, stream);
   for (int r = 0; r < ranks; ++r)
     codec_->decode(gathered_.data() + r * image, length(r), static_cast<std::byte*>(out) + r * part * width,
                    dtype, stream);

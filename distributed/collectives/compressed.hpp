@@ -4,7 +4,7 @@
 #include <memory>
 
 #include "distributed/collectives/codec.hpp"
-#include "distributed/transport.hpp"
+#include "distributed/forwarding_transport.hpp"
 #include "kernels/buffer.hpp"
 
 namespace lamina {
@@ -16,18 +16,13 @@ namespace lamina {
 //
 // With error feedback what encoding lost is added to the next call's numbers, call by call for the same
 // count: the mean of many calls comes near the mean of exact sums.
-class CompressedTransport final : public Transport {
+class CompressedTransport final : public ForwardingTransport {
  public:
   // Both outlive it. `most`: the largest count of a call. Throws DeviceError, std::bad_alloc.
   CompressedTransport(Transport& inner, std::unique_ptr<Codec> codec, Device& device, int64_t most,
                       bool error_feedback);
 
-  std::string name() const override { return inner_.name(); }
-  int rank() const override { return inner_.rank(); }
-  int size() const override { return inner_.size(); }
   std::string refusal(CollectiveKind kind, DType dtype, int64_t count) const override;
-  bool capturable() const override { return inner_.capturable(); }
-  void poll() override { inner_.poll(); }
   // Forgets what earlier calls lost.
   void reset_feedback();
   // What a rank sends and receives over the wire for one all_reduce, at least: its images both ways.
@@ -35,27 +30,10 @@ class CompressedTransport final : public Transport {
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override;
-  void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
-                      Stream& stream) override {
-    inner_.reduce_scatter(in, out, count, dtype, op, stream);
-  }
-  void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    inner_.all_gather(in, out, bytes, stream);
-  }
-  void broadcast(const void* in, void* out, int64_t bytes, int root, Stream& stream) override {
-    inner_.broadcast(in, out, bytes, root, stream);
-  }
-  void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    inner_.all_to_all(in, out, bytes, stream);
-  }
-  void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    inner_.send_recv(in, out, bytes, stream);
-  }
 
  private:
   int64_t part_count(int64_t count) const;  // elements of a rank's part: whole blocks
 
-  Transport& inner_;
   std::unique_ptr<Codec> codec_;
   Device& device_;
   int64_t most_;

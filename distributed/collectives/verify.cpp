@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "distributed/collectives/half.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {

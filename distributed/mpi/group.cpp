@@ -6,18 +6,10 @@
 #include <stdexcept>
 #include <string_view>
 
+#include "distributed/mpi/chunks.hpp"
 #include "distributed/mpi/shm_node.hpp"
 
 namespace lamina {
-
-void check_mpi(int code, const char* call) {
-  if (code == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING] = {};
-  int length = 0;
-  MPI_Error_string(code, text, &length);
-  throw std::runtime_error(
-      fmt::format("{} failed: {}", call, std::string_view(text, static_cast<size_t>(length))));
-}
 
 MpiGroup::MpiGroup(MPI_Comm comm) : comm_(comm) {
   check_mpi(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
@@ -49,10 +41,34 @@ MpiGroup* MpiGroup::subset(int ranks) {
 
 MpiGroup::~MpiGroup() = default;
 
-ShmNode& MpiGroup::shm_node(Communicator& comm, int ranks_per_node) {
+void MpiGroup::all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
+  const int64_t bytes = dtype_bytes(dtype);
+  for_each_chunk(count, [&](int64_t begin, int length) {
+    auto* to = static_cast<std::byte*>(out) + begin * bytes;
+    const void* from = in == out ? MPI_IN_PLACE : static_cast<const std::byte*>(in) + begin * bytes;
+    check_mpi(MPI_Allreduce(from, to, length, numbers_.type(dtype), numbers_.op(dtype, op), comm_),
+              "MPI_Allreduce");
+  });
+}
+
+void MpiGroup::broadcast(void* data, int64_t bytes, int root) {
+  for_each_chunk(bytes, [&](int64_t begin, int length) {
+    check_mpi(MPI_Bcast(static_cast<std::byte*>(data) + begin, length, MPI_BYTE, root, comm_), "MPI_Bcast");
+  });
+}
+
+std::shared_ptr<ShmNode> MpiGroup::shm_node(Communicator& comm, int ranks_per_node) {
   auto& kept = shm_nodes_[ranks_per_node];
-  if (!kept) kept = std::make_unique<ShmNode>(comm, comm_, ranks_per_node);
-  return *kept;
+  if (!kept) kept = std::make_shared<ShmNode>(comm, comm_, ranks_per_node);
+  return kept;
+}
+
+void MpiGroup::trim() {
+  std::erase_if(shm_nodes_, [](auto& entry) {
+    if (entry.second && entry.second.use_count() > 1) return false;
+    if (entry.second) entry.second->free();
+    return true;
+  });
 }
 
 void MpiGroup::free() {

@@ -7,17 +7,16 @@
 
 #include <mpi.h>
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
 
 #include "distributed/communicator.hpp"
+#include "distributed/mpi/numbers.hpp"
 #include "distributed/mpi/start.hpp"
 
 namespace lamina {
-
-// Throws std::runtime_error with MPI's own text when `code` is not MPI_SUCCESS.
-void check_mpi(int code, const char* call);
 
 class ShmNode;
 
@@ -41,18 +40,25 @@ class MpiGroup {
   int local_size() const { return local_size_; }
   int local_rank() const { return local_rank_; }
   void start_together();
-  // Made at the first call with this number, and kept. Collective over the group, as `comm` stands for it.
-  // AgreedError.
-  ShmNode& shm_node(Communicator& comm, int ranks_per_node);
+  MpiNumbers& numbers() { return numbers_; }
+  // Over all of its ranks, of any length; `in` may equal `out`.
+  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op);
+  void broadcast(void* data, int64_t bytes, int root);
+  // Made where no transport has one of this number, and kept until trim(). Collective over the group, as
+  // `comm` stands for it. AgreedError.
+  std::shared_ptr<ShmNode> shm_node(Communicator& comm, int ranks_per_node);
+  // Frees the shared memory that no transport uses any more. Collective over the group.
+  void trim();
 
  private:
   MPI_Comm comm_ = MPI_COMM_NULL;
   MPI_Comm local_ = MPI_COMM_NULL;
   int rank_ = 0, size_ = 1, nodes_ = 1, local_size_ = 1, local_rank_ = 0;
+  MpiNumbers numbers_;
   std::unique_ptr<SharedBarrier> barrier_;
   std::unique_ptr<ClockStart> clock_;
   std::map<int, std::unique_ptr<MpiGroup>> subsets_;
-  std::map<int, std::unique_ptr<ShmNode>> shm_nodes_;
+  std::map<int, std::shared_ptr<ShmNode>> shm_nodes_;
 };
 
 // What a communicator over MPI stands on. AgreedError for another one.

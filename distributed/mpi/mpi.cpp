@@ -12,7 +12,6 @@
 #include "distributed/launcher.hpp"
 #include "distributed/mpi/chunks.hpp"
 #include "distributed/mpi/group.hpp"
-#include "distributed/mpi/numbers.hpp"
 
 namespace lamina {
 namespace {
@@ -35,13 +34,7 @@ class MpiCommunicator final : public Communicator {
   int mpi_handle() const override { return MPI_Comm_c2f(group_.comm()); }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
-    const int64_t bytes = dtype_bytes(dtype);
-    for_each_chunk(count, [&](int64_t begin, int length) {
-      auto* to = static_cast<std::byte*>(out) + begin * bytes;
-      const void* from = in == out ? MPI_IN_PLACE : static_cast<const std::byte*>(in) + begin * bytes;
-      check_mpi(MPI_Allreduce(from, to, length, numbers_.type(dtype), numbers_.op(dtype, op), group_.comm()),
-                "MPI_Allreduce");
-    });
+    group_.all_reduce(in, out, count, dtype, op);
   }
 
   void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) override {
@@ -75,12 +68,7 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
-  void broadcast(void* data, int64_t bytes, int root) override {
-    for_each_chunk(bytes, [&](int64_t begin, int length) {
-      check_mpi(MPI_Bcast(static_cast<std::byte*>(data) + begin, length, MPI_BYTE, root, group_.comm()),
-                "MPI_Bcast");
-    });
-  }
+  void broadcast(void* data, int64_t bytes, int root) override { group_.broadcast(data, bytes, root); }
 
   std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
     const size_t ranks = static_cast<size_t>(size());
@@ -133,6 +121,8 @@ class MpiCommunicator final : public Communicator {
     }
   }
 
+  void trim() override { group_.trim(); }
+
   std::unique_ptr<Communicator> subset(int ranks) override {
     MpiGroup* part = group_.subset(ranks);
     return part ? std::make_unique<MpiCommunicator>(*part) : nullptr;
@@ -140,7 +130,6 @@ class MpiCommunicator final : public Communicator {
 
  private:
   MpiGroup& group_;
-  MpiNumbers numbers_;
 };
 
 }  // namespace

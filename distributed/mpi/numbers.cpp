@@ -1,9 +1,11 @@
 #include "distributed/mpi/numbers.hpp"
 
+#include <fmt/format.h>
+
 #include <stdexcept>
+#include <string_view>
 
 #include "distributed/collectives/combine.hpp"
-#include "distributed/mpi/group.hpp"
 
 namespace lamina {
 namespace {
@@ -29,6 +31,15 @@ MPI_User_function* function_of(ReduceOp op) {
 }
 
 }  // namespace
+
+void check_mpi(int code, const char* call) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  throw std::runtime_error(
+      fmt::format("{} failed: {}", call, std::string_view(text, static_cast<size_t>(length))));
+}
 
 MpiNumbers::~MpiNumbers() {
   for (auto& [key, op] : ops_) MPI_Op_free(&op);

@@ -9,6 +9,9 @@
 
 namespace lamina {
 
+// Throws std::runtime_error with MPI's own text when `code` is not MPI_SUCCESS.
+void check_mpi(int code, const char* call);
+
 // Making and freeing them is a rank's own affair: nothing here communicates.
 class MpiNumbers {
  public:

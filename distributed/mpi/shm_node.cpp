@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <sys/statvfs.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -59,6 +58,8 @@ void ShmNode::split(MPI_Comm all, int ranks_per_node) {
   check_mpi(MPI_Comm_split_type(all, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &local_),
             "MPI_Comm_split_type");
   check_mpi(MPI_Comm_rank(local_, &local_rank_), "MPI_Comm_rank");
+  check_mpi(MPI_Comm_size(local_, &local_size_), "MPI_Comm_size");
+  spins_ = local_size_ > node_cpus(local_) ? kSpinsOversubscribed : kSpins;  // all nodes of this host
   if (ranks_per_node > 0) {
     MPI_Comm part = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split(local_, local_rank_ / ranks_per_node, rank, &part), "MPI_Comm_split");
@@ -163,11 +164,6 @@ void ShmNode::allocate(Communicator& comm) {
   for (auto& line : own.tiny) new (&line.step) std::atomic<uint64_t>(0);
   tiny_.resize(static_cast<size_t>(local_size_ * kTinyBytes));
 
-  int cores = available_cores();
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &cores, 1, MPI_INT, MPI_SUM, local_), "MPI_Allreduce");
-  const long most = std::min<long>(cores, std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-  int host_ranks = comm.local_size();  // of all nodes that this host is taken for
-  spins_ = host_ranks > most || local_size_ > most ? kSpinsOversubscribed : kSpins;
   check_mpi(MPI_Barrier(local_), "MPI_Barrier");
 }
 

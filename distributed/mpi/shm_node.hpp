@@ -14,6 +14,15 @@
 
 namespace lamina {
 
+// Fetches a cache line to read it now and write it later, where the machine can.
+inline void claim(const std::byte* line) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*line));  // the builtin reads only, unless compiled for newer machines
+#else
+  __builtin_prefetch(line, 1, 3);
+#endif
+}
+
 // Every rank of a node has a window that all of them see: a step counter, two lines for tiny messages, and
 // two pairs of slots. Collectives go in steps, the same on all ranks:
 //
@@ -68,6 +77,12 @@ class ShmNode {
   int64_t place_for(int64_t bytes) const {
     const int64_t size = (bytes + 63) / 64 * 64, places = slot_bytes_ / size;
     return static_cast<int64_t>((step_ >> 1) % static_cast<uint64_t>(places)) * size;
+  }
+  // Of two ranks: the slot that a rank writes in this step, by turns its own and the other's. So a rank
+  // writes to what it read last, which its cache owns by then if it claimed what it read (claim()): a line
+  // crosses once a message instead of twice, to be read and to be taken back.
+  std::byte* slot_by_turns(int local) {
+    return slot((local + static_cast<int>(step_ >> 1 & 1)) % 2, 0, step_);
   }
   std::byte* result(int local) { return slot(local, 1, step_); }
   // A whole step of a message of at most kTinyBytes: its counter lies in its own line. Every rank's, in

@@ -5,71 +5,61 @@
 #include <mpi.h>
 
 #include <algorithm>
-#include <cstring>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "distributed/collectives/combine.hpp"
+#include "distributed/forwarding_transport.hpp"
+#include "distributed/mpi/faster_way.hpp"
 #include "distributed/mpi/group.hpp"
-#include "distributed/mpi/numbers.hpp"
 #include "distributed/mpi/shm_node.hpp"
+#include "distributed/mpi/shm_parts.hpp"
 #include "distributed/transports.hpp"
 
 namespace lamina {
 namespace {
 
 constexpr int64_t kLine = 64;
-// Up to here every rank adds up everything itself: one meeting instead of two. Two ranks always do, chunk by
-// chunk: either way each reads as many bytes of the other's as the message has.
+// Up to here every rank of more than two adds up everything itself: one meeting instead of two. Two ranks
+// always do, but for long messages of f16, of which adding costs more than moving.
 constexpr int64_t kOneShotBytes = 64 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
+constexpr int64_t kTrialBytes = 64 << 10;  // from here MPI may be faster, which copies once
+// Of a long message between two ranks: small enough for slots to leave the caches to the message itself.
+constexpr int64_t kLongChunkBytes = 64 << 10;
+// Two ranks write by turns what is this short, or longer than that; between, each its own slot, from place to
+// place.
+constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 32 << 10;
+constexpr int64_t kClaimBytes = 2 << 10, kPieceBytes = 2 << 10;  // claimed ahead, and done at a time
 
-std::byte* at(void* base, int64_t offset) {
-  return static_cast<std::byte*>(base) + offset;
-}
-const std::byte* at(const void* base, int64_t offset) {
-  return static_cast<const std::byte*>(base) + offset;
-}
-void copy_bytes(void* to, const void* from, int64_t bytes) {
-  if (bytes > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(bytes));
-}
-
-// Part `index` of [0, count) cut into `parts` at multiples of `unit`.
-struct Part {
-  int64_t begin, count;
-};
-Part part_of(int64_t count, int parts, int index, int64_t unit) {
-  const int64_t each = ((count + parts - 1) / parts + unit - 1) / unit * unit;
-  const int64_t begin = std::min(count, index * each);
-  return {begin, std::min(count, begin + each) - begin};
-}
-
-class ShmTransport final : public Transport {
+class ShmTransport final : public ForwardingTransport {
  public:
-  ShmTransport(Communicator& comm, ShmNode& node)
-      : node_(node),
-        rank_(comm.rank()),
-        size_(comm.size()),
-        between_(node.nodes() > 1 ? mpi_transport().make(comm, {}) : nullptr),
-        parts_(static_cast<size_t>(node.local_size())) {}
+  ShmTransport(Communicator& comm, MpiGroup& group, std::shared_ptr<ShmNode> node)
+      : ForwardingTransport(mpi_transport().make(comm, {})),
+        kept_(std::move(node)),
+        node_(*kept_),
+        numbers_(group.numbers()),
+        faster_(group),
+        parts_(static_cast<size_t>(node_.local_size())) {}
 
   std::string name() const override { return "mpi-shm"; }
-  int rank() const override { return rank_; }
-  int size() const override { return size_; }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op, Stream&) override {
     const int64_t width = dtype_bytes(dtype), bytes = count * width;
     if (count == 0) return;
-    if (size_ == 1) return copy_bytes(out, in, bytes);
+    if (size() == 1) return copy_bytes(out, in, bytes);
     if (node_.nodes() > 1) return reduce_between(in, out, count, dtype, op);
     if (bytes <= ShmNode::kTinyBytes) {
       const std::byte* all = node_.exchange_tiny(in, bytes);
       for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
       combine(parts_.data(), locals(), out, count, dtype, op);
-    } else if (locals() == 2 || bytes <= std::min(kOneShotBytes, node_.slot_bytes())) {
-      const int64_t most = chunk_bytes() / width;
-      for (int64_t begin = 0; begin < count; begin += most)
-        reduce_at_once(at(in, begin * width), at(out, begin * width), std::min(most, count - begin), dtype,
-                       op);
+    } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kChunkBytes)) {
+      exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
+        combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
+      });
+    } else if (bytes <= std::min(kOneShotBytes, chunk_bytes())) {
+      reduce_at_once(in, out, count, dtype, op);
     } else {
       reduce_in_two(in, out, count, dtype, op);
     }
@@ -78,79 +68,52 @@ class ShmTransport final : public Transport {
   void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                       Stream& stream) override {
     const int64_t width = dtype_bytes(dtype);
-    if (size_ == 1) return copy_bytes(out, in, count * width);
-    if (!node_.even()) return between_->reduce_scatter(in, out, count, dtype, op, stream);
+    if (size() == 1) return copy_bytes(out, in, count * width);
+    if (!node_.even()) return inner().reduce_scatter(in, out, count, dtype, op, stream);
+    if (two_alone())
+      return exchange(at(in, other() * count * width), count * width,
+                      [&](int64_t begin, const std::byte* theirs, int64_t length) {
+                        combine_with(at(in, rank() * count * width + begin), theirs, at(out, begin),
+                                     length / width, dtype, op);
+                      });
     // A slot holds every other rank's share of a chunk, each node's beneath one another.
-    const int64_t most = node_.slot_bytes() / size_ / kLine * kLine / width;
+    const int64_t most = node_.slot_bytes() / size() / kLine * kLine / width;
     for (int64_t begin = 0; begin < count; begin += most)
       scatter_chunk(in, out, begin, std::min(most, count - begin), count, dtype, op);
   }
 
   void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    if (size_ == 1) return copy_bytes(out, in, bytes);
-    if (node_.nodes() > 1 && !node_.even()) return between_->all_gather(in, out, bytes, stream);
+    if (size() == 1) return copy_bytes(out, in, bytes);
+    if (node_.nodes() > 1 && !node_.even()) return inner().all_gather(in, out, bytes, stream);
     if (node_.nodes() > 1) return gather_between(in, out, bytes);
-    for (int64_t begin = 0; begin < bytes; begin += node_.slot_bytes()) {
-      const int64_t length = std::min(node_.slot_bytes(), bytes - begin);
-      node_.begin();
-      copy_bytes(node_.slot(me()), at(in, begin), length);
-      node_.publish();
-      copy_bytes(at(out, rank_ * bytes + begin), at(in, begin), length);
-      for (int local : others()) {
-        node_.await(local);
-        copy_bytes(at(out, node_.rank_of(0, local) * bytes + begin), node_.slot(local), length);
-      }
-    }
+    faster_.run(
+        CollectiveKind::all_gather, bytes, kTrialBytes, [&] { gather_within(in, out, bytes); },
+        [&] { inner().all_gather(in, out, bytes, stream); });
   }
 
-  void broadcast(const void* in, void* out, int64_t bytes, int root, Stream&) override {
-    if (rank_ == root) copy_bytes(out, in, bytes);
-    if (size_ == 1) return;
-    for (int64_t begin = 0; begin < bytes; begin += node_.slot_bytes()) {
-      const int64_t length = std::min(node_.slot_bytes(), bytes - begin);
-      if (node_.nodes() > 1) {
-        broadcast_between(at(out, begin), length, root);
-        continue;
-      }
-      node_.begin();
-      if (rank_ == root) copy_bytes(node_.slot(me()), at(in, begin), length);
-      node_.publish();
-      if (rank_ == root) continue;
-      node_.await(node_.local_of(root));
-      copy_bytes(at(out, begin), node_.slot(node_.local_of(root)), length);
-    }
+  void broadcast(const void* in, void* out, int64_t bytes, int root, Stream& stream) override {
+    if (rank() == root) copy_bytes(out, in, bytes);
+    if (size() == 1) return;
+    if (node_.nodes() > 1) return broadcast_between(out, bytes, root);
+    faster_.run(
+        CollectiveKind::broadcast, bytes, 1, [&] { broadcast_within(out, bytes, root); },
+        [&] { inner().broadcast(out, out, bytes, root, stream); });
   }
 
   void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    if (size_ == 1) return copy_bytes(out, in, bytes);
-    const int64_t most = node_.slot_bytes() / size_ / kLine * kLine;
-    if (between_ != nullptr) return between_->all_to_all(in, out, bytes, stream);
-    copy_bytes(at(out, rank_ * bytes), at(in, rank_ * bytes), bytes);
-    for (int64_t begin = 0; begin < bytes; begin += most) {
-      const int64_t length = std::min(most, bytes - begin);
-      node_.begin();
-      for (int local : others())
-        copy_bytes(node_.slot(me()) + local * most, at(in, local * bytes + begin), length);
-      node_.publish();
-      for (int local : others()) {
-        node_.await(local);
-        copy_bytes(at(out, local * bytes + begin), node_.slot(local) + me() * most, length);
-      }
-    }
+    if (size() == 1) return copy_bytes(out, in, bytes);
+    if (node_.nodes() > 1) return inner().all_to_all(in, out, bytes, stream);
+    faster_.run(
+        CollectiveKind::all_to_all, bytes, kTrialBytes, [&] { all_to_all_within(in, out, bytes); },
+        [&] { inner().all_to_all(in, out, bytes, stream); });
   }
 
   void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    if (size_ == 1) return copy_bytes(out, in, bytes);
-    if (between_ != nullptr) return between_->send_recv(in, out, bytes, stream);
-    const int from = (me() + locals() - 1) % locals();
-    for (int64_t begin = 0; begin < bytes; begin += node_.slot_bytes()) {
-      const int64_t length = std::min(node_.slot_bytes(), bytes - begin);
-      node_.begin();
-      copy_bytes(node_.slot(me()), at(in, begin), length);
-      node_.publish();
-      node_.await(from);
-      copy_bytes(at(out, begin), node_.slot(from), length);
-    }
+    if (size() == 1) return copy_bytes(out, in, bytes);
+    if (node_.nodes() > 1) return inner().send_recv(in, out, bytes, stream);
+    faster_.run(
+        CollectiveKind::send_recv, bytes, kTrialBytes, [&] { send_within(in, out, bytes); },
+        [&] { inner().send_recv(in, out, bytes, stream); });
   }
 
  private:
@@ -158,23 +121,55 @@ class ShmTransport final : public Transport {
   int me() const { return node_.local_rank(); }
   int locals() const { return node_.local_size(); }
   const void*& part(int local) { return parts_[static_cast<size_t>(local)]; }
-  // The node's other ranks, from the next one on: so that not all read the same rank's window at once.
-  struct Others {
-    struct Iterator {
-      int local, size, left;
-      int operator*() const { return local; }
-      Iterator& operator++() {
-        local = local + 1 == size ? 0 : local + 1;
-        --left;
-        return *this;
-      }
-      bool operator!=(const Iterator& other) const { return left != other.left; }
-    };
-    int me, size;
-    Iterator begin() const { return {(me + 1) % size, size, size - 1}; }
-    Iterator end() const { return {me, size, 0}; }
-  };
   Others others() const { return {me(), locals()}; }
+
+  bool two_alone() const { return locals() == 2 && node_.nodes() == 1; }
+  int other() const { return 1 - me(); }  // of two
+
+  // Of two ranks: each hands the other `bytes` bytes, chunk by chunk. take(begin, theirs, length) for every
+  // piece of the other's, of a multiple of a cache line but for the last.
+  template <class Take>
+  void exchange(const void* in, int64_t bytes, Take&& take) {
+    const int64_t most = bytes <= kChunkBytes ? chunk_bytes() : std::min(kLongChunkBytes, node_.slot_bytes());
+    for (int64_t chunk = 0; chunk < bytes; chunk += most) {
+      const int64_t length = std::min(most, bytes - chunk);
+      node_.begin();
+      const bool by_turns = length <= kTurnsToBytes || length > kTurnsFromBytes;
+      const int64_t place = by_turns ? 0 : node_.place_for(length);
+      std::byte* mine = by_turns ? node_.slot_by_turns(me()) : node_.slot(me()) + place;
+      std::byte* theirs = by_turns ? node_.slot_by_turns(other()) : node_.slot(other()) + place;
+      in_pieces(by_turns ? nullptr : mine, length, [&](int64_t begin, int64_t piece) {
+        copy_bytes(mine + begin, at(in, chunk + begin), piece);
+      });
+      node_.publish();
+      node_.await_all();
+      in_pieces(by_turns ? theirs : nullptr, length,
+                [&](int64_t begin, int64_t piece) { take(chunk + begin, theirs + begin, piece); });
+    }
+  }
+  // work(begin, length) piece by piece, of what is claimed a little ahead.
+  template <class Work>
+  static void in_pieces(const std::byte* claimed, int64_t bytes, Work&& work) {
+    int64_t done = claimed == nullptr ? bytes : 0;
+    for (int64_t begin = 0; begin < bytes; begin += kPieceBytes) {
+      for (const int64_t ahead = std::min(bytes, begin + kPieceBytes + kClaimBytes); done < ahead;
+           done += kLine)
+        claim(claimed + done);
+      work(begin, std::min(kPieceBytes, bytes - begin));
+    }
+  }
+  void swap(const void* in, void* out, int64_t bytes) {
+    exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
+      copy_bytes(at(out, begin), theirs, length);
+    });
+  }
+  // Of two ranks' numbers, in rank order.
+  void combine_with(const void* mine, const void* theirs, void* out, int64_t count, DType dtype,
+                    ReduceOp op) {
+    part(me()) = mine;
+    part(other()) = theirs;
+    combine(parts_.data(), 2, out, count, dtype, op);
+  }
 
   // One step: every rank adds up every rank's numbers. Identical on all, since all add in rank order.
   void reduce_at_once(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
@@ -225,6 +220,71 @@ class ShmTransport final : public Transport {
     }
   }
 
+  // Byte movers of one node's ranks.
+  void gather_within(const void* in, void* out, int64_t bytes) {
+    if (two_alone()) {
+      copy_bytes(at(out, rank() * bytes), in, bytes);
+      return swap(in, at(out, other() * bytes), bytes);
+    }
+    for_each_slot(bytes, [&](int64_t begin, int64_t length) {
+      node_.begin();
+      copy_bytes(node_.slot(me()), at(in, begin), length);
+      node_.publish();
+      copy_bytes(at(out, rank() * bytes + begin), at(in, begin), length);
+      for (int local : others()) {
+        node_.await(local);
+        copy_bytes(at(out, node_.rank_of(0, local) * bytes + begin), node_.slot(local), length);
+      }
+    });
+  }
+
+  void broadcast_within(void* data, int64_t bytes, int root) {
+    for_each_slot(bytes, [&](int64_t begin, int64_t length) {
+      node_.begin();
+      if (rank() == root) copy_bytes(node_.slot(me()), at(data, begin), length);
+      node_.publish();
+      if (rank() == root) return;
+      node_.await(node_.local_of(root));
+      copy_bytes(at(data, begin), node_.slot(node_.local_of(root)), length);
+    });
+  }
+
+  void all_to_all_within(const void* in, void* out, int64_t bytes) {
+    const int64_t most = node_.slot_bytes() / size() / kLine * kLine;
+    copy_bytes(at(out, rank() * bytes), at(in, rank() * bytes), bytes);
+    if (two_alone()) return swap(at(in, other() * bytes), at(out, other() * bytes), bytes);
+    for (int64_t begin = 0; begin < bytes; begin += most) {
+      const int64_t length = std::min(most, bytes - begin);
+      node_.begin();
+      for (int local : others())
+        copy_bytes(node_.slot(me()) + local * most, at(in, local * bytes + begin), length);
+      node_.publish();
+      for (int local : others()) {
+        node_.await(local);
+        copy_bytes(at(out, local * bytes + begin), node_.slot(local) + me() * most, length);
+      }
+    }
+  }
+
+  void send_within(const void* in, void* out, int64_t bytes) {
+    if (two_alone()) return swap(in, out, bytes);
+    const int from = (me() + locals() - 1) % locals();
+    for_each_slot(bytes, [&](int64_t begin, int64_t length) {
+      node_.begin();
+      copy_bytes(node_.slot(me()), at(in, begin), length);
+      node_.publish();
+      node_.await(from);
+      copy_bytes(at(out, begin), node_.slot(from), length);
+    });
+  }
+
+  // Chunks of whole slots.
+  template <class Work>
+  void for_each_slot(int64_t bytes, Work&& work) {
+    for (int64_t begin = 0; begin < bytes; begin += node_.slot_bytes())
+      work(begin, std::min(node_.slot_bytes(), bytes - begin));
+  }
+
   // A node adds up its ranks' numbers, each of its lanes a part; the lanes add theirs up over nodes; and the
   // node's ranks collect the parts.
   void reduce_between(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) {
@@ -258,11 +318,16 @@ class ShmTransport final : public Transport {
     }
   }
 
-  void broadcast_between(std::byte* data, int64_t length, int root) {
+  void broadcast_between(void* data, int64_t bytes, int root) {
+    for_each_slot(bytes,
+                  [&](int64_t begin, int64_t length) { broadcast_chunk(at(data, begin), length, root); });
+  }
+
+  void broadcast_chunk(std::byte* data, int64_t length, int root) {
     const bool source = node_.node() == node_.node_of(root);
     const int local_root = node_.local_of(root);
     node_.begin();
-    if (rank_ == root) copy_bytes(node_.slot(me()), data, length);
+    if (rank() == root) copy_bytes(node_.slot(me()), data, length);
     node_.publish();
     if (source) node_.await(local_root);
     const std::byte* from = source ? node_.slot(local_root) : nullptr;
@@ -324,10 +389,10 @@ class ShmTransport final : public Transport {
                 "MPI_Reduce_scatter_block");
   }
 
+  std::shared_ptr<ShmNode> kept_;
   ShmNode& node_;
-  int rank_, size_;
-  std::unique_ptr<Transport> between_;  // for what has no form of its own between nodes
-  MpiNumbers numbers_;
+  MpiNumbers& numbers_;
+  FasterWay faster_;                // of what moves bytes within the node
   std::vector<const void*> parts_;  // of combine(), by local rank
 };
 
@@ -339,7 +404,8 @@ TransportType mpi_shm_transport() {
   type.device = "cpu";
   type.help = "memory that the ranks of a node share; MPI between nodes";
   type.make = [](Communicator& comm, const TransportOptions& options) -> std::unique_ptr<Transport> {
-    return std::make_unique<ShmTransport>(comm, mpi_group(comm).shm_node(comm, options.ranks_per_node));
+    MpiGroup& group = mpi_group(comm);
+    return std::make_unique<ShmTransport>(comm, group, group.shm_node(comm, options.ranks_per_node));
   };
   return type;
 }

@@ -2,6 +2,7 @@
 // that is waited for may need this very core.
 #pragma once
 
+#include <mpi.h>
 #include <sched.h>
 
 #include <cstdint>
@@ -16,12 +17,13 @@ inline void relax() {
 #endif
 }
 
-// Cores that this process may run on.
-int available_cores();
+// CPUs that any rank of `local`, the ranks of one node, may run on: fewer than the machine has in a container
+// or under a batch system's cpuset. Collective over `local`.
+int node_cpus(MPI_Comm local);
 
 // Of ranks that outnumber their cores, the one that is waited for is most likely not running; and a core that
 // others want too is theirs as soon as waiting takes longer than any message.
-inline constexpr int kSpinsOversubscribed = 50, kSpins = 2'000;
+inline constexpr int kSpinsOversubscribed = 50, kSpins = 40'000;
 
 // Returns once done() does.
 template <class Done>

@@ -1,9 +1,10 @@
 #include "distributed/mpi/start.hpp"
 
 #include <sched.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <chrono>
 #include <new>
 #include <stdexcept>
@@ -18,6 +19,7 @@ namespace {
 static_assert(std::atomic<uint32_t>::is_always_lock_free,
               "the barrier's counters live in memory that processes share");
 
+constexpr size_t kMostCpus = 1 << 16;
 constexpr int kPingRounds = 20;
 constexpr int kTrialBroadcasts = 8;
 constexpr double kRefreshSeconds = 2;
@@ -31,10 +33,15 @@ double now_seconds() {
 
 }  // namespace
 
-int available_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  return sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+int node_cpus(MPI_Comm local) {
+  std::array<uint8_t, kMostCpus / 8> mine{}, all{};
+  // Left empty should the call fail: a rank then yields early.
+  sched_getaffinity(0, mine.size(), reinterpret_cast<cpu_set_t*>(mine.data()));
+  check_mpi(MPI_Allreduce(mine.data(), all.data(), static_cast<int>(all.size()), MPI_UINT8_T, MPI_BOR, local),
+            "MPI_Allreduce");
+  int cpus = 0;
+  for (const uint8_t byte : all) cpus += std::popcount(byte);
+  return cpus;
 }
 
 SharedBarrier::SharedBarrier(MPI_Comm local) {
@@ -59,11 +66,7 @@ SharedBarrier::SharedBarrier(MPI_Comm local) {
     new (&state_->arrived) std::atomic<uint32_t>(0);
     new (&state_->generation) std::atomic<uint32_t>(0);
   }
-  // Bound ranks each see their own cores, unbound ones all of them: counted together they are at least the
-  // truth.
-  int cores = available_cores();
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, &cores, 1, MPI_INT, MPI_SUM, local), "MPI_Allreduce");
-  oversubscribed_ = size > std::min<long>(cores, std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+  oversubscribed_ = size > node_cpus(local);
   check_mpi(MPI_Barrier(local), "MPI_Barrier");
 }
 

@@ -8,7 +8,6 @@
 
 #include "distributed/mpi/chunks.hpp"
 #include "distributed/mpi/group.hpp"
-#include "distributed/mpi/numbers.hpp"
 #include "distributed/transports.hpp"
 
 namespace lamina {
@@ -25,13 +24,7 @@ class MpiTransport final : public Transport {
   int size() const override { return group_.size(); }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op, Stream&) override {
-    const int64_t bytes = dtype_bytes(dtype);
-    for_each_chunk(count, [&](int64_t begin, int length) {
-      std::byte* to = at(out, begin * bytes);
-      const void* from = in == out ? MPI_IN_PLACE : at(in, begin * bytes);
-      check_mpi(MPI_Allreduce(from, to, length, numbers_.type(dtype), numbers_.op(dtype, op), group_.comm()),
-                "MPI_Allreduce");
-    });
+    group_.all_reduce(in, out, count, dtype, op);
   }
 
   void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op, Stream&) override {
@@ -41,15 +34,16 @@ class MpiTransport final : public Transport {
     if (aside) scratch_.resize(static_cast<size_t>(count * bytes));
     std::byte* to = aside ? scratch_.data() : at(out, 0);
     if (count <= kMaxMpiCount / size()) {
-      check_mpi(MPI_Reduce_scatter_block(in, to, static_cast<int>(count), numbers_.type(dtype),
-                                         numbers_.op(dtype, op), group_.comm()),
+      check_mpi(MPI_Reduce_scatter_block(in, to, static_cast<int>(count), group_.numbers().type(dtype),
+                                         group_.numbers().op(dtype, op), group_.comm()),
                 "MPI_Reduce_scatter_block");
     } else {
       for (int root = 0; root < size(); ++root)
         for_each_chunk(count, [&](int64_t begin, int length) {
-          check_mpi(MPI_Reduce(at(in, (root * count + begin) * bytes), to + begin * bytes, length,
-                               numbers_.type(dtype), numbers_.op(dtype, op), root, group_.comm()),
-                    "MPI_Reduce");
+          check_mpi(
+              MPI_Reduce(at(in, (root * count + begin) * bytes), to + begin * bytes, length,
+                         group_.numbers().type(dtype), group_.numbers().op(dtype, op), root, group_.comm()),
+              "MPI_Reduce");
         });
     }
     if (aside && count > 0) std::memcpy(out, to, static_cast<size_t>(count * bytes));
@@ -64,12 +58,12 @@ class MpiTransport final : public Transport {
       return;
     }
     if (in != own && bytes > 0) std::memcpy(own, in, static_cast<size_t>(bytes));
-    for (int root = 0; root < size(); ++root) broadcast_in_place(at(out, root * bytes), bytes, root);
+    for (int root = 0; root < size(); ++root) group_.broadcast(at(out, root * bytes), bytes, root);
   }
 
   void broadcast(const void* in, void* out, int64_t bytes, int root, Stream&) override {
     if (rank() == root && in != out && bytes > 0) std::memcpy(out, in, static_cast<size_t>(bytes));
-    broadcast_in_place(out, bytes, root);
+    group_.broadcast(out, bytes, root);
   }
 
   void all_to_all(const void* in, void* out, int64_t bytes, Stream&) override {
@@ -95,12 +89,6 @@ class MpiTransport final : public Transport {
     return static_cast<const std::byte*>(base) + offset;
   }
 
-  void broadcast_in_place(void* data, int64_t bytes, int root) {
-    for_each_chunk(bytes, [&](int64_t begin, int length) {
-      check_mpi(MPI_Bcast(at(data, begin), length, MPI_BYTE, root, group_.comm()), "MPI_Bcast");
-    });
-  }
-
   void exchange(const std::byte* out, int to, std::byte* in, int from, int64_t bytes) {
     for_each_chunk(bytes, [&](int64_t begin, int length) {
       check_mpi(MPI_Sendrecv(out + begin, length, MPI_BYTE, to, kExchangeTag, in + begin, length, MPI_BYTE,
@@ -110,7 +98,6 @@ class MpiTransport final : public Transport {
   }
 
   MpiGroup& group_;
-  MpiNumbers numbers_;
   std::vector<std::byte> scratch_;  // of reduce_scatter in place
 };
 

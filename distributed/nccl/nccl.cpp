@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
+#include <mutex>
 #include <thread>
 
 #include "distributed/agree.hpp"
@@ -68,7 +70,7 @@ std::string set_up_problem(ncclResult_t state, ncclComm_t comm, double seconds) 
 // blocking one of the same ranks for the work.
 class NcclComm {
  public:
-  NcclComm(Communicator& comm, double timeout_seconds) {
+  NcclComm(Communicator& comm, double timeout_seconds) : comm_(comm) {
     // A program that uses NVLink's multicast can put other programs' GPUs out of service: never here.
     setenv("NCCL_NVLS_ENABLE", "0", 1);
     ncclUniqueId id{};
@@ -93,23 +95,48 @@ class NcclComm {
     config.blocking = 1;
     begun = ncclCommSplit(meeting_, 0, comm.rank(), &work_, &config);
     settle(begun);
+    watcher_ = std::thread([this] { watch(); });
   }
-  ~NcclComm() { give_up(); }
+  ~NcclComm() {
+    if (watcher_.joinable()) {
+      {
+        const std::lock_guard lock(mutex_);
+        over_ = true;
+      }
+      wake_.notify_all();
+      watcher_.join();
+    }
+    give_up();
+  }
   NcclComm(const NcclComm&) = delete;
   NcclComm& operator=(const NcclComm&) = delete;
 
   ncclComm_t get() const { return work_; }
 
   void poll() {
-    ncclResult_t state = ncclSuccess;
-    check_nccl(ncclCommGetAsyncError(work_, &state), "asking for errors");
-    if (state == ncclSuccess || state == ncclInProgress) return;
-    const std::string why = set_up_problem(state, work_, 0);
-    give_up();
-    throw DeviceError(why);
+    const std::string why = trouble();
+    if (!why.empty()) throw DeviceError(why);
   }
 
  private:
+  // What went wrong since calls returned; empty: nothing.
+  std::string trouble() const {
+    ncclResult_t state = ncclSuccess;
+    if (const ncclResult_t asked = ncclCommGetAsyncError(work_, &state); asked != ncclSuccess) state = asked;
+    if (state == ncclSuccess || state == ncclInProgress) return "";
+    const char* why = ncclGetLastError(work_);
+    return fmt::format("nccl: {}{}{}; another rank may have died; NCCL_DEBUG=INFO says more",
+                       ncclGetErrorString(state), why != nullptr && *why != '\0' ? ": " : "",
+                       why != nullptr ? why : "");
+  }
+
+  // A rank that waits for a lost one's data waits in the GPU, for ever: somebody else must look.
+  void watch() {
+    std::unique_lock lock(mutex_);
+    while (!wake_.wait_for(lock, kLook, [this] { return over_; }))
+      if (const std::string why = trouble(); !why.empty()) abort_job(comm_, why);
+  }
+
   // Without the other ranks: no communication.
   void give_up() {
     if (work_ != nullptr) ncclCommAbort(work_);
@@ -117,7 +144,13 @@ class NcclComm {
     work_ = meeting_ = nullptr;
   }
 
+  static constexpr std::chrono::milliseconds kLook{200};
+  Communicator& comm_;
   ncclComm_t meeting_ = nullptr, work_ = nullptr;
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool over_ = false;
+  std::thread watcher_;
 };
 
 class NcclTransport final : public Transport {

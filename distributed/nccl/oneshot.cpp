@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "distributed/agree.hpp"
+#include "distributed/forwarding_transport.hpp"
 #include "distributed/nccl/nccl.hpp"
 #include "distributed/nccl/number_types.hpp"
 #include "distributed/nccl/peer_memory.hpp"
@@ -26,9 +27,10 @@ namespace {
 constexpr int64_t kSmallest = 1 << 10, kLargest = 64 << 20;  // measured at set-up
 constexpr int kCalls = 20, kRounds = 5;
 
-class OneshotTransport final : public Transport {
+class OneshotTransport final : public ForwardingTransport {
  public:
-  OneshotTransport(Communicator& comm, const TransportOptions& options) : nccl_(make_nccl(comm, options)) {
+  OneshotTransport(Communicator& comm, const TransportOptions& options)
+      : ForwardingTransport(make_nccl(comm, options)) {
     // Between nodes there is no memory to store into, and one rank has nobody to tell.
     if (comm.nodes() > 1 || comm.size() == 1 || comm.size() > kOneshotRanks) return;
     Device& device = *cuda_device();
@@ -59,11 +61,6 @@ class OneshotTransport final : public Transport {
   }
 
   std::string name() const override { return "nccl-oneshot"; }
-  int rank() const override { return nccl_->rank(); }
-  int size() const override { return nccl_->size(); }
-  std::string refusal(CollectiveKind kind, DType dtype, int64_t count) const override {
-    return nccl_->refusal(kind, dtype, count);
-  }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override {
@@ -72,23 +69,6 @@ class OneshotTransport final : public Transport {
         type && op == ReduceOp::sum ? way_of(times_, count * dtype_bytes(dtype)) : AllReduceWay::nccl;
     all_reduce_by(way, in, out, count, dtype, op, stream);
   }
-  void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
-                      Stream& stream) override {
-    nccl_->reduce_scatter(in, out, count, dtype, op, stream);
-  }
-  void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    nccl_->all_gather(in, out, bytes, stream);
-  }
-  void broadcast(const void* in, void* out, int64_t bytes, int root, Stream& stream) override {
-    nccl_->broadcast(in, out, bytes, root, stream);
-  }
-  void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    nccl_->all_to_all(in, out, bytes, stream);
-  }
-  void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) override {
-    nccl_->send_recv(in, out, bytes, stream);
-  }
-  void poll() override { nccl_->poll(); }
 
   bool all_reduce_coded(Payload payload, int64_t block, const void* in, void* out, int64_t count, DType dtype,
                         float* residual, Stream& stream) override {
@@ -121,7 +101,7 @@ class OneshotTransport final : public Transport {
 
   void all_reduce_by(AllReduceWay way, const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                      Stream& stream) {
-    if (way == AllReduceWay::nccl) return nccl_->all_reduce(in, out, count, dtype, op, stream);
+    if (way == AllReduceWay::nccl) return inner().all_reduce(in, out, count, dtype, op, stream);
     const bool two_shots = way == AllReduceWay::two_shots;
     const int64_t width = dtype_bytes(dtype), most = oneshot_limit(size(), two_shots) / 16 * 16 / width;
     for (int64_t begin = 0; begin < count; begin += most) {
@@ -154,7 +134,7 @@ class OneshotTransport final : public Transport {
             for (int i = 0; i < kCalls; ++i) reduce();
           });
           replay->begin_with([&] {  // ranks meet
-            nccl_->all_reduce(in.data(), out.data(), 1, DType::f32, ReduceOp::sum, stream);
+            inner().all_reduce(in.data(), out.data(), 1, DType::f32, ReduceOp::sum, stream);
           });
           for (int round = 0; round < kRounds; ++round) {
             const double us = replay->run(1) * 1e6 / kCalls;
@@ -171,7 +151,6 @@ class OneshotTransport final : public Transport {
     times_ = std::move(times);
   }
 
-  std::unique_ptr<Transport> nccl_;
   std::unique_ptr<PeerMemory> memory_, coded_memory_;
   Buffer epochs_, coded_epochs_;
   OneshotGroup group_, coded_group_;

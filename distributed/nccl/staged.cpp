@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "distributed/forwarding_transport.hpp"
 #include "distributed/transports.hpp"
 #include "kernels/buffer.hpp"
 #include "kernels/cuda/cuda_device.hpp"
@@ -20,46 +21,40 @@ Buffer pinned(int64_t bytes) {
   return {data, bytes, [](void* memory) { cudaFreeHost(memory); }};
 }
 
-class StagedTransport final : public Transport {
+class StagedTransport final : public ForwardingTransport {
  public:
-  explicit StagedTransport(std::unique_ptr<Transport> host) : host_(std::move(host)) {}
+  explicit StagedTransport(std::unique_ptr<Transport> host) : ForwardingTransport(std::move(host)) {}
 
-  std::string name() const override { return host_->name() + "-staged"; }
-  int rank() const override { return host_->rank(); }
-  int size() const override { return host_->size(); }
-  std::string refusal(CollectiveKind kind, DType dtype, int64_t count) const override {
-    return host_->refusal(kind, dtype, count);
-  }
+  std::string name() const override { return inner().name() + "-staged"; }
   bool capturable() const override { return false; }
-  void poll() override { host_->poll(); }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override {
     const int64_t bytes = count * dtype_bytes(dtype);
     staged(in, bytes, out, bytes, stream,
-           [&](Stream& host) { host_->all_reduce(in_.data(), out_.data(), count, dtype, op, host); });
+           [&](Stream& host) { inner().all_reduce(in_.data(), out_.data(), count, dtype, op, host); });
   }
   void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                       Stream& stream) override {
     const int64_t bytes = count * dtype_bytes(dtype);
     staged(in, bytes * size(), out, bytes, stream,
-           [&](Stream& host) { host_->reduce_scatter(in_.data(), out_.data(), count, dtype, op, host); });
+           [&](Stream& host) { inner().reduce_scatter(in_.data(), out_.data(), count, dtype, op, host); });
   }
   void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {
     staged(in, bytes, out, bytes * size(), stream,
-           [&](Stream& host) { host_->all_gather(in_.data(), out_.data(), bytes, host); });
+           [&](Stream& host) { inner().all_gather(in_.data(), out_.data(), bytes, host); });
   }
   void broadcast(const void* in, void* out, int64_t bytes, int root, Stream& stream) override {
     staged(in, bytes, out, bytes, stream,
-           [&](Stream& host) { host_->broadcast(in_.data(), out_.data(), bytes, root, host); });
+           [&](Stream& host) { inner().broadcast(in_.data(), out_.data(), bytes, root, host); });
   }
   void all_to_all(const void* in, void* out, int64_t bytes, Stream& stream) override {
     staged(in, bytes * size(), out, bytes * size(), stream,
-           [&](Stream& host) { host_->all_to_all(in_.data(), out_.data(), bytes, host); });
+           [&](Stream& host) { inner().all_to_all(in_.data(), out_.data(), bytes, host); });
   }
   void send_recv(const void* in, void* out, int64_t bytes, Stream& stream) override {
     staged(in, bytes, out, bytes, stream,
-           [&](Stream& host) { host_->send_recv(in_.data(), out_.data(), bytes, host); });
+           [&](Stream& host) { inner().send_recv(in_.data(), out_.data(), bytes, host); });
   }
 
  private:
@@ -79,7 +74,6 @@ class StagedTransport final : public Transport {
     check_cuda(cudaStreamSynchronize(on), "waiting for the GPU");  // the next call may be on another stream
   }
 
-  std::unique_ptr<Transport> host_;
   Buffer in_, out_;
 };
 

@@ -12,6 +12,7 @@
 #include "distributed/svd.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/tall.hpp"
+#include "kernels/cuda/factor_ops.hpp"
 #include "kernels/wide.hpp"
 
 namespace lamina {
@@ -19,8 +20,8 @@ namespace svd {
 namespace {
 
 const std::vector<Method>& methods() {
-  static const std::vector<Method> list = {gram_method(),      gram_cuda_method(),     randomized_method(),
-                                           scalapack_method(), scalapack_f64_method(), lapack_method()};
+  static const std::vector<Method> list = {gram_method(), randomized_method(), scalapack_method(),
+                                           scalapack_f64_method(), lapack_method()};
   return list;
 }
 
@@ -51,6 +52,22 @@ void check_part(Shape shape, const Distribution& distribution, const Matrix<floa
                     shape.out_features, shape.in_features, local.rows, local.cols));
 }
 
+// Whether it is to run on GPUs. Throws where it cannot.
+bool check_device(const Method& method, const SvdOptions& options, const Communicator& comm) {
+  if (options.device == "cpu") return false;
+  const std::string& name = method.named.name;
+  if (options.device != "cuda")
+    throw std::invalid_argument(
+        fmt::format("svd: expected a device of cpu and cuda, found \"{}\"", options.device));
+  if (method.run_on_gpus == nullptr)
+    throw std::invalid_argument(fmt::format("svd: {} does not run on a GPU; gram and randomized do", name));
+  if (const std::string absent = gpu_svd_absent(); !absent.empty())
+    throw std::invalid_argument(fmt::format("svd: {} on a GPU is absent: {}", name, absent));
+  if (comm.size() > 1 && options.transport == nullptr)
+    throw std::invalid_argument("svd: expected a transport between the ranks' GPUs, found none");
+  return true;
+}
+
 // The rank that the rule asks for, 0 when it asks for a share. Throws what is wrong with it.
 int64_t rank_of(const RankRule& rule, Shape shape) {
   const bool sane = rule.rank >= 0 && rule.ratio >= 0 && rule.error >= 0 && rule.energy >= 0 &&
@@ -74,34 +91,39 @@ int64_t rank_of(const RankRule& rule, Shape shape) {
   return rank;
 }
 
-}  // namespace
-
-namespace {
-
 // Σ x² in two parts: of multiples of a coarse grid, and of what these leave, on a finer grid. Squares of
 // float32 numbers are exact in float64, so it does not matter whether a machine fuses them into sums.
-LAMINA_WIDE void add_squares(const float* values, int64_t count, double coarse, double fine, double* sums) {
-  double high = 0, low = 0;
-#pragma omp simd reduction(+ : high, low)
+LAMINA_WIDE void add_squares(const float* values, int64_t count, double coarse, double fine, double* high,
+                             double* low) {
+  double on_coarse = 0, on_fine = 0;
+#pragma omp simd reduction(+ : on_coarse, on_fine)
   for (int64_t i = 0; i < count; ++i) {
     const double square = static_cast<double>(values[i]) * values[i];
     const double on = on_grid(square, coarse);
-    high += on;
-    low += on_grid(square - on, fine);
+    on_coarse += on;
+    on_fine += on_grid(square - on, fine);
   }
-  sums[0] += high;
-  sums[1] += low;
+  *high += on_coarse;
+  *low += on_fine;
 }
 
 }  // namespace
 
-double exact_squares(const Input& input, Communicator& comm) {
+double exact_squares(const Input& input, Communicator& comm, int threads) {
   const double count =
       static_cast<double>(input.shape.out_features) * static_cast<double>(input.shape.in_features);
   const double coarse = exact_shift(1.01 * count * input.max_abs * input.max_abs);
   const double fine = exact_shift(1.01 * count * std::ldexp(coarse, -51));
   double sums[2] = {0, 0};
-  add_squares(input.local.data.data(), static_cast<int64_t>(input.local.data.size()), coarse, fine, sums);
+  double high = 0, low = 0;
+  const float* values = input.local.data.data();
+  const auto size = static_cast<int64_t>(input.local.data.size());
+  constexpr int64_t kSome = 1 << 16;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : high, low)
+  for (int64_t first = 0; first < size; first += kSome)
+    add_squares(values + first, std::min(kSome, size - first), coarse, fine, &high, &low);
+  sums[0] = high;
+  sums[1] = low;
   comm.all_reduce(sums, sums, 2, DType::f64, ReduceOp::sum);
   return sums[0] + sums[1];
 }
@@ -136,6 +158,7 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
   SvdOptions options = given;
   options.threads = std::max(1, given.threads);
   const Method* method = nullptr;
+  bool on_gpus = false;
   together(comm, [&] {
     for (const Method& each : methods()) {
       if (each.named.name == options.method) method = &each;
@@ -148,13 +171,14 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
     if (method->named.one_rank && comm.size() > 1)
       throw std::invalid_argument(
           fmt::format("svd: {} takes one rank, found {}", options.method, comm.size()));
+    on_gpus = check_device(*method, options, comm);
     check_part(shape, distribution, local, comm);
     input.rank = rank_of(rule, shape);
     input.rest = rule.energy > 0 ? 1 - rule.energy : rule.error * rule.error;
   });
   TimedCommunicator timed(comm);
   try {
-    input.max_abs = max_abs(local, timed);
+    input.max_abs = max_abs(local, timed, options.threads);
     if (!std::isfinite(input.max_abs))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
     if (input.max_abs == 0) {
@@ -162,8 +186,8 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
       none.computed_by = options.method;
       return none;
     }
-    input.norm_squared = exact_squares(input, timed);
-    SvdResult result = method->run(input, options, timed);
+    input.norm_squared = exact_squares(input, timed, options.threads);
+    SvdResult result = (on_gpus ? method->run_on_gpus : method->run)(input, options, timed);
     if (result.computed_by.empty()) result.computed_by = options.method;
     result.norm = std::sqrt(input.norm_squared);
     result.phases.communicate_s += timed.seconds();
@@ -199,6 +223,10 @@ const std::vector<SvdMethod>& svd_methods() {
     return named;
   }();
   return list;
+}
+
+std::string gpu_svd_absent() {
+  return gpu::factor_ops_absent();
 }
 
 const SvdMethod* find_svd_method(std::string_view name) {

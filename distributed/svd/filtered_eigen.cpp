@@ -9,9 +9,9 @@
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd/orthonormal.hpp"
-#include "distributed/svd/sketch.hpp"
 #include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
+#include "kernels/sketch.hpp"
 
 namespace lamina::svd {
 namespace {

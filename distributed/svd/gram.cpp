@@ -9,24 +9,15 @@
 #include "distributed/partition.hpp"
 #include "distributed/scalapack.hpp"
 #include "distributed/svd/filtered_eigen.hpp"
+#include "distributed/svd/gpu_methods.hpp"
+#include "distributed/svd/gram_end.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/panels.hpp"
-#include "distributed/svd/polish.hpp"
 #include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
 
 namespace lamina::svd {
-
-// Error of the float32 factors, of V with r columns and T = A·V, given the share ρ = 1 − ‖T‖²/‖A‖².
-// Were V's columns orthonormal and T exact, ‖A − T·Vᵀ‖² = ρ·‖A‖². In float64, with ε = 2^-52 and s the
-// smaller side: the product's rounding is at most s·ε/2·‖|A|·|V|‖ ≤ s·√r·ε/2·‖A‖, so ‖T‖² is off by at most
-// s·√r·ε·‖A‖²; and eigenvectors are orthonormal to about s·ε, which moves ‖T·Vᵀ‖² by at most
-// s·ε·‖A‖². Rounding to float32 adds kFactorRounding.
-double gram_bound(double rho, int64_t small, int64_t r) {
-  const double slack = static_cast<double>(small) * (std::sqrt(static_cast<double>(r)) + 1) * 0x1p-52;
-  return std::sqrt(std::max(0.0, rho) + slack) + kFactorRounding;
-}
 
 namespace {
 
@@ -62,13 +53,6 @@ void check_eigensolver(const SvdOptions& options) {
                     "ranks, found {}",
                     by));
 }
-
-// Both factors, of the smaller side and of the longer one, as they stand by their sides' shares.
-struct Factored {
-  Matrix<float> small, longer;
-  std::vector<double> sigma;
-  double projected = 0;  // ‖T‖² of what is kept
-};
 
 // this rank's rows of the smaller side: to(i, j) = vectors(j, begin + i).
 void take_share(const Matrix<double>& vectors, Range share, Matrix<float>& to) {
@@ -107,59 +91,33 @@ void divide_out(const Input& input, const Matrix<double>& vectors, Factored& fac
   factored.projected = ordered_sum(squares, comm);
 }
 
-// T, this rank's rows of it.
-Matrix<double> tall_product(const Input& input, const Matrix<double>& vectors, TimedCommunicator& comm,
-                            int threads) {
+// T = A·V, this rank's rows.
+Matrix<double> product(const Input& input, const Matrix<double>& vectors, int64_t rows,
+                       TimedCommunicator& comm, int threads) {
   const int64_t r = vectors.rows, side = vectors.cols;
-  const std::vector<Range> shares = partition(Sides(input).longer, comm.size(), kRowBlock);
   Matrix<double> tall;
-  together(comm, [&] { tall = Matrix<double>(shares[static_cast<size_t>(comm.rank())].size(), r); });
+  together(comm, [&] { tall = Matrix<double>(rows, r); });
   for_each_panel<double>(input, {}, comm, threads,
                          [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
-                           for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int) {
-                             multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(),
-                                      side, tall.row(first + begin), r);
+                           for_each_block(depth, threads, [&](int64_t begin, int64_t height, int) {
+                             multiply(false, true, height, r, side, panel.row(begin), side,
+                                      vectors.data.data(), side, tall.row(first + begin), r);
                            });
                          });
   return tall;
 }
 
-// this rank's rows of the smaller side times W: to(i, j) = Σ_k vectors(k, begin + i)·w(k, j).
-void turn_share(const Matrix<double>& vectors, Range share, const Matrix<double>& w, Matrix<float>& to,
-                int threads) {
-  Matrix<double> own(share.size(), vectors.rows);
-  for (int64_t j = 0; j < vectors.rows; ++j) {
-    for (int64_t i = 0; i < own.rows; ++i) own(i, j) = vectors(j, share.begin + i);
-  }
-  own = times_small(own, w, threads);
-  std::copy(own.data.begin(), own.data.end(), to.data.begin());
-}
-
-// U, V and σ from T made orthonormal.
-void polish_out(const Input& input, const Matrix<double>& vectors, Range small_share, Factored& factored,
-                TimedCommunicator& comm, int threads, SvdPhases& phases) {
-  Matrix<double> tall;
-  {
-    const Phase phase(phases.multiply_s, comm);
-    tall = tall_product(input, vectors, comm, threads);
-  }
-  const Phase phase(phases.orthogonalize_s, comm);
-  Polished polished = polish(std::move(tall), Sides(input).longer, comm, threads);
-  std::copy(polished.unit.data.begin(), polished.unit.data.end(), factored.longer.data.begin());
-  turn_share(vectors, small_share, polished.rotation, factored.small, threads);
-  factored.sigma = std::move(polished.values);
-  for (const double sigma : factored.sigma) factored.projected += sigma * sigma;
-}
-
 // U, V and σ from T by the eigenvectors of TᵀT: of about the leading directions alone, none of them small.
-void turn_out(const Input& input, const Matrix<double>& vectors, Range small_share, Factored& factored,
-              TimedCommunicator& comm, int threads, SvdPhases& phases) {
+Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_rows, TimedCommunicator& comm,
+                int threads, SvdPhases& phases) {
   const int64_t r = vectors.rows;
+  const Range share = partition(vectors.cols, comm.size(), kRowBlock)[static_cast<size_t>(comm.rank())];
+  Factored factored;
   Matrix<double> tall;
   SymmetricTiles tiles;
   {
     const Phase phase(phases.multiply_s, comm);
-    tall = tall_product(input, vectors, comm, threads);
+    tall = product(input, vectors, long_rows, comm, threads);
     tiles = gram(tall, comm, threads);
     std::vector<double> squares(static_cast<size_t>((tall.rows + kRowBlock - 1) / kRowBlock));
     for (int64_t i = 0; i < tall.rows; ++i) {
@@ -179,19 +137,20 @@ void turn_out(const Input& input, const Matrix<double>& vectors, Range small_sha
     for (int64_t j = 0; j < r; ++j) {
       for (int64_t k = 0; k < r; ++k) w(k, j) = pairs.vectors(j, k);
     }
-    turn_share(vectors, small_share, w, factored.small, threads);
-    factored.sigma.clear();
-    for (int64_t j = 0; j < r; ++j) {
-      factored.sigma.push_back(std::sqrt(pairs.values[static_cast<size_t>(j)]));
-      for (int64_t k = 0; k < r; ++k) w(k, j) /= factored.sigma.back();
+    factored.small = small_times(vectors, share, w, threads);
+    factored.longer = Matrix<float>(tall.rows, r);
+    factored.sigma = roots(pairs.values, r);
+    for (int64_t k = 0; k < r; ++k) {
+      for (int64_t j = 0; j < r; ++j) w(k, j) /= factored.sigma[static_cast<size_t>(j)];
     }
     std::vector<Matrix<double>> scratch(static_cast<size_t>(threads), Matrix<double>(kRowBlock, r));
     for_each_block(tall.rows, threads, [&](int64_t begin, int64_t rows, int thread) {
-      double* product = scratch[static_cast<size_t>(thread)].data.data();
-      multiply(false, false, rows, r, r, tall.row(begin), r, w.data.data(), r, product, r);
-      std::copy_n(product, rows * r, factored.longer.row(begin));
+      double* block = scratch[static_cast<size_t>(thread)].data.data();
+      multiply(false, false, rows, r, r, tall.row(begin), r, w.data.data(), r, block, r);
+      std::copy_n(block, rows * r, factored.longer.row(begin));
     });
   });
+  return factored;
 }
 
 SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& comm) {
@@ -228,44 +187,38 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     pairs = eigenpairs(std::move(tiles), choose, options, sides.small, comm, result.solved_by);
   }
   const int64_t r = pairs.vectors.rows;
-  if (static_cast<int64_t>(pairs.values.size()) == sides.small) {
-    double rest = 0;
-    for (size_t i = static_cast<size_t>(r); i < pairs.values.size(); ++i) rest += pairs.values[i];
-    result.optimal_error = std::sqrt(std::max(0.0, rest) / input.norm_squared);
-  } else {
-    result.optimal_error = std::numeric_limits<double>::quiet_NaN();
-  }
-
   const size_t own = static_cast<size_t>(comm.rank());
-  const Range small_share = partition(sides.small, comm.size(), kRowBlock)[own];
+  const int64_t long_rows = partition(sides.longer, comm.size(), kRowBlock)[own].size();
   Factored factored;
-  together(comm, [&] {
-    factored.longer = Matrix<float>(partition(sides.longer, comm.size(), kRowBlock)[own].size(), r);
-    factored.small = Matrix<float>(small_share.size(), r);
-  });
-  for (int64_t i = 0; i < r; ++i)
-    factored.sigma.push_back(std::sqrt(std::max(0.0, pairs.values[static_cast<size_t>(i)])));
+  factored.sigma = roots(pairs.values, r);
   if (filtered) {
-    turn_out(input, pairs.vectors, small_share, factored, comm, threads, result.phases);
-  } else if (factored.sigma.back() < kPolishBelow * factored.sigma.front()) {
-    polish_out(input, pairs.vectors, small_share, factored, comm, threads, result.phases);
+    factored = turned(input, pairs.vectors, long_rows, comm, threads, result.phases);
+  } else if (needs_polish(factored.sigma)) {
+    Matrix<double> tall;
+    {
+      const Phase phase(result.phases.multiply_s, comm);
+      tall = product(input, pairs.vectors, long_rows, comm, threads);
+    }
+    const Phase phase(result.phases.orthogonalize_s, comm);
+    factored = polished(std::move(tall), pairs.vectors, sides.longer, comm, threads);
   } else {
     const Phase phase(result.phases.multiply_s, comm);
+    const Range small_share = partition(sides.small, comm.size(), kRowBlock)[own];
+    together(comm, [&] {
+      factored.longer = Matrix<float>(long_rows, r);
+      factored.small = Matrix<float>(small_share.size(), r);
+    });
     take_share(pairs.vectors, small_share, factored.small);
     divide_out(input, pairs.vectors, factored, comm, threads);
   }
-  // What is turned once more is rounded once more.
-  result.error_bound =
-      gram_bound(1 - factored.projected / input.norm_squared, filtered ? 2 * sides.small : sides.small, r);
-  result.singular_values = std::move(factored.sigma);
-  result.u = std::move(sides.long_is_rows ? factored.longer : factored.small);
-  result.v = std::move(sides.long_is_rows ? factored.small : factored.longer);
+  conclude(input, sides.long_is_rows, pairs.values, std::move(factored), result);
   return result;
 }
 
 // Filters have the tiles beside what they work on; LAPACK has them, on rank 0, while it makes the whole
 // matrix of them, then that and the eigenvectors.
 int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
+  if (options.device == "cuda") return gpu_host_bytes(shape, rank, ranks);
   const int64_t small = std::min(shape.out_features, shape.in_features);
   const int64_t longer = std::max(shape.out_features, shape.in_features);
   const int64_t side = SymmetricTiles::kSide;
@@ -295,9 +248,10 @@ bool gram_by_filters(int64_t rank, Shape shape, const SvdOptions& options) {
 }
 
 Method gram_method() {
-  return {{"gram", "eigenvectors of the smaller side's Gram matrix, summed exactly in float64", "", false,
-           memory_bytes},
-          run};
+  return {{"gram", "eigenvectors of the smaller side's Gram matrix, summed exactly in float64; on GPUs too",
+           "", false, memory_bytes, gram_gpu_bytes},
+          run,
+          gram_on_gpus};
 }
 
 }  // namespace lamina::svd

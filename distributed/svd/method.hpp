@@ -61,11 +61,12 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
 // A method. `run` fills everything of the result but norm and phases.communicate_s, and may throw AgreedError
 // on all ranks.
 struct Method {
+  using Run = SvdResult (*)(const Input& input, const SvdOptions& options, TimedCommunicator& comm);
   SvdMethod named;
-  SvdResult (*run)(const Input& input, const SvdOptions& options, TimedCommunicator& comm) = nullptr;
+  Run run = nullptr;
+  Run run_on_gpus = nullptr;  // where named.gpu_bytes says that it does
 };
 Method gram_method();
-Method gram_cuda_method();
 Method randomized_method();
 Method lapack_method();
 // Numbers that sgesdd asks for with all of the smaller side's vectors: what its documentation says, and room
@@ -97,8 +98,8 @@ double gram_bound(double rho, int64_t small, int64_t r);
 // of both and columns orthonormal to no more than this precision.
 inline constexpr double kFactorRounding = 1.001 * 0x1p-23;
 
-// ‖A‖², the same bits on any number of ranks; needs input.max_abs. Collective.
-double exact_squares(const Input& input, Communicator& comm);
+// ‖A‖², the same bits on any number of ranks and threads; needs input.max_abs. Collective.
+double exact_squares(const Input& input, Communicator& comm, int threads);
 
 // ‖A − U·diag(σ)·Vᵀ‖² of one rank's blocks, all ranks added in order. `u` is this rank's part by rows, `v` by
 // columns; sigma may be empty, for ones. A by rows or columns. Collective.

@@ -28,8 +28,6 @@ namespace lamina::svd {
 namespace {
 
 constexpr int64_t kPanel = 256;  // columns of X that one task multiplies
-// Cholesky QR keeps its columns orthonormal while κ²·2^-53 is well below 1; R's diagonal shows a part of κ.
-constexpr double kWorstCondition = 1e6;
 // What a first Cholesky step may leave of I − QᵀQ in an element.
 constexpr double kNearlyOrthonormal = 0.1;
 
@@ -120,17 +118,14 @@ void add_own_products(const Matrix<double>& x, int64_t first, int64_t width, con
   }
 }
 
-// Column-major lower is row-major upper: R, [l × l], of the matrix's columns scaled by powers of two to alike
-// lengths, and `unscale` takes T's columns to these. False where Cholesky fails.
-bool factor(const SymmetricTiles& tiles, Matrix<double>& r, std::vector<double>& unscale, double& condition) {
-  const int64_t l = tiles.size();
-  r = Matrix<double>(l, l);
-  tiles.copy({0, l}, {0, l}, r.data.data(), l);
-  unscale.assign(static_cast<size_t>(l), 1.0);
-  for (int64_t i = 0; i < l; ++i) {
-    if (!(r(i, i) > 0)) return false;
-    unscale[static_cast<size_t>(i)] = std::exp2(-std::floor(std::ilogb(r(i, i)) / 2.0));
-  }
+// Column-major lower is row-major upper: from TᵀT [l × l] to R, of T's columns scaled by powers of two to
+// alike lengths, and `unscale` takes them to these. False where Cholesky fails.
+bool factor(Matrix<double>& r, std::vector<double>& unscale, double& condition) {
+  const int64_t l = r.rows;
+  std::vector<double> diagonal(static_cast<size_t>(l));
+  for (int64_t i = 0; i < l; ++i) diagonal[static_cast<size_t>(i)] = r(i, i);
+  unscale = alike_lengths(diagonal);
+  if (unscale.empty()) return false;
   for (int64_t i = 0; i < l; ++i) {
     for (int64_t j = 0; j < l; ++j)
       r(i, j) *= unscale[static_cast<size_t>(i)] * unscale[static_cast<size_t>(j)];
@@ -139,18 +134,29 @@ bool factor(const SymmetricTiles& tiles, Matrix<double>& r, std::vector<double>&
   int info = 0;
   dpotrf_("L", &n, r.data.data(), &n, &info);
   if (info != 0) return false;
-  double least = kInfinity, most = 0;
-  for (int64_t i = 0; i < l; ++i) {
-    least = std::min(least, r(i, i));
-    most = std::max(most, r(i, i));
-  }
-  condition = most / least;
+  for (int64_t i = 0; i < l; ++i) diagonal[static_cast<size_t>(i)] = r(i, i);
+  condition = spread_of(diagonal);
   return condition <= kWorstCondition;
 }
 
-// By inverse iteration with RᵀR, T's columns as they were.
-double least_singular_value(const Matrix<double>& r, const std::vector<double>& unscale) {
-  const size_t l = unscale.size();
+}  // namespace
+
+std::vector<double> alike_lengths(const std::vector<double>& squares) {
+  std::vector<double> powers;
+  for (const double square : squares) {
+    if (!(square > 0)) return {};
+    powers.push_back(std::exp2(-std::floor(std::ilogb(square) / 2.0)));
+  }
+  return powers;
+}
+
+double spread_of(const std::vector<double>& diagonal) {
+  const auto [least, most] = std::minmax_element(diagonal.begin(), diagonal.end());
+  return *most / *least;
+}
+
+double least_singular_value(const Matrix<double>& r, const std::vector<double>& scale) {
+  const size_t l = scale.size();
   const int n = blas_int(r.rows), one = 1;
   std::vector<double> x(l);
   for (size_t i = 0; i < l; ++i) x[i] = i % 2 == 0 ? 1.0 : -0.7;
@@ -158,30 +164,24 @@ double least_singular_value(const Matrix<double>& r, const std::vector<double>& 
   for (int iteration = 0; iteration < kInverseIterations; ++iteration) {
     double before = 0, after = 0;
     for (const double each : x) before += each * each;
-    for (size_t i = 0; i < l; ++i) x[i] *= unscale[i] / std::sqrt(before);
+    for (size_t i = 0; i < l; ++i) x[i] *= scale[i] / std::sqrt(before);
     dtrsv_("L", "N", "N", &n, r.data.data(), &n, x.data(), &one);
     dtrsv_("L", "T", "N", &n, r.data.data(), &n, x.data(), &one);
-    for (size_t i = 0; i < l; ++i) x[i] *= unscale[i];
+    for (size_t i = 0; i < l; ++i) x[i] *= scale[i];
     for (const double each : x) after += each * each;
     growth = std::sqrt(after);
   }
   return 1 / std::sqrt(growth);
 }
 
-bool nearly_identity(const SymmetricTiles& tiles) {
-  const int64_t l = tiles.size();
-  std::vector<double> row(static_cast<size_t>(l));
-  for (int64_t i = 0; i < l; ++i) {
-    tiles.copy({i, i + 1}, {i, l}, row.data(), l);
-    row[0] -= 1;
-    for (int64_t j = 0; j < l - i; ++j) {
-      if (!(std::abs(row[static_cast<size_t>(j)]) <= kNearlyOrthonormal)) return false;
+bool nearly_identity(const Matrix<double>& gram) {
+  for (int64_t i = 0; i < gram.rows; ++i) {
+    for (int64_t j = i; j < gram.cols; ++j) {
+      if (!(std::abs(gram(i, j) - (i == j ? 1 : 0)) <= kNearlyOrthonormal)) return false;
     }
   }
   return true;
 }
-
-}  // namespace
 
 LAMINA_WIDE void add_on_grid(double* to, const float* from, int64_t count, double shift) {
   for (int64_t i = 0; i < count; ++i) to[i] += (static_cast<double>(from[i]) + shift) - shift;
@@ -263,14 +263,13 @@ Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int thr
     // Scales, the least singular value, and the condition, 0 for a failure.
     std::vector<double> head(static_cast<size_t>(l) + 2, 0.0);
     together(comm, [&] {
-      if (comm.rank() != 0) {
-        r = Matrix<double>(l, l);
-        return;
-      }
+      r = Matrix<double>(l, l);
+      if (comm.rank() != 0) return;
+      tiles.copy({0, l}, {0, l}, r.data.data(), l);
       const BlasThreads single(1);
       std::vector<double> unscale;
       double condition = 0;
-      if ((step > 0 && !nearly_identity(tiles)) || !factor(tiles, r, unscale, condition)) return;
+      if ((step > 0 && !nearly_identity(r)) || !factor(r, unscale, condition)) return;
       std::copy(unscale.begin(), unscale.end(), head.begin());
       if (step == 0 && want_least) head[static_cast<size_t>(l)] = least_singular_value(r, unscale);
       head.back() = condition;

@@ -3,6 +3,8 @@
 // calls of fixed shapes on one thread: all results are bitwise the same for any number of ranks and threads.
 #pragma once
 
+#include <vector>
+
 #include "distributed/communicator.hpp"
 #include "distributed/svd/symmetric.hpp"
 #include "kernels/matrix.hpp"
@@ -42,5 +44,17 @@ Orthonormalized orthonormalize(Matrix<double>& tall, Communicator& comm, int thr
 // The same of T's part outside the span of Q's orthonormal columns, to which it becomes orthogonal.
 Orthonormalized orthonormalize_beside(const Matrix<double>& q, Matrix<double>& tall, Communicator& comm,
                                       int threads, int steps = 2, bool want_least = false);
+
+// What Cholesky QR's steps share with those on a GPU.
+// It keeps its columns orthonormal while κ²·2^-53 is well below 1; R's diagonal shows a part of κ.
+inline constexpr double kWorstCondition = 1e6;
+// Powers of two that scale columns with these squared lengths to alike ones; empty where one is no length.
+std::vector<double> alike_lengths(const std::vector<double>& squares);
+// Largest over smallest.
+double spread_of(const std::vector<double>& diagonal);
+// Whether a first step has left a Gram matrix [l × l] near enough to I, of which the upper triangle counts.
+bool nearly_identity(const Matrix<double>& gram);
+// About T's, or more, by inverse iteration with RᵀR, R in the upper triangle, of T's columns scaled so.
+double least_singular_value(const Matrix<double>& r, const std::vector<double>& scale);
 
 }  // namespace lamina::svd

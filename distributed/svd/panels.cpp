@@ -162,6 +162,13 @@ int64_t panel_bytes(const Shape& shape, int ranks) {
   return elements * (8 + (ranks > 1 ? 2 * 4 : 0));
 }
 
+double norm_power(double squares, double most, int64_t count, double shift) {
+  if (!(most > 0)) return 0;
+  // The sum may lack half a grid a term, and is at least the largest term.
+  const double bound = 1.01 * std::max(squares, most * most) + 0x1p-50 * static_cast<double>(count) * shift;
+  return std::exp2(std::ilogb(std::sqrt(bound)) + 1);
+}
+
 std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm) {
   const Sides sides(input);
   const Matrix<float>& a = input.local;
@@ -203,12 +210,7 @@ std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm
     }
   }
   comm.all_reduce(sums.data(), sums.data(), sides.small, DType::f64, ReduceOp::sum);
-  for (size_t i = 0; i < norms.size(); ++i) {
-    // The sum may lack half a grid a term, and is at least the largest term.
-    const double bound = 1.01 * std::max(sums[i], norms[i] * norms[i]) +
-                         0x1p-50 * static_cast<double>(sides.longer) * shifts[i];
-    norms[i] = norms[i] > 0 ? std::exp2(std::ilogb(std::sqrt(bound)) + 1) : 0;
-  }
+  for (size_t i = 0; i < norms.size(); ++i) norms[i] = norm_power(sums[i], norms[i], sides.longer, shifts[i]);
   return norms;
 }
 

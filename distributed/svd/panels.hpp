@@ -35,6 +35,10 @@ int64_t panel_bytes(const Shape& shape, int ranks);
 // zeros. The same for any number of ranks. Collective.
 std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm);
 
+// A power of two at or above the norm of `count` numbers, of which `most` is the largest magnitude and
+// `squares` the sum of squares on the grid of `shift`; 0 for zeros.
+double norm_power(double squares, double most, int64_t count, double shift);
+
 // AᵀA of the smaller side on every rank, in float64, summed exactly over blocks of kRowBlock of the longer
 // side, each multiplied in T, float or double: bitwise the same for any number of ranks and threads, and
 // layouts. Collective.

@@ -5,18 +5,15 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 
 #include "distributed/agree.hpp"
-#include "distributed/exact_sum.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/svd/basis.hpp"
 #include "distributed/svd/coarse.hpp"
+#include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/method.hpp"
-#include "distributed/svd/orthonormal.hpp"
-#include "distributed/svd/products.hpp"
-#include "distributed/svd/sketch.hpp"
-#include "distributed/svd/sketch_eigen.hpp"
-#include "distributed/svd/tall.hpp"
 
 namespace lamina::svd {
 namespace {
@@ -43,7 +40,15 @@ bool take_whole(int64_t sketch, int64_t small_side) {
   return small_side <= kSmall || 4 * sketch >= 3 * small_side;
 }
 
+// As gram's, but for what randomized never says.
+SvdResult unknown_optimum(SvdResult result) {
+  result.optimal_error = std::numeric_limits<double>::quiet_NaN();
+  result.computed_by = "gram";
+  return result;
+}
+
 SvdResult whole(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
+  if (options.device == "cuda") return unknown_optimum(gram_on_gpus(input, options, comm));
   SvdOptions same = options;
   same.same_for_any_ranks = true;
   same.eigensolver = "auto";
@@ -53,18 +58,20 @@ SvdResult whole(const Input& input, const SvdOptions& options, TimedCommunicator
   const Input as_rows{input.shape,   {.layout = Layout::rows}, by_rows.local(),
                       input.max_abs, input.norm_squared,       input.rank,
                       input.rest};
-  SvdResult result = gram_method().run(square ? as_rows : input, same, comm);
-  result.optimal_error = std::numeric_limits<double>::quiet_NaN();
-  result.computed_by = "gram";
-  return result;
+  return unknown_optimum(gram_method().run(square ? as_rows : input, same, comm));
+}
+
+std::unique_ptr<Basis> make_basis(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
+  return options.device == "cuda" ? make_gpu_basis(input, options, comm)
+                                  : make_host_basis(input, options, comm);
 }
 
 class Randomized {
  public:
-  Randomized(const Input& input, const SvdOptions& options, TimedCommunicator& comm)
-      : input_(input), options_(options), comm_(comm), a_(input, comm, options.threads) {}
+  Randomized(const Input& input, const SvdOptions& options, Basis& basis)
+      : input_(input), options_(options), basis_(basis) {}
 
-  int64_t columns() const { return q_.cols; }
+  int64_t columns() const { return basis_.columns(); }
 
   // `more` columns of the basis beside those there are. Halko, Martinsson, Tropp 2011: orthonormalised power
   // iterations (algorithm 4.4), from vectors along the longer side, so that the basis lies along the shorter
@@ -74,19 +81,19 @@ class Randomized {
   // in place of what is left of it: so do Yu, Gu, Li 2018 ("Efficient randomized algorithms for the
   // fixed-precision low-rank matrix approximation"), and tell the error by ‖A‖² − ‖A·Q‖².
   void extend(int64_t more) {
-    bool coarse = a_.can_be_coarse();
-    Matrix<double> z = start(more, coarse);
+    bool coarse = basis_.take_coarse(true);
+    basis_.start(more);
     bool careful = false;         // whether both sides' vectors are made orthonormal
     double shift = 0, scale = 1;  // Z = scale·(AᵀA·Q − shift·Q)
     for (int done = 0;; ++done) {
       const bool last = done >= options_.power_iterations;
-      const Orthonormalized found = orthonormalize_short(z, last ? 2 : 1, done > 0 && !last && !careful);
+      const Orthonormalized found = basis_.orthonormalize(last ? 2 : 1, done > 0 && !last && !careful);
       if (done == 0) {
         careful = found.condition > kWorstOnce;
-        coarse = coarse && found.condition <= kWorstOnceCoarse;
+        if (coarse && found.condition > kWorstOnceCoarse) coarse = basis_.take_coarse(false);
       } else if (coarse && found.condition > kWorstSquaredCoarse) {
         // That iteration has lost digits: once more in float32, with care if it takes that.
-        coarse = false;
+        coarse = basis_.take_coarse(false);
         --done;
       } else if (!careful && found.condition > kWorstSquared) {
         // That iteration has lost digits: once more, with care.
@@ -98,9 +105,9 @@ class Randomized {
       }
       if (careful) shift = 0;
       if (done >= options_.power_iterations) break;
-      z = iterate(z, coarse, careful, shift, scale);
+      scale = basis_.iterate(careful, shift);
     }
-    project(std::move(z));
+    captured_ += basis_.project();
   }
 
   // Share of ‖A‖² that the basis leaves out.
@@ -112,20 +119,11 @@ class Randomized {
   }
 
   // The factorisation of A·Q, by its Gram matrix in float64; all its singular values for `choose`.
-  Eigenpairs decompose(const ChooseRank& choose) {
-    SymmetricTiles tiles;
-    {
-      const Phase phase(phases_.orthogonalize_s, comm_);
-      tiles = gram(b_, comm_, options_.threads);
-    }
-    const Phase phase(phases_.eigensolve_s, comm_);
-    return sketch_eigen(std::move(tiles), choose, comm_);
-  }
+  Eigenpairs decompose(const ChooseRank& choose) { return basis_.decompose(choose); }
 
   // The first r of the pairs as factors.
   SvdResult result(const Eigenpairs& pairs, int64_t r) {
     SvdResult result;
-    const int64_t l = columns();
     const double lost = rounding();
     result.singular_values.assign(static_cast<size_t>(r), 0.0);
     int64_t nonzero = 0;
@@ -141,23 +139,26 @@ class Randomized {
     // rounding.
     const bool again =
         nonzero > 0 && pairs.values[static_cast<size_t>(nonzero - 1)] < kLeastOrthogonal * pairs.values[0];
+    const int64_t l = columns();
     Matrix<double> w(l, nonzero);
     for (int64_t j = 0; j < nonzero; ++j) {
       for (int64_t i = 0; i < l; ++i) w(i, j) = pairs.vectors(j, i);
     }
-    Matrix<float> along_short = factor_of(q_, w, r, false);
+    Matrix<float> along_short = basis_.along_short(w, r);
     for (int64_t i = 0; i < l; ++i) {
       for (int64_t j = 0; j < nonzero; ++j) w(i, j) /= result.singular_values[static_cast<size_t>(j)];
     }
-    Matrix<float> along_long = factor_of(b_, w, r, again);
-    result.u = std::move(a_.long_is_rows() ? along_long : along_short);
-    result.v = std::move(a_.long_is_rows() ? along_short : along_long);
+    Matrix<float> along_long = basis_.along_long(w, r, again);
+    const bool long_is_rows = input_.shape.out_features >= input_.shape.in_features;
+    result.u = std::move(long_is_rows ? along_long : along_short);
+    result.v = std::move(long_is_rows ? along_short : along_long);
     result.error_bound = std::sqrt(std::max(0.0, 1 - kept / input_.norm_squared) + lost) + kFactorRounding;
     result.optimal_error = std::numeric_limits<double>::quiet_NaN();
-    result.phases = phases_;
+    result.phases = basis_.phases();
     return result;
   }
 
+ private:
   // Of the captured share of ‖A‖², with u = 2⁻⁵³, s the shorter side, l columns and b blocks of kRowBlock.
   // The float64 product has an error of at most s·u·|A||Q|, so s·u·√l·‖A‖ in all; LAPACK's eigenvalues are
   // some l²·u·‖A·Q‖² off in sum; ‖A‖² itself is a sum of (N + K) steps; and squares change twice as much.
@@ -170,132 +171,18 @@ class Randomized {
     return 0x1p-52 * (s * std::sqrt(l) + l * l + sides) + 0x1p-48 * blocks * (l + std::sqrt(l));
   }
 
- private:
-  // LᵀΩ, of columns of the test matrix that were not used before.
-  Matrix<double> start(int64_t count, bool coarse) {
-    const Phase phase(phases_.multiply_s, comm_);
-    const Range rows = a_.own_long();
-    const int64_t first = columns();
-    Matrix<float> omega;
-    together(comm_, [&] { omega = Matrix<float>(rows.size(), count); });
-#pragma omp parallel for num_threads(options_.threads)
-    for (int64_t i = 0; i < omega.rows; ++i) {
-      for (int64_t j = 0; j < count; ++j)
-        omega(i, j) = sketch_number(options_.seed, static_cast<uint64_t>(rows.begin + i),
-                                    static_cast<uint64_t>(first + j));
-    }
-    double scale = 1;
-    return a_.back(omega, scale, coarse);
-  }
-
-  Matrix<double> iterate(const Matrix<double>& q, bool coarse, bool careful, double shift, double& scale) {
-    scale = 1;
-    Matrix<float> y;
-    {
-      const Phase phase(phases_.multiply_s, comm_);
-      y = a_.forward(q, scale, coarse);
-    }
-    if (careful) {
-      const Phase phase(phases_.orthogonalize_s, comm_);
-      Matrix<double> wide;
-      together(comm_, [&] {
-        wide = Matrix<double>(y.rows, y.cols);
-        std::copy(y.data.begin(), y.data.end(), wide.data.begin());
-      });
-      orthonormalize(wide, comm_, options_.threads, 1);
-      std::transform(wide.data.begin(), wide.data.end(), y.data.begin(),
-                     [](double x) { return static_cast<float>(x); });
-    }
-    const Phase phase(phases_.multiply_s, comm_);
-    Matrix<double> z = a_.back(y, scale, coarse);
-    if (shift > 0) {
-      for (size_t i = 0; i < z.data.size(); ++i) z.data[i] -= scale * shift * q.data[i];
-    }
-    return z;
-  }
-
-  Orthonormalized orthonormalize_short(Matrix<double>& z, int steps, bool want_least) {
-    const Phase phase(phases_.orthogonalize_s, comm_);
-    return orthonormalize_beside(q_, z, comm_, options_.threads, steps, want_least);
-  }
-
-  // Takes new columns of the basis, and A's products with them.
-  void project(Matrix<double> z) {
-    const Phase phase(phases_.multiply_s, comm_);
-    Matrix<double> products = a_.exact_forward(z);
-    std::vector<double> blocks(static_cast<size_t>((products.rows + kRowBlock - 1) / kRowBlock), 0.0);
-    for (int64_t i = 0; i < products.rows; ++i) {
-      double sum = 0;
-      for (int64_t j = 0; j < products.cols; ++j) sum += products(i, j) * products(i, j);
-      blocks[static_cast<size_t>(i / kRowBlock)] += sum;
-    }
-    captured_ += ordered_sum(blocks, comm_);
-    together(comm_, [&] {
-      append(q_, std::move(z));
-      append(b_, std::move(products));
-    });
-  }
-
-  static void append(Matrix<double>& to, Matrix<double> columns) {
-    if (to.cols == 0) {
-      to = std::move(columns);
-      return;
-    }
-    Matrix<double> both(to.rows, to.cols + columns.cols);
-    for (int64_t i = 0; i < to.rows; ++i) {
-      std::copy_n(to.row(i), to.cols, both.row(i));
-      std::copy_n(columns.row(i), columns.cols, both.row(i) + to.cols);
-    }
-    to = std::move(both);
-  }
-
-  // T·W in float32, with zero columns up to r, its other columns made orthonormal before on request. Takes T.
-  Matrix<float> factor_of(Matrix<double>& tall, const Matrix<double>& w, int64_t r, bool orthonormal) {
-    Matrix<float> factor;
-    std::vector<Matrix<double>> scratch(static_cast<size_t>(options_.threads));
-    together(comm_, [&] {
-      factor = Matrix<float>(tall.rows, r);
-      for (auto& each : scratch) each = Matrix<double>(kRowBlock, w.cols);
-    });
-    const auto round = [&](const double* from, int64_t begin, int64_t rows) {
-      for (int64_t i = 0; i < rows; ++i) {
-        std::transform(from + i * w.cols, from + (i + 1) * w.cols, factor.row(begin + i),
-                       [](double x) { return static_cast<float>(x); });
-      }
-    };
-    if (orthonormal) {
-      const Phase phase(phases_.orthogonalize_s, comm_);
-      together(comm_, [&] { tall = times_small(tall, w, options_.threads); });
-      orthonormalize(tall, comm_, options_.threads);
-      round(tall.data.data(), 0, tall.rows);
-    } else {
-      const Phase phase(phases_.multiply_s, comm_);
-      for_each_block(tall.rows, options_.threads, [&](int64_t begin, int64_t rows, int thread) {
-        double* product = scratch[static_cast<size_t>(thread)].data.data();
-        multiply(false, false, rows, w.cols, w.rows, tall.row(begin), tall.cols, w.data.data(), w.cols,
-                 product, w.cols);
-        round(product, begin, rows);
-      });
-    }
-    tall = {};
-    return factor;
-  }
-
   const Input& input_;
   const SvdOptions& options_;
-  TimedCommunicator& comm_;
-  Products a_;
-  Matrix<double> q_;     // [own short × l]: orthonormal columns
-  Matrix<double> b_;     // [own long × l]: A's products with them
-  double captured_ = 0;  // ‖B‖²
-  SvdPhases phases_;
+  Basis& basis_;
+  double captured_ = 0;  // ‖A·Q‖²
 };
 
 // The sketch grows until it holds the share with oversampling to spare, so that the rank is about the least.
 SvdResult by_share(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
   int64_t target = kFirstSketch + options.oversampling;
   if (take_whole(target, input.small_side())) return whole(input, options, comm);
-  Randomized sketch(input, options, comm);
+  const std::unique_ptr<Basis> basis = make_basis(input, options, comm);
+  Randomized sketch(input, options, *basis);
   for (;;) {
     sketch.extend(target - sketch.columns());
     if (sketch.error_bound(sketch.rest()) <= std::sqrt(input.rest)) {
@@ -324,7 +211,8 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
   if (input.rank == 0) return by_share(input, options, comm);
   const int64_t columns = std::min(input.small_side(), input.rank + options.oversampling);
   if (take_whole(columns, input.small_side())) return whole(input, options, comm);
-  Randomized sketch(input, options, comm);
+  const std::unique_ptr<Basis> basis = make_basis(input, options, comm);
+  Randomized sketch(input, options, *basis);
   sketch.extend(columns);
   const Eigenpairs pairs = sketch.decompose([&](const std::vector<double>&) { return input.rank; });
   return sketch.result(pairs, input.rank);
@@ -337,6 +225,7 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t s = std::min(shape.out_features, shape.in_features);
   const int64_t d = std::max(shape.out_features, shape.in_features);
   const int64_t l = std::min(s, rank + options.oversampling);
+  if (options.device == "cuda") return gpu_host_bytes(shape, rank, ranks) + 16 * l * l + 4 * rank * d / ranks;
   if (take_whole(l, s)) return gram_method().named.memory_bytes(shape, rank, ranks, options);
   const int64_t s_own = partition(s, ranks, kRowBlock)[0].size();
   const int64_t d_own = partition(d, ranks, kRowBlock)[0].size();
@@ -354,11 +243,19 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   return kLibraryBytes + copy + std::max({moved, forward, back, project, eigen, factors});
 }
 
+int64_t gpu_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
+  const int64_t s = std::min(shape.out_features, shape.in_features);
+  const int64_t l = std::min(s, rank + options.oversampling);
+  return take_whole(l, s) ? gram_gpu_bytes(shape, rank, ranks, options)
+                          : gpu_basis_bytes(shape, l, rank, ranks);
+}
+
 }  // namespace
 
 Method randomized_method() {
-  return {{"randomized", "power iterations on random vectors (Halko, Martinsson, Tropp 2011)", "", false,
-           memory_bytes},
+  return {{"randomized", "power iterations on random vectors (Halko, Martinsson, Tropp 2011); on GPUs too",
+           "", false, memory_bytes, gpu_bytes},
+          run,
           run};
 }
 

@@ -87,8 +87,11 @@ namespace {
 
 class SvdFactorizer final : public Factorizer {
  public:
-  SvdFactorizer(Communicator& comm, SvdOptions options, Calibration calibration)
-      : comm_(comm), options_(std::move(options)), calibration_(std::move(calibration)) {
+  SvdFactorizer(Communicator& comm, SvdOptions options, Calibration calibration, GpuTransport gpus)
+      : comm_(comm),
+        options_(std::move(options)),
+        calibration_(std::move(calibration)),
+        gpus_(std::move(gpus)) {
     options_.threads = std::max(1, options_.threads);
     options_.same_for_any_ranks = true;
   }
@@ -97,6 +100,8 @@ class SvdFactorizer final : public Factorizer {
     SvdOptions options = options_;
     options.method = request.method;
     options.seed = seed;
+    options.device = request.device;
+    if (request.device != "cpu" && comm_.size() > 1 && gpus_) options.transport = &gpus_();
     Input input{slab.shape, {}, slab.rows};
     Factors factors;
     SvdResult svd = request.whiten == Whiten::none
@@ -114,8 +119,8 @@ class SvdFactorizer final : public Factorizer {
     }
     double norm = svd.norm * svd.norm;
     if (request.whiten != Whiten::none) {
-      input.max_abs = max_abs(slab.rows, comm_);
-      norm = exact_squares(input, comm_);
+      input.max_abs = max_abs(slab.rows, comm_, options.threads);
+      norm = exact_squares(input, comm_, options.threads);
     }
     factors.error =
         norm > 0 ? std::sqrt(residual_squared(input, svd.u, {}, svd.v, comm_, options.threads) / norm) : 0;
@@ -128,7 +133,7 @@ class SvdFactorizer final : public Factorizer {
  private:
   SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options,
                      std::vector<std::string>& warnings) {
-    if (!std::isfinite(max_abs(slab.rows, comm_)))
+    if (!std::isfinite(max_abs(slab.rows, comm_, options.threads)))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
     try {
       Whitening whitening(request.whiten, request.damping, slab.shape.in_features, request.calibration_tokens,
@@ -179,6 +184,7 @@ class SvdFactorizer final : public Factorizer {
   Communicator& comm_;
   SvdOptions options_;
   Calibration calibration_;
+  GpuTransport gpus_;
 };
 
 }  // namespace
@@ -196,8 +202,10 @@ double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& c
          factors.norm;
 }
 
-std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options, Calibration calibration) {
-  return std::make_unique<svd::SvdFactorizer>(comm, std::move(options), std::move(calibration));
+std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options, Calibration calibration,
+                                            GpuTransport gpus) {
+  return std::make_unique<svd::SvdFactorizer>(comm, std::move(options), std::move(calibration),
+                                              std::move(gpus));
 }
 
 }  // namespace lamina

@@ -78,8 +78,14 @@ void for_each_block(int64_t rows, int threads, const std::function<void(int64_t,
   }
 }
 
-double max_abs(const Matrix<float>& slab, Communicator& comm) {
-  return comm.max(largest_magnitude(slab.data.data(), static_cast<int64_t>(slab.data.size())));
+double max_abs(const Matrix<float>& slab, Communicator& comm, int threads) {
+  constexpr int64_t kPiece = int64_t{1} << 20;
+  const auto count = static_cast<int64_t>(slab.data.size());
+  double most = 0;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(max : most)
+  for (int64_t begin = 0; begin < count; begin += kPiece)
+    most = std::max(most, largest_magnitude(slab.data.data() + begin, std::min(kPiece, count - begin)));
+  return comm.max(most);
 }
 
 double ordered_sum(const std::vector<double>& blocks, Communicator& comm) {

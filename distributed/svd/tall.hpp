@@ -26,7 +26,7 @@ void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
 void for_each_block(int64_t rows, int threads, const std::function<void(int64_t, int64_t, int)>& work);
 
 // Largest |element| over all ranks; infinity when any is not finite. Collective.
-double max_abs(const Matrix<float>& slab, Communicator& comm);
+double max_abs(const Matrix<float>& slab, Communicator& comm, int threads = 1);
 // The ordered sum of per-block values, each rank's consecutive, in rank order. Collective.
 double ordered_sum(const std::vector<double>& blocks, Communicator& comm);
 

@@ -94,6 +94,18 @@ void columns_to_rows(const Matrix<double>& from, Matrix<float>& v, const std::ve
 
 }  // namespace
 
+void add_gram(const Matrix<double>& x, int64_t count, int rank, int ranks, int threads,
+              std::vector<Matrix<double>>& rows) {
+  const BlasThreads single(1);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (int64_t block = static_cast<int64_t>(rows.size()) - 1; block >= 0; --block) {
+    if (block % ranks != rank) continue;
+    Matrix<double>& g = rows[static_cast<size_t>(block)];
+    multiply(true, false, g.rows, g.cols, count, x.data.data() + block * kRowBlock, x.cols, x.data.data(),
+             x.cols, g.data.data(), g.cols, true);
+  }
+}
+
 Whitening::Whitening(Whiten kind, double damping, int64_t in_features, int64_t tokens,
                      const Calibration& calibration, Communicator& comm, int threads)
     : size_(in_features), kind_(kind), comm_(comm), threads_(std::max(1, threads)) {
@@ -137,22 +149,10 @@ Whitening::Whitening(Whiten kind, double damping, int64_t in_features, int64_t t
 }
 
 void Whitening::add_tokens(int64_t tokens, const Calibration& calibration) {
-  const int64_t ranks = comm_.size();
   const double scale = 1 / static_cast<double>(tokens);
   Matrix<double> held;
   together(comm_, [&] { held = Matrix<double>(std::min(tokens, kHeldTokens), size_); });
   int64_t filled = 0, left = tokens;
-  const auto multiply_held = [&] {
-    const BlasThreads single(1);
-#pragma omp parallel for schedule(dynamic) num_threads(threads_)
-    for (int64_t block = count_blocks(size_) - 1; block >= 0; --block) {
-      if (block % ranks != comm_.rank()) continue;
-      Matrix<double>& g = rows_[static_cast<size_t>(block)];
-      multiply(true, false, g.rows, g.cols, filled, held.data.data() + block * kRowBlock, size_,
-               held.data.data(), size_, g.data.data(), g.cols, true);
-    }
-    filled = 0;
-  };
   for_each_chunk(tokens, size_, calibration, comm_, [&](const float* x, int64_t rows) {
     std::copy_n(x, rows * size_, held.row(filled));
     for (int64_t t = filled; t < filled + rows; ++t)
@@ -161,7 +161,9 @@ void Whitening::add_tokens(int64_t tokens, const Calibration& calibration) {
     left -= rows;
     if (kind_ != Whiten::cholesky) return;
     filled += rows;
-    if (filled == held.rows || left == 0) multiply_held();
+    if (filled < held.rows && left > 0) return;
+    add_gram(held, filled, comm_.rank(), comm_.size(), threads_, rows_);
+    filled = 0;
   });
   for (Matrix<double>& g : rows_)
     for (double& each : g.data) each *= scale;

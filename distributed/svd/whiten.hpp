@@ -14,6 +14,12 @@
 
 namespace lamina {
 
+// Adds Xᵀ·X of `count` tokens, rows of x [… × K], to the block rows of its lower triangle that belong to this
+// rank, block mod ranks: rows[block] is [its kRowBlock rows × columns up to their end]. The Gram's cost,
+// K²·count operations in all.
+void add_gram(const Matrix<double>& x, int64_t count, int rank, int ranks, int threads,
+              std::vector<Matrix<double>>& rows);
+
 // A square root L of the damped mean Gram of calibration tokens, XᵀX/tokens + damping·mean(diagonal)·I,
 // lower triangular [K × K] in float64, spread over ranks by rows: blocks of kRowBlock dealt out in turn, so
 // that every rank has as much of the triangle. Every product has a fixed shape and place and every sum a

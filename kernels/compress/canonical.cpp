@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <type_traits>
 
-#include "kernels/compress/float8.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {
@@ -26,15 +26,15 @@ void expect_cut(const char* what, int64_t at, int64_t unit, int64_t whole) {
         fmt::format("slice: expected a cut of {} at a multiple of {}, found {}", what, unit, at));
 }
 
-template <class T>
-std::vector<T> cut(const std::vector<T>& from, int64_t stride, Range rows, Range cols) {
-  std::vector<T> to;
+template <class Numbers>
+Numbers cut(const Numbers& from, int64_t stride, Range rows, Range cols) {
+  Numbers to;
   if (from.empty()) return to;
   to.resize(static_cast<size_t>(rows.size() * cols.size()));
   if (to.empty()) return to;
   for (int64_t i = 0; i < rows.size(); ++i) {
     std::memcpy(to.data() + i * cols.size(), from.data() + (rows.begin + i) * stride + cols.begin,
-                static_cast<size_t>(cols.size()) * sizeof(T));
+                static_cast<size_t>(cols.size()) * sizeof(to[0]));
   }
   return to;
 }
@@ -45,8 +45,8 @@ int64_t column_unit(const Leaf& leaf) {
   return std::lcm(group, std::max<int64_t>(pattern_units(leaf.pattern).cols, 1));
 }
 
-template <class T>
-void append(std::vector<T>& to, const std::vector<T>& from) {
+template <class Numbers>
+void append(Numbers& to, const Numbers& from) {
   to.insert(to.end(), from.begin(), from.end());
 }
 

@@ -7,7 +7,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/matrix.hpp"
@@ -41,11 +44,30 @@ struct CutUnits {
 };
 CutUnits pattern_units(const Pattern& pattern);
 
+// Memory whose new elements are as it comes, for large arrays that are filled at once: threads that fill them
+// are the first to touch it, each its part, and none of it is written twice.
+template <class T>
+struct Unfilled : std::allocator<T> {
+  template <class U>
+  struct rebind {
+    using other = Unfilled<U>;
+  };
+  template <class U, class... Arguments>
+  void construct(U* at, Arguments&&... arguments) {
+    if constexpr (sizeof...(Arguments) == 0)
+      ::new (static_cast<void*>(at)) U;
+    else
+      ::new (static_cast<void*>(at)) U(std::forward<Arguments>(arguments)...);
+  }
+};
+using Codes = std::vector<int8_t, Unfilled<int8_t>>;
+
 // One matrix [rows × cols] of weights, cut from a whole [whole_rows × whole_cols] at (row_begin, col_begin).
 // Float weights fill `values`; quantized ones fill `codes` and `scales`:
 //   w[i][j] = scales[i][j / group] · (codes[i][j] − zero_points[i][j / group]) / input_scales[j]
 // with zero_points absent meaning 0 and input_scales absent meaning 1; fp8 codes are the numbers that their
-// bits say (float8.hpp). Pruned weights have `mask`; what it drops is stored as 0 in `values` or `codes`.
+// bits say (small_floats.hpp). Pruned weights have `mask`; what it drops is stored as 0 in `values` or
+// `codes`.
 //
 // What a leaf is, wherever it lies and whatever its numbers:
 struct LeafKind {
@@ -65,7 +87,7 @@ struct Leaf : LeafKind {
   int64_t row_begin = 0, col_begin = 0;
 
   std::vector<float> values;        // [rows × cols], or empty
-  std::vector<int8_t> codes;        // [rows × cols], or empty
+  Codes codes;                      // [rows × cols], or empty
   std::vector<float> scales;        // [rows × cols/group]
   std::vector<int8_t> zero_points;  // optional, as scales
   std::vector<float> input_scales;  // optional, [cols]; the kernel divides activations by them first

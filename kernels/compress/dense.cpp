@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "kernels/compress/float8.hpp"
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {

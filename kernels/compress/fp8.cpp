@@ -2,9 +2,13 @@
 // token (W8A8).
 //
 //   scale_i = max_j |w_ij| / 448,  code_ij = e4m3(w_ij · 448 / max_j |w_ij|),  w_ij ≈ scale_i · code_ij
-#include "kernels/compress/float8.hpp"
+#include <cmath>
+#include <cstring>
+
 #include "kernels/compress/rows.hpp"
 #include "kernels/compress/schemes.hpp"
+#include "kernels/small_floats.hpp"
+#include "kernels/wide.hpp"
 
 namespace lamina {
 namespace {
@@ -13,6 +17,10 @@ const KeySpec kActivations{.name = "activations",
                            .help = "fp8: W8A8, activations per token; f32: weights only are quantized",
                            .fallback = std::string("f32"),
                            .choices = {"f32", "fp8"}};
+
+LAMINA_WIDE void encode(const float* w, int64_t count, float factor, int8_t* codes) {
+  for (int64_t j = 0; j < count; ++j) codes[j] = static_cast<int8_t>(e4m3_of_float(w[j] * factor));
+}
 
 class Fp8 final : public Scheme {
  public:
@@ -32,10 +40,30 @@ class Fp8 final : public Scheme {
   }
 
   Canonical compress(const RowSlab& slab, CompressContext&) const override {
-    check_rows(slab);
-    Leaf leaf = quantize_rows(slab, kLargestE4m3,
-                              [](float scaled) { return static_cast<int8_t>(e4m3_of_float(scaled)); });
+    check_place(slab);
+    Leaf leaf = leaf_of(slab);
+    leaf.bits = 8;
     leaf.fp8 = true;
+    leaf.group = leaf.cols;
+    leaf.per_channel = true;
+    leaf.codes.resize(static_cast<size_t>(leaf.rows * leaf.cols));
+    leaf.scales.resize(static_cast<size_t>(leaf.cols > 0 ? leaf.rows : 0));
+    bool finite = true;
+#pragma omp parallel for schedule(static) reduction(&& : finite)
+    for (int64_t i = 0; i < static_cast<int64_t>(leaf.scales.size()); ++i) {
+      const float* w = slab.rows.row(i);
+      const float amax = largest_magnitude(w, leaf.cols);
+      finite = finite && std::isfinite(amax);
+      int8_t* codes = leaf.codes.data() + i * leaf.cols;
+      // A row this small counts as zero: largest/amax could overflow. The scale stays 0.
+      if (amax < kSmallestActivation) {
+        std::memset(codes, 0, static_cast<size_t>(leaf.cols));
+        continue;
+      }
+      encode(w, leaf.cols, kLargestE4m3 / amax, codes);
+      leaf.scales[static_cast<size_t>(i)] = amax / kLargestE4m3;
+    }
+    if (!finite) check_rows(slab);
     if (activations_ == "fp8") leaf.activation = ActivationRule::fp8_per_token;
     return Canonical{{std::move(leaf)}};
   }

@@ -7,11 +7,20 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/wide.hpp"
+
 // Into what is compiled for other instructions too.
 #define LAMINA_INLINE __attribute__((always_inline)) inline
 
 namespace lamina {
 namespace {
+
+// Sixteen weights at a time, by vectors of whatever width there is.
+constexpr int64_t kLanes = 16;
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef int8_t Bytes __attribute__((vector_size(kLanes)));
+constexpr int32_t kWhole = 0x4b400000;  // the bits of 1.5·2²³, beside which the last ones are a whole number
 
 // The grid that spans [least, most], 0 included.
 LAMINA_INLINE Grid spanning(const CodeRange& range, float least, float most) {
@@ -97,19 +106,36 @@ int64_t zero_point_scratch(Shape shape, int64_t group) {
 namespace {
 
 // The least and largest of `count` finite weights, 0 included. As integers that are ordered as the floats
-// are: unlike floats' their extremes vectorise.
+// are: infinities beyond all finite ones, NaN beyond those.
 struct Extremes {
   float least = 0, most = 0;
-  // Infinities and NaN lie beyond all others; a comparison with NaN fails.
+  // A comparison with NaN fails.
   bool finite() const {
     constexpr float kLargest = std::numeric_limits<float>::max();
     return least >= -kLargest && most <= kLargest;
   }
 };
 LAMINA_INLINE Extremes extremes_of(const float* w, int64_t count) {
-  const auto ordered = [](int32_t bits) { return bits ^ ((bits >> 31) & 0x7fffffff); };
-  int32_t least = 0, most = 0;
-  for (int64_t j = 0; j < count; ++j) {
+  const auto ordered = [](auto bits) { return bits ^ ((bits >> 31) & 0x7fffffff); };
+  Words lows{}, highs{};
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) {
+    Words bits;
+    std::memcpy(&bits, w + j, sizeof(bits));
+    const Words each = bits ^ ((bits >> 31) & 0x7fffffff);
+    lows = each < lows ? each : lows;
+    highs = each > highs ? each : highs;
+  }
+  // Halves onto each other, both extremes side by side.
+  constexpr Words kMove8{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7};
+  constexpr Words kMove4{4, 5, 6, 7, 0, 1, 2, 3}, kMove2{2, 3, 0, 1}, kMove1{1, 0};
+  for (const Words& move : {kMove8, kMove4, kMove2, kMove1}) {
+    const Words other_lows = __builtin_shuffle(lows, move), other_highs = __builtin_shuffle(highs, move);
+    lows = other_lows < lows ? other_lows : lows;
+    highs = other_highs > highs ? other_highs : highs;
+  }
+  int32_t least = lows[0], most = highs[0];
+  for (; j < count; ++j) {
     const int32_t each = ordered(std::bit_cast<int32_t>(w[j]));
     least = std::min(least, each);
     most = std::max(most, each);
@@ -129,11 +155,32 @@ LAMINA_INLINE Grid widest(const CodeRange& range, const float* w, int64_t count,
   return {*first / range.low, 0};
 }
 
+// code_of of weights that the grid spans, or nearly: their quotients are so small that they can be rounded
+// before they are clamped, as the whole numbers beside 1.5·2²³ (rows.hpp).
 LAMINA_INLINE void round_by(const CodeRange& range, const float* w, int64_t count, float inverse, float zero,
                             int8_t* codes) {
-  // Bytes that are written may be anyone's: what is read in the loop has to be its own.
-  const CodeRange own = range;
-  for (int64_t j = 0; j < count; ++j) codes[j] = code_of(own, w[j], inverse, zero);
+  const auto whole_zero = static_cast<int32_t>(zero);
+  const int32_t low = kWhole + static_cast<int32_t>(range.low) - whole_zero,
+                high = kWhole + static_cast<int32_t>(range.high) - whole_zero;
+  const auto round = [&](const float* from, int8_t* to) {
+    Floats quotients;
+    std::memcpy(&quotients, from, sizeof(quotients));
+    quotients = quotients * inverse + std::bit_cast<float>(kWhole);
+    Words whole;
+    std::memcpy(&whole, &quotients, sizeof(whole));
+    whole = whole < low ? Words{} + low : whole;
+    whole = whole > high ? Words{} + high : whole;
+    const Bytes bytes = __builtin_convertvector(whole + whole_zero, Bytes);  // what is above them falls off
+    std::memcpy(to, &bytes, sizeof(bytes));
+  };
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes) round(w + j, codes + j);
+  if (j == count) return;
+  float last[kLanes] = {};
+  int8_t rounded[kLanes];
+  std::memcpy(last, w + j, sizeof(float) * static_cast<size_t>(count - j));
+  round(last, rounded);
+  std::memcpy(codes + j, rounded, static_cast<size_t>(count - j));
 }
 
 LAMINA_INLINE void round_with(const CodeRange& range, const float* w, int64_t count, const Grid& grid,
@@ -150,50 +197,47 @@ LAMINA_INLINE bool round_whole_row(const CodeRange& range, const float* w, int64
   const Extremes extremes = extremes_of(w, leaf.cols);
   if (!extremes.finite()) return false;
   const float amax = std::max(-extremes.least, extremes.most);
-  // A row this small counts as zero: high/amax could overflow. Codes and scale stay 0.
-  if (amax < kSmallestActivation) return true;
-  round_by(range, w, leaf.cols, range.high / amax, 0, leaf.codes.data() + row * leaf.cols);
+  int8_t* codes = leaf.codes.data() + row * leaf.cols;
+  // A row this small counts as zero: high/amax could overflow. The scale stays 0.
+  if (amax < kSmallestActivation) {
+    std::memset(codes, 0, static_cast<size_t>(leaf.cols));
+    return true;
+  }
+  round_by(range, w, leaf.cols, range.high / amax, 0, codes);
   leaf.scales[static_cast<size_t>(row)] = amax / range.high;
   return true;
 }
 
-// False where a weight is not finite.
-LAMINA_INLINE bool round_row(const CodeRange& range, const float* w, int64_t row, Leaf& leaf) {
+// False where a weight is not finite. The same numbers by any instructions: nothing is fused.
+LAMINA_WIDE bool round_row(const CodeRange& range, const float* w, int64_t row, Leaf& leaf) {
   if (leaf.per_channel && range.low == -range.high && !range.asymmetric)
     return round_whole_row(range, w, row, leaf);
+  // Some groups after each other: their grids' divisions wait for no one's codes.
+  constexpr int64_t kSome = 32;
+  Extremes extremes[kSome];
+  Grid grids[kSome];
   const int64_t groups = leaf.groups();
-  bool finite = true;
-  for (int64_t g = 0; g < groups; ++g) {
-    const Extremes extremes = extremes_of(w + g * leaf.group, leaf.group);
-    finite = finite && extremes.finite();
-    if (!finite) break;
-    const Grid grid = widest(range, w + g * leaf.group, leaf.group, extremes);
-    const auto at = static_cast<size_t>(row * groups + g);
-    leaf.scales[at] = grid.scale;
-    if (range.asymmetric) leaf.zero_points[at] = static_cast<int8_t>(grid.zero);
-    round_with(range, w + g * leaf.group, leaf.group, grid,
-               leaf.codes.data() + row * leaf.cols + g * leaf.group);
+  for (int64_t first = 0; first < groups; first += kSome) {
+    const int64_t some = std::min(kSome, groups - first);
+    const float* from = w + first * leaf.group;
+    bool finite = true;
+    for (int64_t g = 0; g < some; ++g) {
+      extremes[g] = extremes_of(from + g * leaf.group, leaf.group);
+      finite = finite && extremes[g].finite();
+    }
+    if (!finite) return false;
+    for (int64_t g = 0; g < some; ++g)
+      grids[g] = widest(range, from + g * leaf.group, leaf.group, extremes[g]);
+    for (int64_t g = 0; g < some; ++g) {
+      const auto at = static_cast<size_t>(row * groups + first + g);
+      leaf.scales[at] = grids[g].scale;
+      if (range.asymmetric) leaf.zero_points[at] = static_cast<int8_t>(grids[g].zero);
+      round_with(range, from + g * leaf.group, leaf.group, grids[g],
+                 leaf.codes.data() + row * leaf.cols + (first + g) * leaf.group);
+    }
   }
-  return finite;
-}
-
-// The same numbers by any instructions: nothing is fused.
-#if defined(__x86_64__)
-__attribute__((target("avx2"))) bool round_row_avx2(const CodeRange& range, const float* w, int64_t row,
-                                                    Leaf& leaf) {
-  return round_row(range, w, row, leaf);
-}
-bool has_avx2() {
-  return __builtin_cpu_supports("avx2");
-}
-#else
-bool round_row_avx2(const CodeRange&, const float*, int64_t, Leaf&) {
   return true;
 }
-bool has_avx2() {
-  return false;
-}
-#endif
 
 }  // namespace
 
@@ -257,14 +301,11 @@ Leaf leaf_of_codes(const RowSlab& slab, int bits, const CodeRange& range, int64_
 bool round_rows(const Matrix<float>& rows, const CodeRange& range, const std::vector<double>& cost,
                 Leaf& leaf) {
   const int64_t group = leaf.group;
-  const bool avx2 = has_avx2();
   bool finite = true;
 #pragma omp parallel for schedule(static) reduction(&& : finite)
   for (int64_t i = 0; i < leaf.rows; ++i) {
     if (cost.empty()) {
-      finite =
-          (avx2 ? round_row_avx2(range, rows.row(i), i, leaf) : round_row(range, rows.row(i), i, leaf)) &&
-          finite;
+      finite = round_row(range, rows.row(i), i, leaf) && finite;
       continue;
     }
     for (int64_t g = 0; g < leaf.groups(); ++g) {

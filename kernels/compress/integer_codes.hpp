@@ -48,8 +48,8 @@ inline constexpr int kSearchSteps = 16;
 inline constexpr float kSearchStep = 0.025f;
 inline constexpr int64_t kLargestGroup = 128;  // that is not a whole row
 
-// A leaf of the slab's shape with room for codes, scales and zero points. `group` columns share a grid; 0:
-// each row has one.
+// A leaf of the slab's shape with room for codes, which are not set yet, scales and zero points. `group`
+// columns share a grid; 0: each row has one.
 Leaf leaf_of_codes(const RowSlab& slab, int bits, const CodeRange& range, int64_t group);
 
 // Nearest codes of `rows`, group by group: by widest grids, or those that a square error's `cost` [K] asks

@@ -37,6 +37,10 @@ const KeySpec kMethod{.name = "method",
                       .help = "gram: exact; randomized: faster, near it",
                       .fallback = std::string("gram"),
                       .choices = {"gram", "randomized"}};
+const KeySpec kFactorDevice{.name = "factor_device",
+                            .help = "where W is factorised: by the processors, or on the ranks' GPUs",
+                            .fallback = std::string("cpu"),
+                            .choices = {"cpu", "cuda"}};
 const KeySpec kWhiten{
     .name = "whiten",
     .help = "count what is lost in outputs on calibration tokens: cholesky, or diagonal by channel",
@@ -68,7 +72,8 @@ class LowRank final : public Scheme {
                              : request_.rule.error > 0
                                  ? fmt::format("lowrank-e{:.6g}", request_.rule.error)
                                  : fmt::format("lowrank-energy{:.9g}", request_.rule.energy);
-    return text + (request_.method == "gram" ? "" : "-" + request_.method) + whiten_name() + nested_name(*v_);
+    return text + (request_.method == "gram" ? "" : "-" + request_.method) +
+           (request_.device == "cpu" ? "" : "-" + request_.device) + whiten_name() + nested_name(*v_);
   }
 
   std::vector<std::pair<std::string, Value>> describe() const override {
@@ -78,6 +83,7 @@ class LowRank final : public Scheme {
     if (request_.rule.error > 0) keys.emplace_back("error", request_.rule.error);
     if (request_.rule.energy > 0) keys.emplace_back("energy", request_.rule.energy);
     keys.emplace_back("method", request_.method);
+    keys.emplace_back(kFactorDevice.name, request_.device);
     if (request_.whiten != Whiten::none) {
       keys.emplace_back("whiten", std::string(name_of(request_.whiten)));
       keys.emplace_back("calibration_tokens", request_.calibration_tokens);
@@ -206,7 +212,8 @@ std::unique_ptr<Scheme> make_lowrank(const Params& params, Shape shape, const Re
   RankRule rule;
   int64_t rank = 0;
   const bool ruled = read_rule(params, shape, &rule, &rank);
-  FactorRequest request{.rule = rule, .method = params.string(kMethod)};
+  FactorRequest request{
+      .rule = rule, .method = params.string(kMethod), .device = params.string(kFactorDevice)};
   const bool whitened = read_whiten(params, &request);
   if (!factors.ok() || !whitened) return nullptr;
   if (!ruled) rank = std::min(shape.out_features, shape.in_features);
@@ -243,7 +250,8 @@ SchemeType lowrank_scheme() {
   SchemeType type;
   type.type = "lowrank";
   type.help = "W ≈ U·V by rank, parameter ratio, error or energy; each factor dense, quantized or pruned";
-  type.keys = {kRank, kRatio, kError, kEnergy, kMethod, kWhiten, kCalibrationTokens, kDamping, kFactors};
+  type.keys = {kRank,    kRatio,  kError, kEnergy, kMethod, kFactorDevice, kWhiten, kCalibrationTokens,
+               kDamping, kFactors};
   type.make = make_lowrank;
   return type;
 }

@@ -9,11 +9,13 @@
 #include <limits>
 #include <stdexcept>
 
+#include "kernels/wide.hpp"
+
 namespace lamina {
 namespace {
 
 // Magnitudes of floats are ordered as their bits are, and integer maxima vectorise where float ones may not.
-uint32_t largest_bits(const float* w, int64_t count) {
+LAMINA_WIDE uint32_t largest_bits(const float* w, int64_t count) {
   uint32_t largest = 0;
   for (int64_t j = 0; j < count; ++j)
     largest = std::max(largest, std::bit_cast<uint32_t>(w[j]) & 0x7fffffffu);

@@ -28,28 +28,4 @@ inline float round_even(float value) {
   return (value + 12582912.0f) - 12582912.0f;
 }
 
-// 8-bit codes, symmetric per output channel: encode(w · largest / max|w|), and the scale max|w| / largest.
-// The including file is compiled without fused multiply-adds, so that codes are the same everywhere.
-template <class Encode>
-Leaf quantize_rows(const RowSlab& slab, float largest, Encode encode) {
-  Leaf leaf = leaf_of(slab);
-  leaf.bits = 8;
-  leaf.group = leaf.cols;
-  leaf.per_channel = true;
-  leaf.codes.resize(static_cast<size_t>(leaf.rows * leaf.cols));
-  leaf.scales.resize(static_cast<size_t>(leaf.cols > 0 ? leaf.rows : 0));
-#pragma omp parallel for schedule(static)
-  for (int64_t i = 0; i < static_cast<int64_t>(leaf.scales.size()); ++i) {
-    const float* w = slab.rows.row(i);
-    const float amax = largest_magnitude(w, leaf.cols);
-    // A row this small counts as zero: largest/amax could overflow. Codes and scale stay 0.
-    if (amax < kSmallestActivation) continue;
-    const float factor = largest / amax;
-    int8_t* codes = leaf.codes.data() + i * leaf.cols;
-    for (int64_t j = 0; j < leaf.cols; ++j) codes[j] = encode(w[j] * factor);
-    leaf.scales[static_cast<size_t>(i)] = amax / largest;
-  }
-  return leaf;
-}
-
 }  // namespace lamina

@@ -58,6 +58,7 @@ enum class Whiten { none, diagonal, cholesky };
 struct FactorRequest {
   RankRule rule;                // an error or energy is of the whitened matrix
   std::string method = "gram";  // for the best factors of a rank; "randomized" for some near them, sooner
+  std::string device = "cpu";   // "cuda": on the ranks' GPUs
   Whiten whiten = Whiten::none;
   int64_t calibration_tokens = 0;  // where whitened
   double damping = 0;              // share of the mean square that is added to each channel's

@@ -91,7 +91,7 @@ class CpuLayer : public Layer {
   int64_t weight_bytes_ = 0;     // set by the derived class once it has packed
 
  private:
-  // compute(), and again for the rows of an injected slowdown.
+  // compute(), and the wait of an injected slowdown.
   void compute_rows(const float* x, float* y, int64_t tokens, Range rows, int part);
   // A thread's share of forward(), within a region.
   void share(const float* x, float* y, int64_t tokens);

@@ -13,7 +13,7 @@ constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 6, kTokensI4 = 4;
 constexpr int kTokensF32Alone = 12, kTokensI8Alone = 12, kTokensI4Alone = 8;
 constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
-constexpr int kTokensBitmap = 4, kFewBitmap = 8, kSumsBitmap = 12;
+constexpr int kTokensBitmap = 4, kSumsBitmap = 12;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kReadStreams = 8;
@@ -171,28 +171,24 @@ template <int S>
   if constexpr (S < 7) word = _mm256_slli_epi32(word, 28 - 4 * S);
   return _mm256_cvtepi32_ps(_mm256_and_si256(word, _mm256_set1_epi32(static_cast<int>(0xf0000000u))));
 }
-// For each mask of 8 bits, a byte a lane: its place among the kept values, or a negative number.
+// For each mask of 8 bits, each lane's place among the kept values, or a negative number.
 struct ExpandTable {
-  uint64_t place[256] = {};
+  alignas(32) int32_t place[256][8] = {};
   constexpr ExpandTable() {
     for (int mask = 0; mask < 256; ++mask) {
-      uint64_t next = 0;
-      for (int lane = 0; lane < 8; ++lane) {
-        const bool kept = (mask >> lane & 1) != 0;
-        place[mask] |= (kept ? next : 255) << (8 * lane);
-        next += kept ? 1 : 0;
-      }
+      int next = 0;
+      for (int lane = 0; lane < 8; ++lane) place[mask][lane] = (mask >> lane & 1) != 0 ? next++ : -1;
     }
   }
 };
 constexpr ExpandTable kExpand;
 
-// The empty `asm` keeps the load of values apart from the permutation, which takes half as long again on Zen
-// 3 when it reads memory itself; the other keeps GCC from making two instructions of the blend, or from
-// copying the zeros each time.
+// Places as bytes would be a table of a quarter, but widening them takes the port of the permutation. The
+// empty `asm` keeps the load of values apart from the permutation, which takes half as long again on Zen 3
+// when it reads memory itself; the other keeps GCC from making two instructions of the blend, or from copying
+// the zeros each time.
 [[gnu::always_inline]] inline F f_expand(const float* values, uint32_t mask) {
-  const I32 place =
-      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpand.place + mask)));
+  const I32 place = _mm256_load_si256(reinterpret_cast<const I32*>(kExpand.place[mask]));
   F first = f_load(values), spread;
   asm("" : "+x"(first));
   asm("vblendvps %2, %3, %1, %0"
@@ -206,9 +202,6 @@ constexpr ExpandTable kExpand;
   uint64_t count;
   asm("popcntq %1, %0" : "=r"(count) : "r"(word) : "cc");
   return static_cast<int64_t>(count);
-}
-[[gnu::always_inline]] inline int64_t lowest_bit(uint64_t word) {
-  return static_cast<int64_t>(_tzcnt_u64(word));
 }
 
 // By single loads: the gather instruction takes half as long again on Zen 3.

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "kernels/activations.hpp"
-#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/ops.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {
@@ -15,7 +15,7 @@ constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
 constexpr int kTokensF32Alone = 4, kTokensI8Alone = 4, kTokensI4Alone = 2;
 constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
-constexpr int kTokensBitmap = 4, kFewBitmap = 4, kSumsBitmap = 8;
+constexpr int kTokensBitmap = 4, kSumsBitmap = 8;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
 constexpr int kReadStreams = 8;
@@ -205,9 +205,6 @@ inline F f_gather(const float* x, const Index* columns) {
 
 inline int64_t bit_count(uint64_t word) {
   return __builtin_popcountll(word);
-}
-inline int64_t lowest_bit(uint64_t word) {
-  return word != 0 ? __builtin_ctzll(word) : 64;
 }
 
 inline void store_codes(int8_t* codes, F scaled) {

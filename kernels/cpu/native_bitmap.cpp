@@ -99,6 +99,8 @@ class BitmapLayer final : public CpuLayer {
   // A tile's activations of some words of columns stay in the first-level cache while the rows of a block
   // pass, whose sums stay in the second.
   static constexpr int64_t kRowBlock = 128, kBlockBytes = 24 << 10;
+  // Of up to kFewLanes vectors of tokens smaller blocks are faster, though they read activations more often.
+  static constexpr int64_t kFewLanes = 2, kFewRowBlock = 16, kFewWords = 5;
 
   // The same of few tokens, which stream from the second-level cache: a block ends a row's stream of values,
   // which costs more.
@@ -107,16 +109,11 @@ class BitmapLayer final : public CpuLayer {
   // while fewer rows are in the second-level cache.
   static constexpr int64_t kStreamRows = 512, kPassRows = 24;
 
-  // Spreading costs a row the same whatever is kept: of few kept weights once is enough.
-  int64_t few_tokens() const {
-    const bool sparse = 8 * weights_.kept() < 3 * rows_ * cols_;
-    return sparse ? ops_.tokens_bitmap : ops_.few_bitmap;
-  }
-  bool in_lanes(int64_t tokens) const { return tokens > few_tokens(); }
+  bool in_lanes(int64_t tokens) const { return tokens > ops_.tokens_bitmap; }
   bool as_they_are(int64_t tokens) const { return tokens == 1 && cols_ == padded_; }
 
   int64_t activation_bytes() const {
-    const int64_t few = std::min(max_tokens_, few_tokens()) * padded_;
+    const int64_t few = std::min(max_tokens_, ops_.tokens_bitmap) * padded_;
     const int64_t many =
         in_lanes(max_tokens_) ? round_up(max_tokens_, ops_.panel_rows) * weights_.words * kColumnsBitmap : 0;
     return std::max(few, many) * 4;
@@ -124,38 +121,29 @@ class BitmapLayer final : public CpuLayer {
 
   void prepare_few(const float* x, int64_t tokens, int part, int parts) {
     if (as_they_are(tokens)) return;
-    const int64_t vector = ops_.panel_rows, tile = tile_tokens(tokens, ops_.tokens_bitmap);
+    const int64_t vector = ops_.panel_rows;
     const int64_t begin = weights_.words * part / parts * 64, end = weights_.words * (part + 1) / parts * 64;
-    for (int64_t token = 0; token < tokens; token += tile) {
-      const int64_t some = std::min(tile, tokens - token);
-      float* to = activations_->as<float>() + token * padded_ + begin * some;
-      for (int64_t col = begin; col < end; col += vector) {
-        const int64_t there = std::clamp<int64_t>(cols_ - col, 0, vector);
-        for (int64_t t = 0; t < some; ++t, to += vector) {
-          if (there > 0) std::copy_n(x + (token + t) * cols_ + col, there, to);
-          std::fill(to + there, to + vector, 0.0f);
-        }
+    float* to = activations_->as<float>() + begin * tokens;
+    for (int64_t col = begin; col < end; col += vector) {
+      const int64_t there = std::clamp<int64_t>(cols_ - col, 0, vector);
+      for (int64_t t = 0; t < tokens; ++t, to += vector) {
+        if (there > 0) std::copy_n(x + t * cols_ + col, there, to);
+        std::fill(to + there, to + vector, 0.0f);
       }
     }
   }
 
   void compute_few(const float* x, float* y, int64_t tokens, Range rows) {
     const float* in = as_they_are(tokens) ? x : activations_->as<float>();
-    const int64_t tile = tile_tokens(tokens, ops_.tokens_bitmap);
-    const int64_t step = std::max<int64_t>(kFewBytes / (64 * 4 * tile), 1);
-    const bool one_pass = tile == tokens && step >= weights_.words;
-    const int64_t row_block = one_pass ? kStreamRows : kPassRows;
+    const int64_t step = std::max<int64_t>(kFewBytes / (64 * 4 * tokens), 1);
+    const int64_t row_block = step >= weights_.words ? kStreamRows : kPassRows;
     const float* values[kStreamRows];
     for (int64_t row = rows.begin; row < rows.end; row += row_block) {
       const int64_t count = std::min(row_block, rows.end - row);
-      for (int64_t token = 0; token < tokens; token += tile) {
-        const int64_t some = std::min(tile, tokens - token);
-        for (int64_t r = 0; r < count; ++r) values[r] = weights_.values() + *weights_.starts(row + r);
-        for (int64_t word = 0; word < weights_.words; word += step)
-          ops_.spread_bitmap(values, weights_.bits(row) + word, weights_.words, count,
-                             in + token * padded_ + word * 64 * some, some,
-                             std::min(step, weights_.words - word), y + token * rows_ + row, rows_, word > 0);
-      }
+      for (int64_t r = 0; r < count; ++r) values[r] = weights_.values() + *weights_.starts(row + r);
+      for (int64_t word = 0; word < weights_.words; word += step)
+        ops_.spread_bitmap(values, weights_.bits(row) + word, weights_.words, count, in + word * 64 * tokens,
+                           tokens, std::min(step, weights_.words - word), y + row, rows_, word > 0);
     }
   }
 
@@ -174,11 +162,14 @@ class BitmapLayer final : public CpuLayer {
   void compute_many(float* y, int64_t tokens, Range rows, int part) {
     float* sums = sums_->as<float>() + part * sums_floats_;
     const float* values[kRowBlock];
-    for (int64_t row = rows.begin; row < rows.end; row += kRowBlock) {
-      const int64_t count = std::min(kRowBlock, rows.end - row);
+    const bool few = tokens <= kFewLanes * ops_.panel_rows;
+    const int64_t row_block = few ? kFewRowBlock : kRowBlock;
+    for (int64_t row = rows.begin; row < rows.end; row += row_block) {
+      const int64_t count = std::min(row_block, rows.end - row);
       for_each_token_tile(tokens, [&](int64_t token, int64_t some, int64_t lanes, const float* tile) {
         for (int64_t r = 0; r < count; ++r) values[r] = weights_.values() + *weights_.starts(row + r);
-        const int64_t step = std::max<int64_t>(kBlockBytes / (kColumnsBitmap * lanes * 4), 1);
+        const int64_t step = std::clamp<int64_t>(kBlockBytes / (kColumnsBitmap * lanes * 4), 1,
+                                                 few ? kFewWords : kMostWordsBitmap);
         for (int64_t word = 0; word < weights_.words; word += step)
           ops_.rows_bitmap(values, weights_.bits(row) + word, weights_.words, count,
                            tile + word * kColumnsBitmap * lanes, lanes / ops_.panel_rows,

@@ -13,9 +13,9 @@
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
-#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/cpu_layer.hpp"
 #include "kernels/cpu/kernels.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {

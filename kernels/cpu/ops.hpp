@@ -23,6 +23,8 @@ struct TokenTiles {
 
 // Columns of activations that a word of a bitmap meets, and one of zeros.
 inline constexpr int64_t kColumnsBitmap = 65;
+// Words of a row that meet many tokens in one call.
+inline constexpr int64_t kMostWordsBitmap = 32;
 
 // A strip of kept blocks that one token meets, as block_f32 has them: y[row] is set.
 struct Strip {
@@ -137,13 +139,13 @@ struct CpuOps {
   // which is moved on. Up to 16 floats past the last value are read. y is set, or added to.
   // Up to tokens_bitmap tokens: x[(column / panel_rows · tokens + token) · panel_rows + column % panel_rows];
   // y[token · y_stride + row].
-  // In tiles of these, up to few_bitmap tokens are faster than by rows_bitmap where much is kept.
-  int64_t tokens_bitmap, few_bitmap;
+  int64_t tokens_bitmap;
   void (*spread_bitmap)(const float** values, const uint64_t* bits, int64_t bits_stride, int64_t rows,
                         const float* x, int64_t tokens, int64_t words, float* y, int64_t y_stride,
                         bool accumulate);
-  // More tokens, in up to vectors_24 vectors of panel_rows: x[word][column][lane] where a lane is a token and
-  // the last of a word's kColumnsBitmap columns is 0; y[row · lanes + lane].
+  // More tokens, in up to vectors_24 vectors of panel_rows, and up to kMostWordsBitmap words whose
+  // activations are at most 64 KiB: x[word][column][lane] where a lane is a token and the last of a word's
+  // kColumnsBitmap columns is 0; y[row · lanes + lane].
   void (*rows_bitmap)(const float** values, const uint64_t* bits, int64_t bits_stride, int64_t rows,
                       const float* x, int64_t vectors, int64_t words, float* y, bool accumulate);
 

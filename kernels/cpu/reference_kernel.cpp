@@ -6,9 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/kernels.hpp"
 #include "kernels/reference.hpp"
+#include "kernels/small_floats.hpp"
 
 namespace lamina {
 namespace {

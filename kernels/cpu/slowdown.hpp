@@ -1,10 +1,15 @@
 // A slowdown that a build can be given, so that a gate can be tested with a kernel that is really slower.
 #pragma once
 
+#include <string>
+
 namespace lamina {
 
-// The share of its time that every native CPU kernel spends on computing rows a second time, from CMake's
+// The share of its time by which every native CPU kernel lasts longer, waiting at its end, from CMake's
 // LAMINA_INJECT_SLOWDOWN; 0 in any build that is not made for such a test. Results stay what they are.
 double injected_slowdown();
+
+// What such a build says of itself, in each row, environment.json and `lamina list`; empty for any other.
+std::string slowdown_warning();
 
 }  // namespace lamina

@@ -47,7 +47,42 @@ __global__ void pad_kernel(const In* from, int64_t rows, int64_t cols, int64_t s
   }
 }
 
+__global__ void divide_kernel(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride,
+                              const float* input_scales, uint16_t* to) {
+  FOR_EACH(i, rows * stride) {
+    const int64_t row = i / stride, col = i % stride;
+    to[i] = col < cols ? static_cast<uint16_t>(divided_bf16(from[row * cols + col], input_scales[col]))
+                       : uint16_t{0};
+  }
+}
+
+__global__ void add_kernel(const float* x, int64_t count, float* y) {
+  FOR_EACH(i, count) y[i] += x[i];
+}
+__global__ void add_fours_kernel(const float4* x, int64_t count, float4* y) {
+  FOR_EACH(i, count) {
+    const float4 a = x[i], b = y[i];
+    y[i] = {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+  }
+}
+
 }  // namespace
+
+void add_floats(const float* x, int64_t count, float* y, cudaStream_t stream) {
+  if (count <= 0) return;
+  if (count % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0)
+    add_fours_kernel<<<blocks_for(count / 4), kThreads, 0, stream>>>(reinterpret_cast<const float4*>(x),
+                                                                     count / 4, reinterpret_cast<float4*>(y));
+  else
+    add_kernel<<<blocks_for(count), kThreads, 0, stream>>>(x, count, y);
+}
+
+void divide_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, const float* input_scales,
+                 void* to, cudaStream_t stream) {
+  if (rows * stride == 0) return;
+  divide_kernel<<<blocks_for(rows * stride), kThreads, 0, stream>>>(
+      static_cast<const uint16_t*>(from), rows, cols, stride, input_scales, static_cast<uint16_t*>(to));
+}
 
 void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream) {
   if (count == 0) return;

@@ -6,6 +6,8 @@
 #include <limits>
 #include <utility>
 
+#include "kernels/cuda/built.hpp"
+#include "kernels/cuda/convert.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/cuda/error.hpp"
 #include "kernels/cuda/nvml.hpp"
@@ -16,7 +18,7 @@ namespace lamina {
 namespace {
 
 constexpr double kGiB = 1 << 30;
-constexpr int kOldestCapability = 80;
+constexpr int kOldestCapability = 80, kOldestOverlap = 90;
 
 const char* remedy(cudaError_t status) {
   switch (status) {
@@ -37,7 +39,7 @@ const char* remedy(cudaError_t status) {
   }
 }
 
-// Empty when this device can be used.
+// Empty when this device may be used; whether the program was built for it is another question.
 std::string device_problem(int index, cudaDeviceProp* properties) {
   const cudaError_t status = cudaGetDeviceProperties(properties, index);
   if (status != cudaSuccess) return cudaGetErrorString(status);
@@ -152,6 +154,8 @@ class CudaDevice final : public Device {
     properties_.multiprocessors = properties.multiProcessorCount;
     properties_.capability = properties.major * 10 + properties.minor;
     properties_.cache_bytes = properties.l2CacheSize;
+    properties_.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+    properties_.overlaps = properties_.capability >= kOldestOverlap && built().ptx >= kOldestOverlap;
   }
 
   Buffer allocate(int64_t bytes) override {
@@ -210,6 +214,11 @@ class CudaDevice final : public Device {
       check_cuda(cudaMemsetAsync(to, 0, static_cast<size_t>(bytes), cuda_stream(stream)), "clearing memory");
   }
 
+  void add(const float* x, float* y, int64_t count, Stream& stream) override {
+    add_floats(x, count, y, cuda_stream(stream));
+    check_launch("adding outputs");
+  }
+
   std::unique_ptr<SideStream> beside() override { return std::make_unique<CudaSideStream>(); }
 
   DeviceState state() override { return nvml_.state(); }
@@ -245,14 +254,35 @@ int own_gpu(int count) {
   return chosen_gpu % count;
 }
 
+// Empty when kernels run on the process's own GPU, which becomes the current one.
+const std::string& own_gpu_problem() {
+  static const std::string problem = []() -> std::string {
+    int count = 0;
+    cudaDeviceProp properties{};
+    cudaError_t status = cudaGetDeviceCount(&count);
+    if (status != cudaSuccess || count == 0)
+      return fmt::format("{}; check that nvidia-smi lists one and that its driver supports this CUDA version",
+                         status != cudaSuccess ? fmt::format("no usable GPU: {}", cudaGetErrorString(status))
+                                               : "no GPU answers");
+    if (std::string old = device_problem(own_gpu(count), &properties); !old.empty()) return old;
+    status = cudaSetDevice(own_gpu(count));
+    if (status == cudaSuccess) status = built().status;
+    if (status == cudaSuccess) return "";
+    cudaGetLastError();
+    return fmt::format("{} of compute capability {}.{}: {}{}", properties.name, properties.major,
+                       properties.minor, cudaGetErrorString(status), remedy(status));
+  }();
+  return problem;
+}
+
 CudaDevice* the_device() {
   // Never destroyed: CUDA's own state may be gone before static objects are.
   static CudaDevice* const device = []() -> CudaDevice* {
+    if (!own_gpu_problem().empty()) return nullptr;
     int count = 0;
     cudaDeviceProp properties{};
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0 ||
-        !device_problem(own_gpu(count), &properties).empty() || cudaSetDevice(own_gpu(count)) != cudaSuccess)
-      return nullptr;
+    check_cuda(cudaGetDeviceCount(&count), "counting GPUs");
+    check_cuda(cudaGetDeviceProperties(&properties, own_gpu(count)), "asking for a GPU's properties");
     return new CudaDevice(properties);
   }();
   return device;
@@ -291,27 +321,26 @@ Device* cuda_device() {
 DeviceInfo cuda_device_info() {
   DeviceInfo info;
   info.type = "cuda";
+  info.reason = own_gpu_problem();
+  info.available = info.reason.empty();
   int count = 0;
-  const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status != cudaSuccess || count == 0) {
-    info.reason = status != cudaSuccess ? fmt::format("no usable GPU: {}", cudaGetErrorString(status))
-                                        : "no GPU answers";
-    info.reason += "; check that nvidia-smi lists one and that its driver supports this CUDA version";
-    return info;
-  }
+  if (cudaGetDeviceCount(&count) != cudaSuccess) return info;
   for (int i = 0; i < count; ++i) {
     cudaDeviceProp properties{};
-    const std::string problem = device_problem(i, &properties);
-    if (i == own_gpu(count)) {
-      info.available = problem.empty();
-      info.reason = problem;
-    }
-    if (problem.empty())
+    if (device_problem(i, &properties).empty())
       info.units.push_back(fmt::format("{}, compute capability {}.{}, {:.1f} GiB, {} MiB of L2",
                                        properties.name, properties.major, properties.minor,
                                        static_cast<double>(properties.totalGlobalMem) / kGiB,
                                        properties.l2CacheSize >> 20));
   }
+  int runtime = 0;
+  if (const std::string driver = nvidia_driver(); !driver.empty())
+    info.software.emplace_back("nvidia_driver", driver);
+  if (cudaRuntimeGetVersion(&runtime) == cudaSuccess)
+    info.software.emplace_back("cuda", fmt::format("{}.{}", runtime / 1000, runtime % 1000 / 10));
+  const auto cublas = static_cast<int>(cublasLtGetVersion());
+  info.software.emplace_back("cublaslt",
+                             fmt::format("{}.{}.{}", cublas / 10000, cublas % 10000 / 100, cublas % 100));
   return info;
 }
 

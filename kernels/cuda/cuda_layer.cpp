@@ -1,5 +1,7 @@
 #include "kernels/cuda/cuda_layer.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "kernels/cuda/convert.hpp"
@@ -54,6 +56,16 @@ Cost CudaLayer::cost(int64_t tokens) const {
           .read_bytes = static_cast<double>(weight_bytes()) +
                         m * static_cast<double>(cols_) * static_cast<double>(bytes_of(input_)),
           .write_bytes = 4 * m * static_cast<double>(rows_)};
+}
+
+int64_t decode_tokens(DecodeFormat format, const DecodeLayout& layout) {
+  const int64_t most = decode_most_tokens(format, layout);
+  if (most == 0)
+    throw DeviceError(fmt::format(
+        "cuda: chunks of {} bytes do not fit the {} KiB of shared memory that this GPU gives a block "
+        "of threads; take more sparsity, another pattern or another GPU",
+        layout.chunk_bytes, cuda_properties().shared_bytes / 1024));
+  return most;
 }
 
 Buffer to_device(const void* data, int64_t bytes) {

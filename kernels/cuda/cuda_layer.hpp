@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "kernels/cuda/decode.hpp"
 #include "kernels/registry.hpp"
 
 namespace lamina {
@@ -38,6 +39,8 @@ class CudaLayer : public Layer {
   std::shared_ptr<Buffer> rounded_;  // x of a factor that follows another; [max_tokens × cols]
 };
 
+// decode_most_tokens(); throws DeviceError where these weights do not fit the GPU's shared memory at all.
+int64_t decode_tokens(DecodeFormat format, const DecodeLayout& layout);
 // The device's memory with these host bytes in it.
 Buffer to_device(const void* data, int64_t bytes);
 // Numbers that are bfloat16 already, as bfloat16 [rows × cols]; in pieces, so that it takes little more

@@ -18,14 +18,15 @@ constexpr int kRedPad = 4;      // floats, against bank conflicts
 template <class F, int kTokenTiles>
 struct Block {
   static constexpr int kColWarps = 2;
-  static constexpr int kStages = F::kBitmap ? 2 : 3;
+  // Two of the longest: three would not fit the shared memory of GPUs that have 100 KB.
+  static constexpr int kStages = F::kBitmap || kChunkBytes<F> >= 4096 ? 2 : 3;
   static constexpr int kPerMultiprocessor = kTokenTiles <= 4 ? kMostBlocks : 1;
   static constexpr int kWarps = kRowWarps * kColWarps;
 };
 
 struct Work {
   const uint8_t* weights;
-  const float* row_scales;
+  const float *row_scales, *token_scales;
   const uint8_t* x;
   float* y;
   uint16_t* rounded;
@@ -220,7 +221,8 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
       for (int i = 0; i < 4; ++i) {
         const int row = row_block * kBlockRows + in_block + i;
         if (row >= work.rows) continue;
-        const float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
+        float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
+        if (work.token_scales != nullptr) value *= work.token_scales[token];
         work.y[int64_t{token} * work.rows + row] = value;
         if (work.rounded != nullptr) work.rounded[int64_t{token} * work.rows + row] = bf16_of(value);
       }
@@ -264,11 +266,18 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
   }
 }
 
+// Of a block of threads: its rings, and the sums of half of the warps that share K.
+template <class F, int kTokenTiles>
+int shared_bytes(const DecodeLayout& layout) {
+  using B = Block<F, kTokenTiles>;
+  return static_cast<int>(B::kWarps * B::kStages * layout.chunk_bytes +
+                          B::kColWarps / 2 * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4);
+}
+
 template <class F, int kTokenTiles>
 void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
   using B = Block<F, kTokenTiles>;
-  const auto shared = static_cast<int>(B::kWarps * B::kStages * layout.chunk_bytes +
-                                       B::kColWarps * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4);
+  const int shared = shared_bytes<F, kTokenTiles>(layout);
   // Of a bitmap chunks are as long as a layer's are.
   static int allowed = 0, resident = B::kPerMultiprocessor;
   if (shared > allowed) {
@@ -282,6 +291,7 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
   // a launch that is refused says so itself
   Work work{static_cast<const uint8_t*>(a.weights),
             a.row_scales,
+            a.token_scales,
             static_cast<const uint8_t*>(a.x),
             a.y,
             static_cast<uint16_t*>(a.rounded),
@@ -306,7 +316,7 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
   config.dynamicSmemBytes = static_cast<size_t>(shared);
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = cuda_properties().capability >= 90 ? 1 : 0;
+  config.numAttrs = cuda_properties().overlaps ? 1 : 0;
   cudaLaunchKernelEx(&config, decode_kernel<F, kTokenTiles>, work);  // check_launch() follows
 }
 
@@ -315,18 +325,26 @@ int token_tiles(int64_t tokens) {
   return tokens <= 8 ? 1 : tokens <= 16 ? 2 : tokens <= 32 ? 4 : 8;
 }
 
-template <class F>
-void launch_for(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
-  switch (token_tiles(a.tokens)) {
+template <class Run>
+auto with_tiles(int64_t tokens, Run run) {
+  switch (token_tiles(tokens)) {
     case 1:
-      return launch<F, 1>(layout, a, stream);
+      return run.template operator()<1>();
     case 2:
-      return launch<F, 2>(layout, a, stream);
+      return run.template operator()<2>();
     case 4:
-      return launch<F, 4>(layout, a, stream);
+      return run.template operator()<4>();
     default:
-      launch<F, 8>(layout, a, stream);
+      return run.template operator()<8>();
   }
+}
+
+// As with_format, of all formats.
+template <class Run>
+auto with_any_format(DecodeFormat format, Run run) {
+  if (format == DecodeFormat::bitmap) return run(Bitmap());
+  if (format == DecodeFormat::blocks) return run(Blocks());
+  return with_format(format, run);
 }
 
 }  // namespace
@@ -340,14 +358,24 @@ int64_t decode_counters(const DecodeLayout& layout) {
   return layout.strips / kRowWarps;
 }
 
+int64_t decode_most_tokens(DecodeFormat format, const DecodeLayout& layout) {
+  const int64_t room = cuda_properties().shared_bytes;
+  return with_any_format(format, [&]<class F>(F) {
+    const auto needed = [&](int64_t tokens) {
+      return with_tiles(tokens, [&]<int kTokenTiles>() { return shared_bytes<F, kTokenTiles>(layout); });
+    };
+    for (int64_t tokens = 64; tokens >= 8; tokens /= 2)
+      if (needed(tokens) <= room) return tokens;
+    return int64_t{0};
+  });
+}
+
 void decode(DecodeFormat format, const DecodeLayout& layout, const DecodeArguments& arguments,
             cudaStream_t stream) {
-  if (format == DecodeFormat::bitmap)
-    launch_for<Bitmap>(layout, arguments, stream);
-  else if (format == DecodeFormat::blocks)
-    launch_for<Blocks>(layout, arguments, stream);
-  else
-    with_format(format, [&]<class F>(F) { launch_for<F>(layout, arguments, stream); });
+  with_any_format(format, [&]<class F>(F) {
+    with_tiles(arguments.tokens,
+               [&]<int kTokenTiles>() { launch<F, kTokenTiles>(layout, arguments, stream); });
+  });
 }
 
 }  // namespace lamina

@@ -15,6 +15,10 @@ enum class DecodeFormat {
   int4_g32,
   int4_g64,
   int4_g128,
+  // With a zero point a group, in -8..7.
+  int4_g32_zero,
+  int4_g64_zero,
+  int4_g128_zero,
   // 2 of every 4 columns; groups are of columns of the whole.
   bf16_24,
   int8_24,
@@ -39,13 +43,13 @@ struct DecodeLayout {
 DecodeLayout decode_layout(DecodeFormat format, int64_t rows, int64_t cols);
 
 // Of all formats but bitmap and blocks: packs canonical codes (of bf16_24 bfloat16) [rows × cols] and, of
-// groups, scales [rows × cols/group] into layout.bytes() at `to`. All in device memory. Of 2:4 `too_many`,
-// zero before, tells where more are kept.
+// groups, scales [rows × cols/group], of formats with zero points these too, into layout.bytes() at `to`. All
+// in device memory. Of 2:4 `too_many`, zero before, tells where more are kept.
 void decode_pack(DecodeFormat format, const DecodeLayout& layout, const void* codes, const float* scales,
-                 void* to, unsigned* too_many, cudaStream_t stream);
+                 const int8_t* zero_points, void* to, unsigned* too_many, cudaStream_t stream);
 
-// At most this many tokens a call.
-inline constexpr int64_t kDecodeTokens = 64;
+// At most this many tokens a call: 64, or what this GPU's shared memory has room for; 0 where not even 8 fit.
+int64_t decode_most_tokens(DecodeFormat format, const DecodeLayout& layout);
 
 struct DecodeArguments {
   const void* weights = nullptr;      // packed
@@ -54,10 +58,11 @@ struct DecodeArguments {
   const void* x = nullptr;
   const uint32_t* offsets = nullptr;  // of a bitmap: where each chunk begins, and the last ends, in 64 bytes
   const uint2* columns = nullptr;     // of blocks: of each chunk the units of 16 columns, two a tile of rows
-  float* y = nullptr;                 // [tokens × rows]
-  void* rounded = nullptr;            // null, or y once more by the bf16 rule, [tokens × rows]
-  float* partials = nullptr;          // decode_partial_bytes(tokens)
-  unsigned* counters = nullptr;       // decode_counters(layout) zeros, which every call leaves zero
+  const float* token_scales = nullptr;  // null, or [tokens]: y is multiplied by them
+  float* y = nullptr;                   // [tokens × rows]
+  void* rounded = nullptr;              // null, or y once more by the bf16 rule, [tokens × rows]
+  float* partials = nullptr;            // decode_partial_bytes(tokens)
+  unsigned* counters = nullptr;         // decode_counters(layout) zeros, which every call leaves zero
   int64_t tokens = 0;
 };
 int64_t decode_partial_bytes(int64_t tokens);

@@ -31,6 +31,7 @@ __device__ __forceinline__ uint32_t minus(uint32_t a, uint32_t b) {
 // What most formats are not.
 struct Plain {
   static constexpr bool kGrouped = false;    // scales a group lie behind a chunk's codes
+  static constexpr bool kZeros = false;      // and zero points behind them
   static constexpr bool kRowScales = false;  // a scale a row comes last
   static constexpr bool kSparse = false;     // 2 of every 4 columns, for mma.sp
   static constexpr bool kBitmap = false;     // chunks as long as what is kept
@@ -39,10 +40,12 @@ struct Plain {
 
 // A word holds 8 nibbles, code + 8: each of register i's two weights in 4 bits of a half, so that a shift
 // brings them to the upper bits of bfloat16's fraction, where behind the bits of 16 a nibble is 16 + itself,
-// exactly. The last register's lie across the halves' ends: a rotation brings them.
-template <int kGroup_>
+// exactly. The last register's lie across the halves' ends: a rotation brings them. What is taken from it is
+// 24, or 24 and the zero point of the group.
+template <int kGroup_, bool kZeroPoints = false>
 struct Int4 : Plain {
   static constexpr int kGroup = kGroup_;
+  static constexpr bool kZeros = kZeroPoints;
   static constexpr int kChunkCols = 128;
   static constexpr int kStepWords = 1;  // of a lane, for 16 columns of 16 rows
   static constexpr int kSteps = 8;      // of a chunk
@@ -51,12 +54,15 @@ struct Int4 : Plain {
   using Word = int8_t;  // as codes come
   __device__ static uint32_t stored(Word code) { return static_cast<uint32_t>(code + 8) & 15u; }
   __device__ static constexpr int place(int i, int e) { return 3 + 4 * i + 16 * e; }
-  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+  // `zeros` of the registers' rows: of 0 and 2, and 8 below them of 1 and 3.
+  __device__ static void widen(const uint32_t* words, uint32_t* a, const uint2& zeros) {
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       a[i] = minus(and_or(i < 3 ? words[0] >> (4 * i) : __funnelshift_r(words[0], words[0], 12), 0x00780078u,
                           0x41804180u),
-                   0x41c041c0u);
+                   !kZeros      ? 0x41c041c0u
+                   : i % 2 == 0 ? zeros.x
+                                : zeros.y);
   }
 };
 
@@ -74,7 +80,7 @@ struct Int8 : Plain {
   __device__ static uint32_t pair(uint32_t word) {
     return minus(and_or(word, 0x007f007fu, 0x43004300u), and_or(word, 0x00800080u, 0x43004300u));
   }
-  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+  __device__ static void widen(const uint32_t* words, uint32_t* a, const uint2&) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       a[2 * i] = pair(words[i]);
@@ -98,7 +104,7 @@ struct Fp8 : Plain {
     return as_bits(
         __hmul2(as_bf16(and_or(magnitude, 0x07f007f0u, sign & 0x80008000u)), as_bf16(0x7b807b80u)));
   }
-  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+  __device__ static void widen(const uint32_t* words, uint32_t* a, const uint2&) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       a[2 * i] = pair(words[i] << 4, words[i] << 8);
@@ -116,7 +122,7 @@ struct Bf16 : Plain {
   using Word = uint16_t;
   __device__ static uint32_t stored(Word value) { return value; }
   __device__ static constexpr int place(int, int e) { return 16 * e; }
-  __device__ static void widen(const uint32_t* words, uint32_t* a) {
+  __device__ static void widen(const uint32_t* words, uint32_t* a, const uint2&) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) a[i] = words[i];
   }
@@ -161,9 +167,29 @@ __device__ __forceinline__ uint32_t at_place(uint32_t bits, int place) {
 template <class F>
 constexpr int kGroups = F::kGrouped ? F::kSteps * 16 / F::kGroup : 0;  // of a chunk
 template <class F>
-constexpr int kMetaAt = kCodeBytes + kGroups<F>* kStripRows * 4;
+constexpr int kZerosAt = kCodeBytes + kGroups<F>* kStripRows * 4;
+template <class F>
+constexpr int kMetaAt = kZerosAt<F> + (F::kZeros ? kGroups<F> * kStripRows : 0);
 template <class F>
 constexpr int kChunkBytes = kMetaAt<F> + (F::kSparse ? F::kSteps * 128 : 0);
+
+// A zero point's byte: the lower one of 24 + itself in bfloat16, whose upper one is 0x41.
+__device__ __forceinline__ uint8_t stored_zero(int zero) {
+  return static_cast<uint8_t>(0x80 | (zero + 8) << 3);
+}
+// What widen() wants of a group of a chunk, for row `row` of 8 and the one 8 below of a tile.
+template <class F>
+__device__ __forceinline__ uint2 zeros_of(const uint8_t* chunk, int group, int row, int tile) {
+  if constexpr (!F::kZeros) return {0, 0};
+  const uint32_t two =
+      *reinterpret_cast<const uint16_t*>(chunk + kZerosAt<F> + ((group * 8 + row) * kTiles + tile) * 2);
+  return {__byte_perm(two, 0x41, 0x4040), __byte_perm(two, 0x41, 0x4141)};
+}
+// Its scales, likewise.
+template <class F>
+__device__ __forceinline__ float2 scales_of(const uint8_t* chunk, int group, int row, int tile) {
+  return *reinterpret_cast<const float2*>(chunk + kCodeBytes + ((group * 8 + row) * kTiles + tile) * 8);
+}
 
 // Of a lane's activations, 16 bytes each, for the steps that are loaded together.
 template <class F>
@@ -183,6 +209,12 @@ auto with_format(DecodeFormat format, Run run) {
       return run(Int4<64>());
     case DecodeFormat::int4_g128:
       return run(Int4<128>());
+    case DecodeFormat::int4_g32_zero:
+      return run(Int4<32, true>());
+    case DecodeFormat::int4_g64_zero:
+      return run(Int4<64, true>());
+    case DecodeFormat::int4_g128_zero:
+      return run(Int4<128, true>());
     case DecodeFormat::bf16_24:
       return run(Sparse24<Bf16>());
     case DecodeFormat::int8_24:

@@ -121,13 +121,15 @@ __device__ __forceinline__ void multiply_part(float (&sums)[kTiles][kTokenTiles]
 #pragma unroll
   for (int r = 0; r < kTiles; ++r) {
     float partial[kTokenTiles][4];
+    uint2 zeros = {0, 0};
 #pragma unroll
     for (int s = 0; s < F::kPartSteps; ++s) {
       const int step = part * F::kPartSteps + s, word = step * F::kStepWords;
       const uint4 words = *reinterpret_cast<const uint4*>(chunk + ((r * 2 + word / 4) * 32 + lane) * 16);
       const uint32_t all[4] = {words.x, words.y, words.z, words.w};
       uint32_t a[4];
-      F::widen(all + s * F::kStepWords % 4, a);
+      if (F::kZeros && s % kScaleSteps == 0) zeros = zeros_of<F>(chunk, step * 16 / F::kGroup, lane / 4, r);
+      F::widen(all + s * F::kStepWords % 4, a, zeros);
       if constexpr (F::kSparse) {
         const uint32_t meta = *reinterpret_cast<const uint32_t*>(chunk + kMetaAt<F> + (step * 32 + lane) * 4);
 #pragma unroll
@@ -148,9 +150,7 @@ __device__ __forceinline__ void multiply_part(float (&sums)[kTiles][kTokenTiles]
       }
       if ((s + 1) % kScaleSteps != 0) continue;
       float2 scale = {1, 1};
-      if constexpr (F::kGrouped)
-        scale = *reinterpret_cast<const float2*>(chunk + kCodeBytes +
-                                                 ((step * 16 / F::kGroup * 8 + lane / 4) * kTiles + r) * 8);
+      if constexpr (F::kGrouped) scale = scales_of<F>(chunk, step * 16 / F::kGroup, lane / 4, r);
 #pragma unroll
       for (int n = 0; n < kTokenTiles; ++n) {
         sums[r][n][0] += scale.x * partial[n][0];

@@ -39,12 +39,18 @@ __device__ Kept<Word> kept_of(const Word* four, unsigned* too_many) {
 // One 16-byte piece of a chunk a thread, with its share of scales and, of 2:4, of what says which are kept.
 template <class F>
 __global__ void pack_kernel(DecodeLayout layout, const typename F::Word* codes, const float* scales,
-                            uint8_t* to, unsigned* too_many) {
+                            const int8_t* zero_points, uint8_t* to, unsigned* too_many) {
   using Word = typename F::Word;
   constexpr int kPieces = kCodeBytes / 16, kRegisters = 4 / F::kStepWords;  // whose weights a word has
   const int64_t pieces = layout.strips * layout.chunks * kPieces;
+  constexpr int kGroupCols = F::kGroup * (F::kSparse ? 2 : 1);
+  const int64_t groups = layout.cols / kGroupCols;
   const auto code_at = [&](int64_t row, int64_t col) -> Word {
-    return row < layout.rows && col < layout.cols ? codes[row * layout.cols + col] : Word{0};
+    if (row >= layout.rows || col >= layout.cols) return 0;
+    // prefill.cu scales no group by 0: what such a one holds is 0 by its codes.
+    if constexpr (F::kGrouped)
+      if (scales[row * groups + col / kGroupCols] == 0) return 0;
+    return codes[row * layout.cols + col];
   };
   const auto kept_at = [&](int64_t row, int64_t col) {
     const Word four[4] = {code_at(row, col), code_at(row, col + 1), code_at(row, col + 2),
@@ -81,10 +87,11 @@ __global__ void pack_kernel(DecodeLayout layout, const typename F::Word* codes, 
         const int group = at / kStripRows, row_in = at / (2 * kTiles) % 8, tile = at / 2 % kTiles,
                   upper = at % 2;
         const int64_t row = strip * kStripRows + tile * 16 + row_in + upper * 8;
-        constexpr int kGroupCols = F::kGroup * (F::kSparse ? 2 : 1);
-        const int64_t all = layout.cols / kGroupCols, own = chunk * kGroups<F> + group;
-        reinterpret_cast<float*>(base + kCodeBytes)[at] =
-            row < layout.rows && own < all ? scales[row * all + own] : 0.0f;
+        const int64_t own = chunk * kGroups<F> + group;
+        const float scale = row < layout.rows && own < groups ? scales[row * groups + own] : 0.0f;
+        reinterpret_cast<float*>(base + kCodeBytes)[at] = scale;
+        if constexpr (F::kZeros)
+          base[kZerosAt<F> + at] = stored_zero(scale != 0 ? zero_points[row * groups + own] : 0);
       }
     }
     if constexpr (F::kSparse) {
@@ -122,12 +129,12 @@ DecodeLayout decode_layout(DecodeFormat format, int64_t rows, int64_t cols) {
 }
 
 void decode_pack(DecodeFormat format, const DecodeLayout& layout, const void* codes, const float* scales,
-                 void* to, unsigned* too_many, cudaStream_t stream) {
+                 const int8_t* zero_points, void* to, unsigned* too_many, cudaStream_t stream) {
   const int64_t pieces = layout.strips * layout.chunks * (kCodeBytes / 16);
   const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 255) / 256, 1 << 20));
   with_format(format, [&]<class F>(F) {
     pack_kernel<F><<<blocks, 256, 0, stream>>>(layout, static_cast<const typename F::Word*>(codes), scales,
-                                               static_cast<uint8_t*>(to), too_many);
+                                               zero_points, static_cast<uint8_t*>(to), too_many);
   });
 }
 

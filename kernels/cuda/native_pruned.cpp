@@ -48,17 +48,18 @@ class PrunedLayer final : public CudaLayer {
       format_ == DecodeFormat::bitmap ? pack_bitmap(weights) : pack_blocks(leaf, weights);
     }
     Device& device = *cuda_device();
-    const int64_t few = std::min(options.max_tokens, kDecodeTokens);
+    most_few_ = decode_tokens(format_, layout_);
+    const int64_t few = std::min(options.max_tokens, most_few_);
     partials_ = scratch(decode_partial_bytes(few));
     counters_ = device.allocate(decode_counters(layout_) * 4);
     device.fill(counters_.data(), 0, counters_.bytes());
     if (layout_.x_cols != leaf.cols) padded_x_ = scratch(few * layout_.x_cols * 2);
-    if (options.max_tokens > kDecodeTokens) whole_ = scratch(leaf.rows * leaf.cols * 2);
+    if (options.max_tokens > most_few_) whole_ = scratch(leaf.rows * leaf.cols * 2);
   }
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
     const cudaStream_t on = cuda_stream(stream);
-    if (tokens > kDecodeTokens) {
+    if (tokens > most_few_) {
       format_ == DecodeFormat::bitmap
           ? bitmap_expand(layout_, weights_.data(), places_.as<uint32_t>(), whole_->data(), on)
           : blocks_expand(layout_, weights_.data(), places_.as<uint2>(), whole_->data(), on);
@@ -151,6 +152,7 @@ class PrunedLayer final : public CudaLayer {
   DecodeFormat format_;
   DecodeLayout layout_;
   double kept_;
+  int64_t most_few_ = 0;  // tokens that decode() takes
   Buffer weights_, places_, counters_;
   std::shared_ptr<Buffer> partials_, padded_x_, whole_;
 };

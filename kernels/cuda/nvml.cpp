@@ -24,10 +24,27 @@ Function symbol(void* library, const char* name) {
   return reinterpret_cast<Function>(dlsym(library, name));
 }
 
+constexpr const char* kLibrary = "libnvidia-ml.so.1";
+
 }  // namespace
 
+std::string nvidia_driver() {
+  void* const library = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return "";
+  char version[96] = "";
+  const auto init = symbol<int (*)()>(library, "nvmlInit_v2");
+  const auto shutdown = symbol<int (*)()>(library, "nvmlShutdown");
+  const auto ask = symbol<int (*)(char*, unsigned)>(library, "nvmlSystemGetDriverVersion");
+  if (init != nullptr && shutdown != nullptr && init() == kSuccess) {
+    if (ask == nullptr || ask(version, sizeof version) != kSuccess) version[0] = '\0';
+    shutdown();
+  }
+  dlclose(library);
+  return version;
+}
+
 Nvml::Nvml(const std::string& pci_bus_id) {
-  library_ = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+  library_ = dlopen(kLibrary, RTLD_NOW | RTLD_LOCAL);
   if (library_ == nullptr) return;
   const auto init = symbol<int (*)()>(library_, "nvmlInit_v2");
   const auto find = symbol<int (*)(const char*, void**)>(library_, "nvmlDeviceGetHandleByPciBusId_v2");

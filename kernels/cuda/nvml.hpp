@@ -8,6 +8,9 @@
 
 namespace lamina {
 
+// The driver's version, such as 580.65.06; empty where the library does not answer.
+std::string nvidia_driver();
+
 class Nvml {
  public:
   // Of the GPU at this PCI bus id. Without the library, or where it does not answer, state() is empty.

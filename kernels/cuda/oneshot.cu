@@ -160,7 +160,7 @@ void launch(const Call& call, bool two_shots, unsigned blocks, unsigned threads,
   config.blockDim = threads;
   config.stream = stream;
   config.attrs = &overlap;
-  config.numAttrs = cuda_properties().capability >= 90 ? 1 : 0;
+  config.numAttrs = cuda_properties().overlaps ? 1 : 0;
   cudaLaunchKernelEx(&config, two_shots ? two_shot_kernel<Type, kMost> : one_shot_kernel<Type, kMost>, call);
 }
 

@@ -5,13 +5,14 @@
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/prefill_multiply.cuh"
 #include "kernels/cuda/ptx.cuh"
+#include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
 namespace {
 
 struct Work {
   const uint8_t* weights;
-  const float* row_scales;
+  const float *row_scales, *token_scales;
   const uint8_t* x;
   float* y;
   float* partials;
@@ -144,8 +145,10 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
 #pragma unroll
         for (int i = 0; i < kTokens / 2; ++i) {
           const int own_row = row + i % 4 / 2 * 8, own_token = token + i / 4 * 8 + i % 2;
-          if (own_row < work.rows && own_token < work.tokens)
-            work.y[int64_t{own_token} * work.rows + own_row] = sums[i] * (i % 4 < 2 ? scale.x : scale.y);
+          if (own_row >= work.rows || own_token >= work.tokens) continue;
+          float value = sums[i] * (i % 4 < 2 ? scale.x : scale.y);
+          if (work.token_scales != nullptr) value *= work.token_scales[own_token];
+          work.y[int64_t{own_token} * work.rows + own_row] = value;
         }
       };
       const int64_t tile_unit = int64_t{run.tile - work.whole_tiles} * work.chunks;
@@ -199,10 +202,10 @@ __global__ void __launch_bounds__(kThreads, 1) prefill_kernel(const Work work) {
 
 // x as the products read it: by tiles of tokens and runs of 64 columns, a token's 128 bytes swizzled as
 // shared memory wants them, its columns in the order in which weights are packed; zeros beyond tokens and
-// columns.
+// columns. Divided by input scales where there are any.
 template <bool kSparse>
-__global__ void arrange_kernel(const uint16_t* x, int64_t tokens, int64_t cols, int tile_tokens, int64_t runs,
-                               int64_t pieces, uint4* to) {
+__global__ void arrange_kernel(const uint16_t* x, int64_t tokens, int64_t cols, const float* input_scales,
+                               int tile_tokens, int64_t runs, int64_t pieces, uint4* to) {
   for (int64_t index = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; index < pieces;
        index += int64_t{gridDim.x} * blockDim.x) {
     const auto piece = static_cast<int>(index % 8);
@@ -216,6 +219,9 @@ __global__ void arrange_kernel(const uint16_t* x, int64_t tokens, int64_t cols, 
       const uint16_t* const from = x + token * cols + col;
       words[t] = cols % 2 == 0 ? *reinterpret_cast<const uint32_t*>(from)
                                : from[0] | (col + 1 < cols ? uint32_t{from[1]} << 16 : 0);
+      if (input_scales != nullptr)
+        words[t] = divided_bf16(words[t] & 0xffffu, input_scales[col]) |
+                   (col + 1 < cols ? divided_bf16(words[t] >> 16, input_scales[col + 1]) << 16 : 0);
     }
     const int64_t in_tile = token % tile_tokens;
     to[((token / tile_tokens * runs + run) * tile_tokens + in_tile) * 8 + (piece ^ (in_tile % 8))] = {
@@ -223,9 +229,9 @@ __global__ void arrange_kernel(const uint16_t* x, int64_t tokens, int64_t cols, 
   }
 }
 
-// Of tokens, for so many in all. Groups' sums wait beside those of all columns, so that registers hold fewer.
+// Of tokens, for so many in all.
 int tile_of(DecodeFormat format, int64_t tokens) {
-  if (tokens > 128 && with_format(format, []<class F>(F) { return !F::kGrouped; })) return 256;
+  if (tokens > 128) return with_format(format, []<class F>(F) { return kMostTokens<F>; });
   return tokens <= 16 ? 16 : tokens <= 32 ? 32 : tokens <= 64 ? 64 : 128;
 }
 
@@ -241,6 +247,7 @@ void launch(const DecodeLayout& layout, const PrefillArguments& a, int64_t token
   (void)allowed;  // a launch that is refused says so itself
   Work work{static_cast<const uint8_t*>(a.weights),
             a.row_scales,
+            a.token_scales,
             static_cast<const uint8_t*>(a.arranged),
             a.y,
             a.partials,
@@ -313,15 +320,15 @@ void prefill(DecodeFormat format, const DecodeLayout& layout, const PrefillArgum
                 pieces = tiles * tile * runs * 8;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>((pieces + 255) / 256, 1 << 20));
   with_format(format, [&]<class F>(F) {
-    arrange_kernel<F::kSparse><<<blocks, 256, 0, stream>>>(static_cast<const uint16_t*>(arguments.x),
-                                                           arguments.tokens, layout.cols, tile, runs, pieces,
-                                                           static_cast<uint4*>(arguments.arranged));
+    arrange_kernel<F::kSparse><<<blocks, 256, 0, stream>>>(
+        static_cast<const uint16_t*>(arguments.x), arguments.tokens, layout.cols, arguments.input_scales,
+        tile, runs, pieces, static_cast<uint4*>(arguments.arranged));
     const auto with = [&]<int kTokens>() { launch<F, kTokens>(layout, arguments, tiles, stream); };
     if (tile == 16) return with.template operator()<16>();
     if (tile == 32) return with.template operator()<32>();
     if (tile == 64) return with.template operator()<64>();
     if (tile == 128) return with.template operator()<128>();
-    if constexpr (!F::kGrouped) with.template operator()<256>();
+    if constexpr (kMostTokens<F> == 256) with.template operator()<256>();
   });
 }
 

@@ -15,13 +15,15 @@ namespace lamina {
 bool prefill_usable();
 
 struct PrefillArguments {
-  const void* weights = nullptr;      // packed
-  const float* row_scales = nullptr;  // as of DecodeArguments
-  const void* x = nullptr;            // [tokens × cols] bfloat16
-  void* arranged = nullptr;           // scratch, prefill_x_bytes() of at least as many tokens
-  float* y = nullptr;                 // [tokens × rows]
-  float* partials = nullptr;          // prefill_partial_bytes(), likewise
-  unsigned* counters = nullptr;       // prefill_counters(), likewise: zeros, which every call leaves zero
+  const void* weights = nullptr;        // packed
+  const float* row_scales = nullptr;    // as of DecodeArguments
+  const void* x = nullptr;              // [tokens × cols] bfloat16
+  const float* input_scales = nullptr;  // null, or [cols]: x is divided by them and rounded again
+  const float* token_scales = nullptr;  // as of DecodeArguments
+  void* arranged = nullptr;             // scratch, prefill_x_bytes() of at least as many tokens
+  float* y = nullptr;                   // [tokens × rows]
+  float* partials = nullptr;            // prefill_partial_bytes(), likewise
+  unsigned* counters = nullptr;         // prefill_counters(), likewise: zeros, which every call leaves zero
   int64_t tokens = 0;
 };
 int64_t prefill_x_bytes(DecodeFormat format, const DecodeLayout& layout, int64_t tokens);

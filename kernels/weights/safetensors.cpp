@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <exception>
 #include <filesystem>
@@ -10,6 +9,7 @@
 #include <stdexcept>
 
 #include "kernels/json.hpp"
+#include "kernels/small_floats.hpp"
 #include "kernels/weights/safetensors_file.hpp"
 #include "kernels/weights/source.hpp"
 
@@ -21,20 +21,6 @@ namespace fs = std::filesystem;
 
 constexpr int64_t kChunkElements = int64_t{1} << 20;
 constexpr int64_t kMaxElements = int64_t{1} << 40;
-
-// IEEE 754 half to single. The exponent is rebased by a multiplication, which also normalises subnormals
-// (Giesen, "half to float done quic", 2012); infinities and NaNs keep an all-ones exponent.
-float half_to_float(uint16_t half) {
-  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7fff) << 13;
-  const float rebased = std::bit_cast<float>(magnitude) * std::bit_cast<float>(uint32_t{0x77800000});
-  uint32_t bits = std::bit_cast<uint32_t>(rebased);
-  bits |= (half & 0x7c00) == 0x7c00 ? 0x7f800000u : 0u;
-  return std::bit_cast<float>(bits | static_cast<uint32_t>(half & 0x8000) << 16);
-}
-
-float bfloat_to_float(uint16_t value) {
-  return std::bit_cast<float>(static_cast<uint32_t>(value) << 16);
-}
 
 // One tensor of the stack, as rows [first_row, first_row + rows) of the layer.
 struct Part {
@@ -55,9 +41,9 @@ void read_elements(const Part& part, Range elements, int64_t columns, float* out
     std::vector<uint16_t> words(static_cast<size_t>(elements.size()));
     part.file->read(part.info->begin + elements.begin * 2, elements.size() * 2, words.data());
     if (part.info->dtype == "F16")
-      std::transform(words.begin(), words.end(), out, half_to_float);
+      std::transform(words.begin(), words.end(), out, float_of_f16);
     else
-      std::transform(words.begin(), words.end(), out, bfloat_to_float);
+      std::transform(words.begin(), words.end(), out, float_of_bf16);
   }
   // One infinity or NaN would turn every figure that follows into nonsense.
   const float* bad = std::find_if_not(out, out + elements.size(), [](float v) { return std::isfinite(v); });

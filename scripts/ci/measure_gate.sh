@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Says what a gate by `lamina ab` is worth on this machine: one build against itself, and beside each pair of launches
-# a build whose kernels are really slower, by doing a part of their work twice.
+# a build whose kernels are really slower (LAMINA_INJECT_SLOWDOWN).
 #   scripts/ci/measure_gate.sh [FOLDER] [CONFIG] [PAIRS] [PERCENT]
 # FOLDER (runs/gate-bank) gets the launches and selftest.md; CONFIG is configs/gate.json, PAIRS 90, PERCENT 5: about
 # 20 minutes. It goes on with a FOLDER that an earlier call left. Exit codes: those of `lamina selftest`: 0 a
-# gate finds 5 % here, 12 none of those tried does; 69 where the program cannot be built.
+# gate finds 5 % here, 12 none of those tried does; 64 bad usage; 69 where the program cannot be built.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
 folder=${1:-$root/runs/gate-bank} config=${2:-$root/configs/gate.json} pairs=${3:-90} percent=${4:-5}
+if ! [[ $percent =~ ^(100|[0-9]{1,2}(\.[0-9]+)?)$ && $percent =~ [1-9] ]]; then
+  say "PERCENT: expected more than 0 and at most 100, found $percent"
+  exit 64
+fi
 for slower in 0 "$percent"; do
   tree=$root/build-slower-$slower
   configure cpu "$tree" -DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF "-DLAMINA_INJECT_SLOWDOWN=$slower"

@@ -105,6 +105,24 @@ class Checks(unittest.TestCase):
                 self.assertEqual(result.returncode, 1)
                 self.assertIn("kernels/broken.hpp does not compile", result.stdout)
 
+    def test_headers_that_the_build_shows_are_not_compiled_again(self):
+        broken, include = "#pragma once\nstd::string name();\n", '#include "kernels/broken.hpp"\n'
+        self.write("kernels/broken.hpp", broken)
+        self.write("kernels/broken.cpp", "// Why.\n" + include + "#include <string>\n")
+        result = self.check("check_headers.sh")
+        self.assertEqual(result.returncode, 0, result.stdout)
+        self.assertIn("of 1 more the build shows it", result.stdout)
+        # Not first, not guarded, or not in every build.
+        for header, source in ((broken, "#include <string>\n" + include), (broken, "#define A\n" + include),
+                               (broken.removeprefix("#pragma once\n"), include)):
+            self.write("kernels/broken.hpp", header)
+            self.write("kernels/broken.cpp", source)
+            self.assertEqual(self.check("check_headers.sh").returncode, 1, source)
+        (self.folder / "kernels" / "broken.hpp").unlink()
+        self.write("distributed/nccl/broken.hpp", broken)
+        self.write("distributed/nccl/broken.cpp", include.replace("kernels", "distributed/nccl"))
+        self.assertEqual(self.check("check_headers.sh").returncode, 1)
+
 
 class Installing(unittest.TestCase):
     """What the scripts do on a machine that lacks packages, with stand-ins for its commands."""

@@ -206,19 +206,23 @@ class BadInput(Compare):
 
         other("config", set_in("config", "seed", value=7), "config: BASE has digest")
         other("ranks", set_in("launches", 0, "ranks", value=2), "ranks: BASE has 1, NEW 2")
+        other("nodes", set_in("launches", 0, "nodes", value=2), "nodes: BASE has 1, NEW 2", "run both sides alike")
+        other("cores", set_in("machine", "cores", value=64), "cores: BASE has 2, NEW 64", "--across-machines")
         other("schema", set_in("schema_version", value=9), "schema_version: BASE has 1, NEW 9")
         other("CPU", set_in("machine", "cpu", value="Other \x1b[31m CPU"), "CPU: BASE has", "Other \\x1b[31m CPU",
               "--across-machines")
         self.change_environment(base, set_in("machine", "cuda", value="built without CUDA"))
         other("GPU", set_in("machine", "cuda", value=["NVIDIA A100", "NVIDIA A100"]), "GPU: BASE has none, NEW NVIDIA A100, NVIDIA A100",
               "--across-machines")
+        other("nodes across machines", set_in("launches", 0, "nodes", value=2), "nodes", arguments=("--across-machines",))
         other("ranks across machines", set_in("launches", 0, "ranks", value=2), "ranks",
               arguments=("--across-machines",))
 
         side = self.copy("new")
         self.change_environment(side, set_in("machine", "cpu", value="Other CPU"))
+        self.change_environment(side, set_in("machine", "cores", value=64))
         verdict = self.verdict(base, side, "--across-machines", "--limit", "900", "--floor", "900", code=0)
-        self.assertEqual(verdict["differences"][0]["new"], "Other CPU")
+        self.assertEqual([(one["name"], one["new"]) for one in verdict["differences"][:2]], [("CPU", "Other CPU"), ("cores", "64")])
         (side / "launch-1" / "environment.json").write_text("{")
         self.refused(base, side, "environment.json")
 

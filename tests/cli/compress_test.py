@@ -3,8 +3,9 @@
 import json
 import random
 import struct
+import subprocess
 
-from support import Case, lamina, main, tiny
+from support import LAMINA, Case, lamina, main, tiny
 
 ROWS, COLS, TOKENS = 131, 128, 80
 
@@ -20,6 +21,7 @@ SCHEMES = [
     ({"type": "pruned", "pattern": "block", "block": 8, "values": {"type": "dense", "dtype": "bf16"}},
      "pruned-block8-50%-bf16"),
     ({"type": "lowrank", "rank": 6}, "lowrank-r6"),
+    ({"type": "lowrank", "rank": 32, "factors": {"type": "int4", "group": 32}}, "lowrank-r32-int4-g32"),
     ({"type": "sum", "base": {"type": "int4", "group": 32},
       "correction": {"type": "lowrank", "rank": 4, "factors": {"type": "int8"}}}, "sum-int4-g32+lowrank-r4-int8"),
 ]
@@ -145,12 +147,14 @@ class Compress(Case):
         self.compress({"type": "int8"}, "--force")
         self.out.write_bytes(self.out.read_bytes()[:-1])
         self.refused(lamina("run", path, "-o", self.folder / "r"), "out.safetensors")
-        # Made of other weights: the row says so.
+        # Made of other weights, of the same norm too: the row says so.
         self.compress({"type": "int8"}, "--force")
-        self.model.write_bytes(safetensors(w=normal(ROWS, COLS, 3), other=normal(64, COLS, 2)))
-        result = lamina("run", path, "-o", self.folder / "r")
-        self.assertIn("made of other weights", result.stderr)
-        self.assertEqual(result.returncode, 1)
+        rows, cols, numbers = normal(ROWS, COLS, 1)
+        for number, weights in enumerate(([-each for each in numbers], numbers[::-1], numbers[:5] + [0.0] + numbers[6:])):
+            self.model.write_bytes(safetensors(w=(rows, cols, weights), other=normal(64, COLS, 2)))
+            result = lamina("run", path, "-o", self.folder / f"r{number}")
+            self.assertIn("made of other weights", result.stderr)
+            self.assertEqual(result.returncode, 1)
 
     def test_recorded_inputs(self):
         inputs = self.write("inputs.safetensors", safetensors(inputs=normal(TOKENS, COLS, 4), w=normal(TOKENS, COLS, 4)))
@@ -165,6 +169,79 @@ class Compress(Case):
         self.assertEqual(self.compress(scheme, "--tensor", "w", "--inputs", inputs).returncode, 0)
         read = self.measured("read", inputs=str(inputs), scheme=scheme, compressed=str(self.out))
         self.assertEqual(read[name]["quality_nmse"], rows[name]["quality_nmse"])
+        self.assertEqual(read[name]["warnings"], rows[name]["warnings"])
+        # And another one: the row says what it was.
+        for changes in ({}, {"correlation": 0.25}):
+            other = self.measured(f"other{len(changes)}", scheme=scheme, compressed=str(self.out), **changes)[name]
+            self.assertIn(f"calibrated by {TOKENS - 16} recorded tokens, digest ", " ".join(other["warnings"]))
+            self.assertIn(f"by {TOKENS - 16} synthetic tokens of {COLS}x{ROWS}, seed 1", " ".join(other["warnings"]))
+
+    def test_the_calibration_of_a_file_is_known(self):
+        scheme, name = {"type": "int4", "group": 32, "method": "mse", "calibration_tokens": 60}, "int4-g32-mse-c60"
+        self.assertEqual(self.compress(scheme, "--tensor", "w").returncode, 0)
+        same = self.measured("same", scheme=scheme, compressed=str(self.out))[name]
+        self.assertFalse([text for text in same["warnings"] if "calibrated by" in text], same["warnings"])
+        for knob in ({"correlation": 0.25}, {"outlier_gain": 5}, {"outlier_share": 0.05}):
+            other = self.measured("other" + "".join(knob), scheme=scheme, compressed=str(self.out), **knob)[name]
+            self.assertEqual(other["status"], "ok")
+            self.assertIn("was calibrated by 60 synthetic tokens", " ".join(other["warnings"]))
+        # Of what looks at no tokens nothing can differ.
+        self.assertEqual(self.compress({"type": "int8"}, "--tensor", "w", "--force").returncode, 0)
+        plain = self.measured("plain", compressed=str(self.out), correlation=0.25)["int8"]
+        self.assertNotIn("calibrated", " ".join(plain["warnings"]))
+
+    def test_a_block_reads_recorded_inputs_and_compressed_weights(self):
+        self.needs_mpi()
+        hidden, wide = 64, 96
+        gate, up, down = (f"model.layers.0.mlp.{part}_proj.weight" for part in ("gate", "up", "down"))
+        model = self.write("config.json", {"hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": 1,
+                                           "num_attention_heads": 1})
+        self.model = self.write("model.safetensors", safetensors(**{
+            gate: normal(wide, hidden, 1), up: normal(wide, hidden, 2), down: normal(hidden, wide, 3)}))
+        inputs = self.write("inputs.safetensors", safetensors(**{
+            "inputs": normal(TOKENS, hidden, 4), gate: normal(TOKENS, hidden, 4), down: normal(TOKENS, wide, 5)}))
+        changes = {"workload": "mlp", "in_features": None, "out_features": None, "model": str(model),
+                   "weights": str(self.model)}
+
+        def block(name, scheme, ranks=None, **more):
+            config = self.write("mlp.json", tiny(**changes, scheme=scheme, **more))
+            self.run_ok("run", config, "-o", self.folder / name, ranks=ranks)
+            return {record["scheme"]: record for record in self.records(self.folder / name)}
+
+        # Inputs decide what is measured, and what is calibrated, on any number of ranks.
+        gptq = {"type": "int4", "group": 32, "method": "gptq", "calibration_tokens": TOKENS - 16}
+        name = f"int4-g32-gptq-c{TOKENS - 16}"
+        synthetic, recorded = block("synthetic", gptq), block("recorded", gptq, inputs=str(inputs))
+        spread = block("spread", gptq, inputs=str(inputs), ranks=3, shard="column-row")
+        self.assertEqual(recorded[name]["status"], "ok")
+        self.assertLess(recorded["dense-f32"]["quality_nmse"], 1e-10)
+        self.assertNotEqual(recorded[name]["compress_error"], synthetic[name]["compress_error"])
+        self.assertAlmostEqual(spread[name]["compress_error"], recorded[name]["compress_error"], delta=1e-12)
+        self.assertAlmostEqual(spread[name]["quality_nmse"], recorded[name]["quality_nmse"], delta=1e-6)
+        # What needs no calibration is read bit for bit.
+        tensors = ("--tensor", f"{gate},{up}", "--tensor", down)
+        self.assertEqual(self.compress({"type": "int8"}, *tensors).returncode, 0)
+        fresh = block("fresh", {"type": "int8"}, inputs=str(inputs))["int8"]
+        for ranks in (None, 3):
+            read = block(f"read{ranks}", {"type": "int8"}, inputs=str(inputs), compressed=str(self.out), ranks=ranks)["int8"]
+            for key in ("status", "weight_bytes", "quality_nmse", "compress_error"):
+                self.assertEqual(read[key], fresh[key], key)
+        # What does says by what: of gate_up the same tokens, of down its own recorded ones.
+        self.assertEqual(self.compress(gptq, *tensors, "--inputs", inputs, "--force").returncode, 0)
+        read = block("calibrated", gptq, inputs=str(inputs), compressed=str(self.out))[name]
+        self.assertEqual(read["status"], "ok")
+        said = [text for text in read["warnings"] if "calibrated by" in text]
+        self.assertEqual(len(said), 1, read["warnings"])
+        self.assertIn(f'"{down}" was calibrated by', said[0])
+        self.assertIn("what gate_up_proj makes of", said[0])
+        # What a file lacks is said before anything runs.
+        for more, words in [({"inputs": str(inputs), "inputs_tensor": down}, ["/inputs", f"[tokens, {hidden}]"]),
+                            ({"inputs": str(self.folder / "none")}, ["/inputs", "none"]),
+                            ({"compressed": str(self.out), "scheme": {"type": "int8"}}, ["/compressed", "scheme int8"]),
+                            ({"compressed": str(self.out), "weights": None}, ["/compressed", "weights"])]:
+            with self.subTest(more=more):
+                config = {**changes, "scheme": gptq, **more}
+                self.refused(lamina("run", self.write("mlp.json", tiny(**config)), "-o", self.folder / "r"), *words)
 
     def test_recorded_cotangents(self):
         self.needs_mpi()

@@ -30,7 +30,7 @@ def config(places, experiments=None, **measure):
     }
 
 
-class FaultTest(unittest.TestCase):
+class Launches(unittest.TestCase):
     def launch(self, fault, ranks, places=(), hang_seconds=None, resume=None, **measure):
         """Runs into a new folder, or on in the one to `resume`."""
         folder = resume or tempfile.TemporaryDirectory()
@@ -58,6 +58,8 @@ class FaultTest(unittest.TestCase):
                 records = [json.loads(line) for line in lines]
         return done, records
 
+
+class FaultTest(Launches):
     def assert_first_group_kept(self, records):
         # The sound case and its other dense baseline; nothing of the group that was under way.
         self.assertEqual({(record["kernel"], record["status"]) for record in records},
@@ -163,6 +165,60 @@ class FaultTest(unittest.TestCase):
         done, records = self.launch("die", 2, [("layer", "row")])
         self.assertNotEqual(done.returncode, 0)
         self.assert_first_group_kept(records)
+
+
+def gpus():
+    """How many GPUs this machine and this build have."""
+    listed = subprocess.run([os.environ["LAMINA"], "list"], stdout=subprocess.PIPE, text=True).stdout
+    return sum(line.startswith("  cuda ") and "compute capability" in line for line in listed.splitlines())
+
+
+@unittest.skipUnless(MPIEXEC and gpus(), "no GPU here")
+class GpuFaultTest(Launches):
+    """Ranks whose GPUs wait for one another."""
+
+    def gpu_launch(self, fault, **arguments):
+        layer = {"workload": "layer", "in_features": 96, "out_features": 64, "tokens": 2, "scheme": {"type": "dense"},
+                 "shard": "row", "device": "cuda", "communicator": "nccl"}
+        return self.launch(fault, 2, experiments=[
+            {"workload": "collective", "collective": "all_reduce", "message_bytes": 4096, "device": "cuda",
+             "communicator": "nccl"},
+            {**layer, "kernel": "faulty"}], **arguments)
+
+    @unittest.skipUnless(gpus() > 1, "one GPU here")
+    def test_a_rank_that_fails_between_collectives_ends_the_job(self):
+        for fault in ("gpu-throw", "gpu-die", "gpu-hang"):
+            with self.subTest(fault=fault):
+                done, records = self.gpu_launch(fault, hang_seconds=20)
+                self.assertNotEqual(done.returncode, 0)
+                self.assertLess(self.seconds, 90)
+                if fault == "gpu-throw":
+                    self.assertIn("planted fault", done.stderr + "".join(str(one.get("reason")) for one in records))
+                if fault == "gpu-hang":
+                    self.assertIn("no progress for", done.stderr)
+                # What was done before is kept.
+                self.assertIn(("collective", "ok"), {(record["workload"], record["status"]) for record in records})
+
+    def test_more_ranks_than_gpus_are_refused_by_name(self):
+        path = os.path.join(tempfile.mkdtemp(), "config.json")
+        with open(path, "w") as file:
+            json.dump({"name": "shared", "measure": {"min_samples": 5, "max_seconds": 0.05}, "experiments": [
+                {"workload": "collective", "collective": "all_reduce", "message_bytes": 4096, "device": "cuda",
+                 "communicator": communicator} for communicator in ("nccl", "nccl-oneshot")] + [
+                {"workload": "svd", "in_features": 512, "out_features": 384, "rank": 16, "device": "cuda",
+                 "communicator": "nccl"}]}, file)
+        ranks = gpus() + 1
+        done = subprocess.run([MPIEXEC, "--oversubscribe", "-n", str(ranks), os.environ["LAMINA"], "run", path, "-o",
+                               os.path.join(os.path.dirname(path), "out")],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        with open(os.path.join(os.path.dirname(path), "out", "records.jsonl")) as lines:
+            records = [json.loads(line) for line in lines]
+        self.assertEqual(len(records), 3)
+        for record in records:
+            self.assertEqual(record["status"], "error")
+            self.assertIn(f"ranks 0, {ranks - 1} share GPU", record["reason"])
+            self.assertIn("start as many ranks a node as it has GPUs", record["reason"])
 
 
 if __name__ == "__main__":

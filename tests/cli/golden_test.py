@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from support import SCHEMES, Case, blank, blank_table, command, environment, lamina, main, tiny
+from support import ROOT, SCHEMES, Case, blank, blank_table, command, environment, lamina, main, tiny
 
 
 class Golden(Case):
@@ -18,6 +18,15 @@ class Golden(Case):
         self.needs_mpi()
         alone = self.run_ok("--help").stdout
         self.assertEqual(self.run_ok("--help", ranks=3).stdout, alone)
+
+    def test_what_only_reads_starts_no_mpi(self):
+        # Open MPI ends a process that asks for a way of sending that is not there: as a login node may.
+        broken = {**environment(), "OMPI_MCA_pml": "none-such"}
+        data = ROOT / "tests" / "data" / "compare"
+        for arguments in (("--help",), ("compare", data / "base", data / "new"),
+                          ("export", data / "base" / "launch-1", "--format", "csv")):
+            result = subprocess.run(command(*arguments), capture_output=True, text=True, env=broken, timeout=60)
+            self.assertEqual((result.returncode, result.stderr), (0, ""), arguments)
 
     def test_version(self):
         self.assertRegex(self.run_ok("--version").stdout, r"^lamina \d+\.\d+\.\d+")

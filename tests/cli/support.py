@@ -21,6 +21,11 @@ ALLOW = {
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
     "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    # Most of a start is looking for networks, and starting a daemon that a process without mpirun has no use for.
+    "OMPI_MCA_pml": "ob1",
+    "OMPI_MCA_ess_singleton_isolated": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
 }
 
 SCHEMES = [

@@ -9,7 +9,7 @@ import re
 import struct
 import subprocess
 
-from support import Case, blank_table, command, environment, lamina, main, svd
+from support import MPIEXEC, ROOT, Case, blank_table, command, environment, lamina, main, svd
 
 METHODS = ["gram", "randomized", "scalapack", "lapack"]
 PHASES = ("svd_multiply_s", "svd_communicate_s", "svd_eigensolve_s", "svd_orthogonalize_s")
@@ -25,6 +25,42 @@ class Svd(Case):
         """Methods that this build does not have."""
         section = self.run_ok("list").stdout.split("\nMethods of factorising")[1].split("\n\n")[1]
         return {line.split()[0] for line in section.splitlines() if "absent: " in line}
+
+    def gpus(self):
+        return sum(line.startswith("  cuda ") and "compute capability" in line
+                   for line in self.run_ok("list").stdout.splitlines())
+
+    def test_on_gpus_or_skipped(self):
+        ranks = 2 if self.gpus() > 1 and MPIEXEC else None
+        _, records = self.run_svd(launched=ranks, method=["gram", "randomized"], device=["cpu", "cuda"])
+        records.sort(key=lambda record: (record["device"], record["svd_method"]))
+        self.assertEqual([(record["device"], record["svd_method"]) for record in records],
+                         [("cpu", "gram"), ("cpu", "randomized"), ("cuda", "gram"), ("cuda", "randomized")])
+        for record in records[2:]:
+            with self.subTest(record["case"]):
+                self.assertGreater(record["svd_estimated_gpu_bytes"], 0)
+                if self.gpus():
+                    self.assert_whole(record)
+                    self.assertEqual(record["communicator"] == "self", ranks is None)
+                else:
+                    self.assertEqual(record["status"], "skipped")
+                    self.assertIn("cuda: ", record["reason"])
+
+    def test_what_gpus_cannot_do_is_a_bad_config(self):
+        for changes, told in (({"device": "cuda", "method": "lapack"}, "/method: expected gram or randomized"),
+                              ({"device": "cuda", "eigensolver": "lapack"}, "/eigensolver: expected auto"),
+                              ({"device": "cuda", "communicator": "mpi-shm"}, "/communicator: expected one of auto"),
+                              ({"communicator": "mpi"}, "/communicator: expected auto on device cpu")):
+            with self.subTest(**changes):
+                result = lamina("run", self.write("bad.json", svd(**changes)), "--dry-run")
+                self.assertEqual(result.returncode, 64)
+                self.assertIn(told, result.stderr)
+
+    def test_the_config_of_gpus_is_planned_for_any_number(self):
+        text = self.run_ok("run", ROOT / "configs" / "svd-gpus.json", "--dry-run").stdout
+        for ranks in (1, 2, 4, 8):
+            self.assertRegex(text, rf"28672x8192/r1024/gram-cuda/rows/strong/p{ranks}t\d+")
+            self.assertRegex(text, rf"53248x16384/r1024/randomized-cuda/rows/strong/p{ranks}t\d+")
 
     def exported(self, out="out"):
         text = self.run_ok("export", self.folder / out, "--format", "csv").stdout
@@ -188,7 +224,7 @@ class Svd(Case):
                     records = self.records(self.folder / out)
                     self.assertEqual(len(records), len(methods))
                     for record in records:
-                        self.assertEqual(record["status"], "failed", record)
+                        self.assertEqual(record["status"], "error", record)
                         self.assertIn("finite", record["reason"])
 
     def test_weights_of_a_file_that_are_zeros(self):

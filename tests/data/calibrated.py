@@ -251,6 +251,29 @@ def pruned(mask, values):
     return {"mask": flat(mask), "values": [float(F(v)) for v in (values * mask).ravel()]}
 
 
+def low_rank(weights, rank, hessian):
+    """U·V of least error on tokens of this Hessian: the projection on the largest eigenvectors of W·H·Wᵀ, which needs no
+    root of H."""
+    vectors = np.linalg.eigh(weights @ hessian @ weights.T)[1][:, -rank:]
+    return vectors @ (vectors.T @ weights)
+
+
+def damped(gram, damping):
+    return gram + damping * gram.diagonal().mean() * np.eye(COLS)
+
+
+def product(weights):
+    return {"product": [float(F(v)) for v in weights.ravel()]}
+
+
+def corrected(codes, scales, hessian):
+    back = np.repeat(np.array(scales).reshape(ROWS, -1), GROUP, axis=1) * codes
+    rest = (W - back).astype(F).astype(np.float64)
+    return {**quantized(codes, scales), **product(low_rank(rest, 2, hessian))}
+
+
+GRAM = X64.T @ X64 / TOKENS
+PLAIN, CHANNELS = np.eye(COLS), np.diag(MEAN_SQUARE)
 DELTA = number(23, range(TOKENS), range(ROWS)).astype(np.float64)
 gradient = np.abs(W.astype(np.float64)) * np.sqrt((DELTA ** 2).T @ (X64 ** 2) / TOKENS)
 wanda = np.abs(W.astype(np.float64)) * np.sqrt(MEAN_SQUARE)
@@ -275,6 +298,11 @@ expected = {
     "wanda_5_16": pruned(n_of_m(wanda, 5, 16), W),
     "sparsegpt_5_16": pruned(n_of_m(wanda, 5, 16), compensated(n_of_m(wanda, 5, 16))),
     "sparsegpt_block": pruned(blocks(wanda, 4, 8, 10), compensated(blocks(wanda, 4, 8, 10))),
+    "lowrank": product(low_rank(W.astype(np.float64), 3, PLAIN)),
+    "lowrank_scaled": product(low_rank(W.astype(np.float64), 3, damped(CHANNELS, 0.01))),
+    "lowrank_whitened": product(low_rank(W.astype(np.float64), 3, damped(GRAM, 0.01))),
+    "sum": corrected(*nearest(W, lambda w, s: extreme_scale(w)), damped(GRAM, 0.01)),
+    "sum_gptq": corrected(*gptq(), damped(GRAM, 0.01)),
     "sparsegpt_2_4": pruned(two_of_four(np.abs(W)), compensated(two_of_four(np.abs(W)))),
 }
 path = pathlib.Path(__file__).with_suffix(".json")

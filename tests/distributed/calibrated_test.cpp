@@ -91,6 +91,54 @@ std::vector<Case> cases() {
   return all;
 }
 
+// Low-rank factors, and corrections by them.
+std::vector<Case> factor_cases() {
+  const auto nested = [](const Keys& keys) {
+    auto params = std::make_shared<Params>("", nullptr);
+    for (const auto& [key, value] : keys) params->set(key, value);
+    return Value(params);
+  };
+  const auto text = [](const char* value) { return Value(std::string(value)); };
+  const auto factors = [&](int64_t rank, const char* whiten) {
+    Keys keys = {{"type", text("lowrank")}, {"rank", rank}, {"whiten", text(whiten)}};
+    if (keys.back().second != text("none")) keys.emplace_back("calibration_tokens", kTokens);
+    return keys;
+  };
+  const auto alone = [&](const char* whiten) {
+    Keys keys = factors(3, whiten);
+    keys.erase(keys.begin());
+    return keys;
+  };
+  const Value rtn = nested({{"type", text("int4")}, {"group", int64_t{32}}});
+  const Value gptq = nested({{"type", text("int4")},
+                             {"group", int64_t{32}},
+                             {"method", text("gptq")},
+                             {"calibration_tokens", kTokens}});
+  const Value correction = nested(factors(2, "cholesky"));
+  return {{"lowrank", "lowrank", alone("none")},
+          {"lowrank_scaled", "lowrank", alone("diagonal")},
+          {"lowrank_whitened", "lowrank", alone("cholesky")},
+          {"sum", "sum", {{"base", rtn}, {"correction", correction}}},
+          {"sum_gptq", "sum", {{"base", gptq}, {"correction", correction}}}};
+}
+
+// U·V of a chain or a sum, whose signs and scales no one else would choose alike.
+std::vector<float> product_of(const Canonical& canonical) {
+  const Leaf &u = *(canonical.leaves.end() - 2), &v = canonical.leaves.back();
+  std::vector<double> left(static_cast<size_t>(u.cols)), right(static_cast<size_t>(v.cols));
+  std::vector<float> product;
+  for (int64_t i = 0; i < u.rows; ++i) {
+    std::vector<double> row(right.size());
+    dequantize_row(u, i, left.data());
+    for (int64_t r = 0; r < v.rows; ++r) {
+      dequantize_row(v, r, right.data());
+      for (size_t j = 0; j < row.size(); ++j) row[j] += left[static_cast<size_t>(r)] * right[j];
+    }
+    product.insert(product.end(), row.begin(), row.end());
+  }
+  return product;
+}
+
 CompressedWeights compressed(const Case& one, const Matrix<float>& whole, Communicator& comm, int threads,
                              const Calibration& calibration = tokens) {
   const auto scheme = test::make_scheme({one.type, one.keys}, {whole.rows, whole.cols}, registry());
@@ -103,11 +151,14 @@ TEST(Calibrated, AgreesWithNumPy) {
   const Json all = Json::parse(file);
   const Matrix<float> w = test::random_matrix(kRows, kCols, 3);
   const auto self = make_self_communicator();
-  for (const Case& one : cases()) {
+  std::vector<Case> compared = cases();
+  for (Case& one : factor_cases()) compared.push_back(std::move(one));
+  for (const Case& one : compared) {
     if (!all.contains(one.name)) continue;
     SCOPED_TRACE(one.name);
     const Json& expected = all[one.name];
-    const Leaf leaf = compressed(one, w, *self, 2).canonical.leaves.front();
+    const Canonical canonical = compressed(one, w, *self, 2).canonical;
+    const Leaf& leaf = canonical.leaves.front();
     const auto near = [](const std::vector<float>& found, const Json& values) {
       ASSERT_EQ(found.size(), values.size());
       for (size_t i = 0; i < found.size(); ++i) {
@@ -115,8 +166,16 @@ TEST(Calibrated, AgreesWithNumPy) {
         EXPECT_NEAR(found[i], value, 2e-6 * std::abs(value) + 2e-7) << i;
       }
     };
+    if (canonical.has_factors()) {
+      const std::vector<float> found = product_of(canonical);
+      const auto product = expected["product"].get<std::vector<float>>();
+      ASSERT_EQ(found.size(), product.size());
+      // Of factors that are found in float32.
+      for (size_t i = 0; i < found.size(); ++i) EXPECT_NEAR(found[i], product[i], 1e-5) << i;
+    }
+    if (one.type == "lowrank") continue;
     if (one.type != "pruned") {
-      EXPECT_EQ(leaf.codes, expected["codes"].get<std::vector<int8_t>>());
+      EXPECT_THAT(leaf.codes, testing::ElementsAreArray(expected["codes"].get<std::vector<int8_t>>()));
       near(leaf.scales, expected["scales"]);
       near(leaf.input_scales, expected["input_scales"]);
       EXPECT_EQ(leaf.zero_points, expected["zero_points"].get<std::vector<int8_t>>());

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <limits>
 
-#include "distributed/collectives/half.hpp"
 #include "distributed/collectives/verify.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {

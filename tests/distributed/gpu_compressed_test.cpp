@@ -6,7 +6,7 @@
 #include <functional>
 
 #include "distributed/collectives/compressed.hpp"
-#include "distributed/collectives/half.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {

@@ -7,10 +7,11 @@
 #include <cstring>
 
 #include "distributed/collectives/combine.hpp"
-#include "distributed/collectives/half.hpp"
 #include "distributed/gpu_places.hpp"
+#include "distributed/svd.hpp"
 #include "distributed/transport.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
@@ -282,6 +283,37 @@ TEST(GpuPlaces, NameRanksThatShareAGpu) {
   const auto places = gather_gpu_places({"host", std::to_string(world().rank() / 2)}, world());
   ASSERT_EQ(static_cast<int>(places.size()), world().size());
   EXPECT_EQ(shared_gpus(places).empty(), world().size() == 1);
+}
+
+// Machines that are not here: one and two nodes of 4 and 8 GPUs.
+TEST(GpuPlaces, OfNodesOfFourAndEight) {
+  const auto launch = [](int nodes, int gpus, int ranks_per_node) {
+    std::vector<GpuPlace> places;
+    for (int node = 0; node < nodes; ++node)
+      for (int local = 0; local < ranks_per_node; ++local)
+        places.push_back({"node" + std::to_string(node), "0:" + std::to_string(local % gpus)});
+    return shared_gpus(places);
+  };
+  for (const int gpus : {4, 8}) {
+    for (const int nodes : {1, 2}) {
+      EXPECT_EQ(launch(nodes, gpus, gpus), "") << nodes << " × " << gpus;
+      EXPECT_EQ(launch(nodes, gpus, gpus - 1), "") << nodes << " × " << gpus;
+      const std::string one_more = launch(nodes, gpus, gpus + 1);
+      EXPECT_NE(one_more.find("ranks 0, " + std::to_string(gpus) + " share GPU 0:0 of node0"),
+                std::string::npos)
+          << one_more;
+      EXPECT_EQ(one_more.find("GPU 0:1 of"), std::string::npos) << one_more;
+      EXPECT_EQ(one_more.find("of node1") != std::string::npos, nodes > 1) << one_more;
+    }
+  }
+  // Every part of a matrix is somewhere, and no GPU of eight needs more than one of four.
+  const Shape shape{8192, 28672};
+  for (const char* method : {"gram", "randomized"}) {
+    const SvdMethod& svd = *find_svd_method(method);
+    EXPECT_LT(svd.gpu_bytes(shape, 1024, 4, {}), svd.gpu_bytes(shape, 1024, 2, {})) << method;
+    EXPECT_LE(svd.gpu_bytes(shape, 1024, 8, {}), svd.gpu_bytes(shape, 1024, 4, {})) << method;
+    EXPECT_GT(svd.gpu_bytes(shape, 1024, 64, {}), 0) << method;
+  }
 }
 
 TEST(AllReduceWays, FollowWhatWasMeasured) {

@@ -13,19 +13,28 @@ namespace {
 
 using namespace lamina::test;
 
-// Methods that this build can run.
-std::vector<std::string> runnable() {
-  std::vector<std::string> names;
+// Methods that this build and the ranks' devices can run.
+std::vector<SvdOptions> runnable() {
+  std::vector<SvdOptions> all;
+  std::string why;
+  Transport* const transport = gpu_transport(why);
   for (const SvdMethod& method : svd_methods()) {
-    if (method.absent.empty()) names.push_back(method.name);
+    if (method.absent.empty()) all.push_back({.method = method.name});
+    if (method.gpu_bytes != nullptr && why.empty())
+      all.push_back({.method = method.name, .device = "cuda", .transport = transport});
   }
-  return names;
+  return all;
+}
+
+// For messages.
+std::string name_of(const SvdOptions& options) {
+  return options.method + " " + options.device;
 }
 
 // All ranks; each for itself where the method takes one.
-Communicator& ranks_of(const std::string& method) {
+Communicator& ranks_of(const SvdOptions& options) {
   static const auto self = make_self_communicator();
-  const SvdMethod* named = find_svd_method(method);
+  const SvdMethod* named = find_svd_method(options.method);
   return named != nullptr && named->one_rank ? *self : world();
 }
 
@@ -35,17 +44,18 @@ std::string failure(const Matrix<float>& a, const RankRule& rule, const SvdOptio
 }
 
 std::string failure(const Matrix<float>& a, const RankRule& rule, const SvdOptions& options = {}) {
-  return failure(a, rule, options, ranks_of(options.method));
+  return failure(a, rule, options, ranks_of(options));
 }
 
 TEST(SvdInput, EveryMethodBoundsItsError) {
   const Matrix<float> wide = decaying(300, 420, 0.5, 200), tall = decaying(420, 300, 0.5, 200);
-  for (const std::string& method : runnable()) {
-    Communicator& comm = ranks_of(method);
+  for (const SvdOptions& options : runnable()) {
+    const std::string method = name_of(options);
+    Communicator& comm = ranks_of(options);
     for (const Matrix<float>* a : {&wide, &tall}) {
       for (const Layout layout : {Layout::rows, Layout::columns}) {
         const SpreadMatrix part = spread(*a, layout, comm);
-        const SvdResult result = factorize(part, {.rank = 24}, {.method = method}, comm);
+        const SvdResult result = factorize(part, {.rank = 24}, options, comm);
         ASSERT_EQ(result.singular_values.size(), 24u) << method;
         const double error = residual(part, result, comm, 1);
         EXPECT_LE(error, result.error_bound) << method;
@@ -62,14 +72,14 @@ TEST(SvdInput, ZerosAndConstantsAreFactorised) {
   const Matrix<float> zeros(140, 150);
   Matrix<float> constant(140, 150);
   std::fill(constant.data.begin(), constant.data.end(), 0.25f);
-  for (const std::string& method : runnable()) {
-    Communicator& comm = ranks_of(method);
-    const SvdResult none =
-        factorize(spread(zeros, Layout::rows, comm), {.rank = 3}, {.method = method}, comm);
+  for (const SvdOptions& options : runnable()) {
+    const std::string method = name_of(options);
+    Communicator& comm = ranks_of(options);
+    const SvdResult none = factorize(spread(zeros, Layout::rows, comm), {.rank = 3}, options, comm);
     EXPECT_EQ(none.singular_values, (std::vector<double>{0, 0, 0})) << method;
     EXPECT_EQ(none.error_bound, 0) << method;
     const SpreadMatrix part = spread(constant, Layout::rows, comm);
-    const SvdResult one = factorize(part, {.rank = 2}, {.method = method}, comm);
+    const SvdResult one = factorize(part, {.rank = 2}, options, comm);
     EXPECT_NEAR(one.singular_values[0], 0.25 * std::sqrt(140.0 * 150.0), 1e-4) << method;
     EXPECT_LE(residual(part, one, comm, 1), 1e-5) << method;
     EXPECT_LE(residual(part, one, comm, 1), one.error_bound) << method;
@@ -79,8 +89,7 @@ TEST(SvdInput, ZerosAndConstantsAreFactorised) {
 TEST(SvdInput, BadRulesFailEverywhereWithTheSameWords) {
   const Matrix<float> a = random_matrix(150, 170, 5);
   const double nan = std::nan("");
-  for (const std::string& method : runnable()) {
-    const SvdOptions options{.method = method};
+  for (const SvdOptions& options : runnable()) {
     EXPECT_NE(failure(a, {}, options).find("one of rank, ratio, error and energy"), std::string::npos);
     EXPECT_NE(failure(a, {.rank = 3, .error = 0.5}, options).find("one of rank"), std::string::npos);
     EXPECT_NE(failure(a, {.rank = -1}, options).find("one of rank"), std::string::npos);
@@ -98,10 +107,9 @@ TEST(SvdInput, NotFiniteFailsEverywhereWithTheSameWords) {
                           -std::numeric_limits<float>::infinity()}) {
     Matrix<float> a = random_matrix(300, 310, 5);
     a(299, 309) = bad;
-    for (const std::string& method : runnable()) {
-      EXPECT_NE(failure(a, {.rank = 3}, {.method = method}).find("expected finite weights"),
-                std::string::npos)
-          << method;
+    for (const SvdOptions& options : runnable()) {
+      EXPECT_NE(failure(a, {.rank = 3}, options).find("expected finite weights"), std::string::npos)
+          << name_of(options);
     }
   }
 }
@@ -120,6 +128,20 @@ TEST(SvdInput, UnknownAndAbsentMethodsAreNamed) {
     EXPECT_EQ(problem.empty(), expected.empty()) << method.name;
   }
   EXPECT_EQ(find_svd_method("jacobi"), nullptr);
+}
+
+TEST(SvdInput, DevicesAreChecked) {
+  const Matrix<float> a = random_matrix(20, 30, 5);
+  EXPECT_NE(failure(a, {.rank = 3}, {.device = "tpu"}).find("found \"tpu\""), std::string::npos);
+  EXPECT_NE(failure(a, {.rank = 3}, {.method = "lapack", .device = "cuda"}), "");
+  std::string why;
+  gpu_transport(why);
+  const std::string problem = failure(a, {.rank = 3}, {.method = "gram", .device = "cuda"});
+  const std::string expected = !why.empty()         ? "on a GPU is absent: "
+                               : world().size() > 1 ? "a transport"
+                                                    : "";
+  EXPECT_NE(problem.find(expected), std::string::npos) << problem;
+  EXPECT_EQ(problem.empty(), expected.empty()) << problem;
 }
 
 TEST(SvdInput, APartOfAnotherSizeIsRefused) {
@@ -161,6 +183,12 @@ TEST(SvdInput, SizesAreCountedIn64Bits) {
   for (const SvdMethod& method : svd_methods()) {
     if (!method.absent.empty()) continue;
     EXPECT_GT(method.memory_bytes(huge, 60'000, 1, {}), int64_t{8} * 60'000 * 60'000) << method.name;
+  }
+  for (const char* method : {"gram", "randomized"}) {
+    const auto gpu_bytes = find_svd_method(method)->gpu_bytes;
+    EXPECT_GT(gpu_bytes(huge, 60'000, 1, {}), int64_t{24} * 60'000 * 60'000 + int64_t{4} * 60'000 * 80'000);
+    // Eight ranks hold an eighth of the matrix each, and the Gram matrix whole.
+    EXPECT_LT(gpu_bytes(huge, 1000, 8, {}), gpu_bytes(huge, 1000, 1, {})) << method;
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -156,6 +157,27 @@ inline double error_of(const Matrix<float>& a, const WholeFactors& factors,
     }
   }
   return all > 0 ? std::sqrt(rest / all) : std::sqrt(rest);
+}
+
+// Between the ranks' GPUs: NCCL's where each rank has one of its own, else MPI's, which lets them share one.
+// Null on one rank; `why` says what is amiss where no GPU can be had.
+inline Transport* gpu_transport(std::string& why) {
+  static std::string reason = gpu_svd_absent();
+  static const std::unique_ptr<Transport>& made = *new auto([] {
+    std::unique_ptr<Transport> transport;
+    reason = world().agree(reason).message;
+    for (const char* name : {"nccl", "mpi"}) {
+      if (transport != nullptr || world().size() == 1 || !reason.empty()) break;
+      try {
+        transport = make_transport(name, "cuda", world());
+      } catch (const AgreedError& error) {
+        if (std::string(name) == "mpi") reason = error.what();
+      }
+    }
+    return transport;
+  }());
+  why = reason;
+  return made.get();
 }
 
 // What the call throws, which must be an AgreedError of the same words on every rank; empty when nothing.

@@ -9,7 +9,7 @@
 #include <limits>
 
 #include "distributed/collectives/combine.hpp"
-#include "distributed/collectives/half.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
@@ -181,6 +181,49 @@ TEST(Transport, MovesBytesOfAnySize) {
       transport->all_to_all(send.data(), out.data(), bytes, stream);
       ASSERT_TRUE(out == expected) << what << " all_to_all";
     }
+}
+
+// Sizes for which the first calls find out which way is the faster one, and the calls after those.
+TEST(Transport, MovesTheSameBytesByEitherWay) {
+  Stream stream;
+  const int ranks = world().size(), rank = world().rank(), before = (rank + ranks - 1) % ranks;
+  const auto size = static_cast<size_t>(100'000);
+  for (const auto& transport : all_transports())
+    for (int call = 0; call < 36; ++call) {
+      const auto value = [&](int of) { return static_cast<std::byte>(of * 40 + call); };
+      const std::vector<std::byte> own(size * static_cast<size_t>(ranks), value(rank));
+      std::vector<std::byte> all(own.size());
+      for (int r = 0; r < ranks; ++r)
+        std::fill_n(all.begin() + static_cast<int64_t>(size) * r, size, value(r));
+      std::vector<std::byte> out(all.size());
+      const std::string what = transport->name() + " call " + std::to_string(call);
+      transport->all_gather(own.data(), out.data(), static_cast<int64_t>(size), stream);
+      ASSERT_TRUE(out == all) << what << " all_gather";
+      out.assign(all.size(), std::byte{0x55});
+      transport->all_to_all(own.data(), out.data(), static_cast<int64_t>(size), stream);
+      ASSERT_TRUE(out == all) << what << " all_to_all";
+      out.assign(size, std::byte{0x55});
+      transport->send_recv(own.data(), out.data(), static_cast<int64_t>(size), stream);
+      ASSERT_TRUE(out == std::vector<std::byte>(size, value(before))) << what << " send_recv";
+      transport->broadcast(own.data(), out.data(), static_cast<int64_t>(size), ranks - 1, stream);
+      ASSERT_TRUE(out == std::vector<std::byte>(size, value(ranks - 1))) << what << " broadcast";
+    }
+}
+
+// Shared memory goes when no transport has it any more, and comes again.
+TEST(Transport, SharedMemoryIsFreedTogether) {
+  Stream stream;
+  for (int round = 0; round < 3; ++round) {
+    auto kept = make_transport("auto", "cpu", world());
+    for (int again = 0; again < 2; ++again) {
+      float one = 1;
+      kept->all_reduce(&one, &one, 1, DType::f32, ReduceOp::sum, stream);
+      EXPECT_EQ(one, static_cast<float>(world().size()));
+      world().trim();  // leaves alone what is in use
+    }
+    kept.reset();
+    world().trim();
+  }
 }
 
 // Calls of different kinds and sizes one after the other, at every rank's own pace.

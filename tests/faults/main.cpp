@@ -7,6 +7,8 @@
 //   refuse  cannot be made               slow    sleeps in every call
 //   throw   throws in a timed step       hang    sleeps for ever in a timed step
 //   die     the process is killed in a timed step, of the second group of cases
+//   gpu-throw, gpu-hang, gpu-die         the same of a GPU's kernel, between two collectives of its check: a
+//                                        timed step is replayed from a graph, and calls nobody
 // or one communicator:
 //   garble  float32 numbers that ranks gather, such as a factor of a matrix, come out wrong in places
 #include <algorithm>
@@ -19,6 +21,7 @@
 
 #include "bench/runner.hpp"
 #include "distributed/communicator.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/json.hpp"
 #include "kernels/registry.hpp"
 
@@ -28,11 +31,16 @@ using namespace lamina;
 
 // Calls that prepare, check and calibrate stay below this: what misbehaves later does so in a timed step.
 constexpr int kCallsBeforeFault = 60;
+constexpr int kCallsBeforeGpuFault = 2;
 
 class FaultyLayer : public Layer {
  public:
   FaultyLayer(std::unique_ptr<Layer> right, std::string fault, int64_t outputs, bool here)
-      : right_(std::move(right)), fault_(std::move(fault)), outputs_(outputs), here_(here) {}
+      : right_(std::move(right)), fault_(std::move(fault)), outputs_(outputs), here_(here) {
+    if (!fault_.starts_with("gpu-")) return;
+    fault_ = fault_.substr(4);
+    calls_ = kCallsBeforeFault - kCallsBeforeGpuFault;
+  }
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
     if (fault_ == "stale") return;
     right_->forward(x, y, tokens, stream);
@@ -116,11 +124,14 @@ int main(int argc, char** argv) {
   try {
     if (argc != 4 && argc != 5) throw std::runtime_error("expected FAULT CONFIG OUT [resume]");
     const std::string fault = argv[1];
+    choose_gpu(world.local_rank());
     Registry registry;
     register_kernels(registry);
     const Kernel* right = nullptr;
-    for (const Kernel* one : registry.kernels("cpu"))
-      if (one->name == "openblas") right = one;
+    const bool on_gpu = fault.starts_with("gpu-");
+    for (const Kernel* one : registry.kernels(on_gpu ? "cuda" : "cpu"))
+      if (right == nullptr && one->name == (on_gpu ? "cublaslt" : "openblas")) right = one;
+    if (right == nullptr) throw std::runtime_error("found no kernel for " + fault + " in this build");
     Kernel faulty = *right;
     faulty.name = "faulty";
     faulty.preference = -1000;

@@ -220,7 +220,7 @@ TEST(Int8, IsSymmetricPerChannel) {
   w.data = {127.0f, -1.0f, 0.5f, 1.5f, 0, 0, 0, 0, -2.54f, 1.0f, 0.02f, 2.54f};
   Problems problems;
   const Leaf leaf = compress_whole(*make_scheme("int8", {}, {3, 4}, problems), w).leaves[0];
-  EXPECT_EQ(leaf.codes, (std::vector<int8_t>{127, -1, 0, 2, 0, 0, 0, 0, -127, 50, 1, 127}));
+  EXPECT_EQ(leaf.codes, (Codes{127, -1, 0, 2, 0, 0, 0, 0, -127, 50, 1, 127}));
   EXPECT_EQ(leaf.scales[0], 1.0f);
   EXPECT_EQ(leaf.scales[1], 0.0f);
   EXPECT_NEAR(leaf.scales[2], 0.02f, 1e-8);

@@ -58,7 +58,7 @@ DeviceProblem make_problem(const Leaf& leaf, InputType input, uint64_t seed, int
   Matrix<float> seen = problem.x;
   for (float& value : seen.data) value = rounded_input(value, input);
   problem.reference =
-      reference_product(leaf, product_input(reference_activations(seen, leaf, {0, leaf.cols})), 16);
+      reference_product(leaf, product_input(reference_activations(seen, leaf, {0, leaf.cols}, input)), 16);
   return problem;
 }
 
@@ -166,6 +166,47 @@ TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
       check_kernel(*device, *kernel, weights.leaves[0],
                    make_problem(weights.leaves[0], kernel->input, 5, 140));
     }
+  }
+}
+
+// Scales that are 0, in all of a row too, and ones so far apart that sums in units of the smaller overflow.
+TEST(CudaKernels, TakeGroupsOfZerosAndFarScales) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  for (const bool asymmetric : {false, true})
+    for (const bool far : {false, true}) {
+      Problems problems;
+      const Shape shape{40, 256};
+      const auto scheme =
+          make_scheme("int4", {{"group", int64_t{32}}, {"asymmetric", asymmetric}}, shape, problems);
+      ASSERT_NE(scheme, nullptr);
+      Matrix<float> w = random_matrix(shape.out_features, shape.in_features, 7, 0.05f);
+      for (int64_t i = 0; i < w.rows; ++i) std::fill_n(w.row(i) + i % 8 * 32, 32, 0.0f);
+      std::fill_n(w.row(3), w.cols, 0.0f);
+      for (int64_t j = 32; far && j < 64; ++j) w(5, j) *= 1e-28f;
+      const Canonical weights = compress_whole(*scheme, w);
+      for (const Kernel* kernel : test_registry().kernels("cuda")) {
+        if (!kernel->absent.empty() || !kernel->refuses(weights.leaves[0]).empty()) continue;
+        SCOPED_TRACE(scheme->name() + (far ? ", far scales, by " : " by ") + kernel->name);
+        check_kernel(*device, *kernel, weights.leaves[0],
+                     make_problem(weights.leaves[0], kernel->input, 5, 140));
+      }
+    }
+}
+
+TEST(CudaDevice, AddsInPlace) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  Stream stream = device->stream(1);
+  for (const int64_t count : {1, 7, 4096, 5001}) {
+    const Matrix<float> x = random_matrix(1, count, 1), y = random_matrix(1, count, 2);
+    const Buffer in = place_activations(*device, x.data.data(), count, InputType::f32);
+    DeviceOutput out(*device, count);
+    device->upload(out.y(), y.data.data(), 4 * count);
+    device->add(in.as<float>(), out.y(), count, stream);
+    const float* found = out.fetch();
+    for (int64_t i = 0; i < count; ++i) ASSERT_EQ(found[i], x(0, i) + y(0, i));
+    EXPECT_TRUE(out.intact());
   }
 }
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/compress/float8.hpp"
 #include "kernels/cpu/ops.hpp"
 #include "kernels/reference.hpp"
+#include "kernels/small_floats.hpp"
 #include "tests/kernels/kernel_cases.hpp"
 
 namespace lamina {

@@ -87,7 +87,7 @@ TEST(Pruned, StoresValuesByTheirOwnScheme) {
       problems);
   ASSERT_NE(scheme, nullptr);
   const Leaf leaf = compress_whole(*scheme, w).leaves[0];
-  EXPECT_EQ(leaf.codes, (std::vector<int8_t>{127, 0, 3, 0, 0, -50, 64, 0}));
+  EXPECT_EQ(leaf.codes, (Codes{127, 0, 3, 0, 0, -50, 64, 0}));
   EXPECT_EQ(leaf.mask, (std::vector<uint8_t>{1, 0, 1, 0, 0, 1, 1, 0}));
   EXPECT_EQ(leaf.activation, ActivationRule::int8_per_token);
   EXPECT_EQ(leaf.pattern.kind, PatternKind::n_of_m);

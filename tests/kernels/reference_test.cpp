@@ -40,6 +40,23 @@ TEST(ReferenceActivations, QuantizeEachCutAlone) {
   EXPECT_THROW(reference_activations(x, ActivationRule::int8_per_token, {0, 3, 2, 4}), std::invalid_argument);
 }
 
+// Divided in float32, then rounded to what the kernel reads, unless they are quantized.
+TEST(ReferenceActivations, RoundBehindInputScales) {
+  Matrix<float> x(1, 2);
+  x(0, 0) = 1.0f;
+  x(0, 1) = -5.0f;
+  Leaf leaf;
+  leaf.input_scales = {3.0f, 0.5f};
+  const float third = 1.0f / 3.0f;
+  EXPECT_EQ(reference_activations(x, leaf, {0, 2})(0, 0), static_cast<double>(third) * 3);
+  const Matrix<double> rounded = reference_activations(x, leaf, {0, 2}, InputType::bf16);
+  EXPECT_EQ(rounded(0, 0), 0x1.56p-2 * 3);
+  EXPECT_EQ(rounded(0, 1), -10.0 * 0.5);
+  leaf.activation = ActivationRule::int8_per_token;
+  EXPECT_EQ(reference_activations(x, leaf, {0, 2}, InputType::bf16).data,
+            reference_activations(x, leaf, {0, 2}).data);
+}
+
 TEST(ReferenceActivations, TinyTokensAreZero) {
   Matrix<float> x(1, 2);
   x.data = {1e-38f, -1e-39f};

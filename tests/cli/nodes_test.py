@@ -1,0 +1,90 @@
+"""Two nodes on one machine: ranks in two network namespaces with host names of their own, joined by a virtual cable.
+
+What takes ranks of a host for a node sees two nodes: no shared memory between them, messages by TCP, clocks to be
+synchronised. Needs root and Open MPI, whose mpirun reaches the second host by the agent written here.
+"""
+
+import os
+import shutil
+import subprocess
+import unittest
+
+import support
+from support import Case
+
+HOSTS = [f"lamina-{os.getpid()}-{side}" for side in "ab"]
+NETWORK = "10.213.77"
+
+
+def ip(*arguments):
+    return subprocess.run(["ip", *arguments], capture_output=True, text=True)
+
+
+def why_not():
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if not shutil.which("ip") or not shutil.which("unshare"):
+        return "needs ip (iproute2) and unshare (util-linux)"
+    if not support.MPIEXEC or "Open MPI" not in subprocess.run([support.MPIEXEC, "--version"], capture_output=True,
+                                                               text=True).stdout:
+        return "needs Open MPI's mpirun"
+    return ""
+
+
+class NodesTest(Case):
+    def setUp(self):
+        super().setUp()
+        if why_not():
+            self.skipTest(why_not())
+        for host in HOSTS:
+            made = ip("netns", "add", host)
+            if made.returncode != 0:
+                self.skipTest(f"no network namespaces here: {made.stderr.strip()}")
+            self.addCleanup(ip, "netns", "del", host)
+        cable = ["link", "add", "veth0", "netns", HOSTS[0], "type", "veth", "peer", "name", "veth0", "netns", HOSTS[1]]
+        made = ip(*cable)
+        if made.returncode != 0:
+            self.skipTest(f"no virtual cables here: {made.stderr.strip()}")
+        for number, host in enumerate(HOSTS, 1):
+            for command in (["addr", "add", f"{NETWORK}.{number}/24", "dev", "veth0"], ["link", "set", "veth0", "up"],
+                            ["link", "set", "lo", "up"]):
+                self.assertEqual(ip("-n", host, *command).returncode, 0, command)
+        # In place of ssh: a shell on the host of that name.
+        self.agent = self.folder / "agent.sh"
+        self.agent.write_text('#!/bin/sh\nhost=$1; shift\n'
+                              'exec ip netns exec "$host" unshare --uts sh -c "hostname $host; $*"\n')
+        self.agent.chmod(0o755)
+
+    def run_on_nodes(self, config, *ranks_of_hosts):
+        path, out = self.write("config.json", config), self.folder / f"out{len(list(self.folder.iterdir()))}"
+        hosts = ",".join(f"{host}:{ranks}" for host, ranks in zip(HOSTS, ranks_of_hosts))
+        launch = [support.MPIEXEC, "--host", hosts, "-n", str(sum(ranks_of_hosts)), "--map-by", "slot"]
+        for key, value in {"plm": "rsh", "plm_rsh_agent": self.agent, "oob_tcp_if_include": NETWORK + ".0/24",
+                           "btl_tcp_if_include": NETWORK + ".0/24", "pml": "ob1", "btl": "self,vader,tcp", "mpi_yield_when_idle": 1}.items():
+            launch += ["--mca", key, str(value)]
+        launch += ["-x", "OMP_NUM_THREADS", support.LAMINA, "run", str(path), "-o", str(out)]
+        result = subprocess.run([str(self.agent), HOSTS[0], *launch], capture_output=True, text=True, timeout=240,
+                                env={**os.environ, **support.ALLOW})
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+        return self.records(out)
+
+    def test_collectives_and_layers_see_two_nodes(self):
+        measure = {"precision": 0.5, "min_samples": 6, "max_seconds": 0.02}
+        names = ["all_reduce", "all_gather", "reduce_scatter", "broadcast", "all_to_all", "send_recv"]
+        experiments = [
+            {"workload": "collective", "collective": names, "message_bytes": [4, 5000, 300000], "threads": 1,
+             "communicator": ["mpi", "mpi-shm"]},
+            {"workload": "layer", "in_features": 256, "out_features": 128, "tokens": 3, "threads": 1,
+             "scheme": {"type": "int8"}, "shard": ["column", "row"], "communicator": "mpi-shm"}]
+        for ranks_of_hosts in ((2, 2), (2, 1)):  # as many ranks on each, and not
+            with self.subTest(ranks_of_hosts):
+                records = self.run_on_nodes({"name": "nodes", "measure": measure, "experiments": experiments},
+                                            *ranks_of_hosts)
+                self.assertGreater(len(records), 6 * 3 * 2)
+                for record in records:
+                    self.assertEqual(record["status"], "ok", record)
+                    self.assertEqual(record["nodes"], 2, record)
+
+
+if __name__ == "__main__":
+    unittest.main()
