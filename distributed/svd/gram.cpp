@@ -230,10 +230,14 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
   const std::string by = eigensolver(options, small, ranks);
   const bool few = gram_by_filters(rank, shape, options);
+  // What pieces were sent and came in, half of panels, the allocator keeps, and the whole matrix is too large
+  // for that place.
+  const int64_t kept = ranks > 1 ? panel_bytes(shape, ranks) / 2 : 0;
   const int64_t solving = few            ? tiles + filtered_eigen_bytes(small, rank, ranks, options.threads)
                           : by == "elpa" ? tiles + elpa_eigen_bytes(small, rank, ranks)
-                          : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)
-                                              : 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
+                          : by == "scalapack"
+                              ? tiles + scalapack_eigen_bytes(small, rank, ranks)
+                              : kept + 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
   const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
   const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;

@@ -32,8 +32,9 @@ constexpr double kDependent = 1e-13;
 // Below this share of the largest, their vectors are made orthonormal once more.
 constexpr double kLeastOrthogonal = 1e-8;
 
-constexpr int64_t kMovedBytes = int64_t{16} << 20;   // that redistribute() sends at a time
-constexpr int64_t kLibraryBytes = int64_t{8} << 20;  // BLAS's packed panels, MPI's buffers
+constexpr int64_t kMovedBytes = int64_t{16} << 20;  // that redistribute() sends at a time
+constexpr int64_t kBlasBytes = int64_t{2} << 20;    // its packed panels
+constexpr int64_t kMpiBytes = int64_t{6} << 20;     // its buffers
 
 // A sketch this near the whole costs more than the whole, and says less.
 bool take_whole(int64_t sketch, int64_t small_side) {
@@ -240,7 +241,8 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t project = products + basis + 8 * s * l;
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
-  return kLibraryBytes + copy + std::max({moved, forward, back, project, eigen, factors});
+  return kBlasBytes + (ranks > 1 ? kMpiBytes : 0) + copy +
+         std::max({moved, forward, back, project, eigen, factors});
 }
 
 int64_t gpu_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
