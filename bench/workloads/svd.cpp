@@ -254,7 +254,8 @@ std::unique_ptr<CaseSpec> read_svd(const Params& params, const LaunchInfo& launc
   // The rule holds for the matrix on one rank already, so that a sweep of ranks means one thing.
   if (!read_rule(params, one->layer.shape, task.rule, rank) || params.problems()->items().size() != before)
     return nullptr;
-  if (task.rule.rank == 0) rank = std::min({rank * scale, shape.out_features, shape.in_features});
+  if (task.rule.ratio > 0) rank = std::min({rank * scale, shape.out_features, shape.in_features});
+  if (task.rule.energy > 0 || task.rule.error > 0) rank = most_rank(task.rule, shape, *method);
   task.distribution.layout = layout == "rows"      ? Layout::rows
                              : layout == "columns" ? Layout::columns
                                                    : Layout::block_cyclic;

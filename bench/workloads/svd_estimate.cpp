@@ -51,6 +51,20 @@ double seconds_of(const std::string& method, Shape shape, double rank, const Svd
 
 }  // namespace
 
+int64_t most_rank(const RankRule& rule, Shape shape, const SvdMethod& method) {
+  const int64_t small = std::min(shape.out_features, shape.in_features);
+  // Singular values fall, so r of s leave at most the share 1 − r/s of ‖A‖². Libraries in float32 bound what
+  // they leave to a rounding of the longer side's length.
+  const double asked = rule.error > 0 ? rule.error : std::sqrt(1 - rule.energy);
+  const double rounding = static_cast<double>(std::max(shape.out_features, shape.in_features)) * 0x1p-24;
+  const double error = std::max(0.0, asked - rounding);
+  auto most = static_cast<int64_t>(std::ceil(static_cast<double>(small) * (1 - error * error))) + 1;
+  // A sketch grows by halves. And gram knows no rank beforehand, so it does not go by filters.
+  if (method.name == "randomized") most += std::max<int64_t>(64, most / 2);
+  if (method.name == "gram") most = std::max(most, small / 8 + 1);
+  return std::min(most, small);
+}
+
 bool is_scalapack(const SvdMethod& method) {
   return method.name.starts_with("scalapack");
 }

@@ -9,6 +9,9 @@ namespace lamina {
 // Whether it runs on ScaLAPACK's grid.
 bool is_scalapack(const SvdMethod& method);
 
+// The most singular values that a rule by energy or error can ask for, whatever the matrix.
+int64_t most_rank(const RankRule& rule, Shape shape, const SvdMethod& method);
+
 // Why ranks cannot factorise a matrix on their GPUs: none in this build or machine, no such communicator
 // between them, too little memory for factors of at most this rank. Empty: they can.
 std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, int ranks,

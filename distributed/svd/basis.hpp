@@ -15,6 +15,9 @@ class Basis {
  public:
   virtual ~Basis() = default;
   virtual int64_t columns() const = 0;  // of Q
+  // Whether products by start() and iterate() are coarse from now on, of numbers rounded to bfloat16: only
+  // where that is faster and safe.
+  virtual bool take_coarse(bool /*wanted*/) { return false; }
   // Z = LᵀΩ, of `count` columns of the test matrix that were not used before.
   virtual void start(int64_t count) = 0;
   // Z = scale·(LᵀL·Z − shift·Z), and the power of two that is its scale. `careful`: with L·Z made orthonormal

@@ -31,6 +31,8 @@ class HostBasis final : public Basis {
 
   int64_t columns() const override { return q_.cols; }
 
+  bool take_coarse(bool wanted) override { return coarse_ = wanted && a_.can_be_coarse(); }
+
   void start(int64_t count) override {
     const Phase phase(phases_.multiply_s, comm_);
     const Range rows = a_.own_long();
@@ -44,7 +46,7 @@ class HostBasis final : public Basis {
                                     static_cast<uint64_t>(first + j));
     }
     double scale = 1;
-    z_ = a_.back(omega, scale);
+    z_ = a_.back(omega, scale, coarse_);
   }
 
   double iterate(bool careful, double shift) override {
@@ -52,7 +54,7 @@ class HostBasis final : public Basis {
     Matrix<float> y;
     {
       const Phase phase(phases_.multiply_s, comm_);
-      y = a_.forward(z_, scale);
+      y = a_.forward(z_, scale, coarse_);
     }
     if (careful) {
       const Phase phase(phases_.orthogonalize_s, comm_);
@@ -66,7 +68,7 @@ class HostBasis final : public Basis {
                      [](double x) { return static_cast<float>(x); });
     }
     const Phase phase(phases_.multiply_s, comm_);
-    Matrix<double> next = a_.back(y, scale);
+    Matrix<double> next = a_.back(y, scale, coarse_);
     if (shift > 0) {
       for (size_t i = 0; i < next.data.size(); ++i) next.data[i] -= scale * shift * z_.data[i];
     }
@@ -149,6 +151,7 @@ class HostBasis final : public Basis {
   const SvdOptions& options_;
   TimedCommunicator& comm_;
   Products a_;
+  bool coarse_ = false;
   Matrix<double> z_;  // [own short × …]
   Matrix<double> q_;  // [own short × l]
   Matrix<double> b_;  // [own long × l]: L·Q

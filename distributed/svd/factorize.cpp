@@ -13,6 +13,7 @@
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/tall.hpp"
 #include "kernels/cuda/factor_ops.hpp"
+#include "kernels/wide.hpp"
 
 namespace lamina {
 namespace svd {
@@ -90,9 +91,24 @@ int64_t rank_of(const RankRule& rule, Shape shape) {
   return rank;
 }
 
+// Σ x² in two parts: of multiples of a coarse grid, and of what these leave, on a finer grid. Squares of
+// float32 numbers are exact in float64, so it does not matter whether a machine fuses them into sums.
+LAMINA_WIDE void add_squares(const float* values, int64_t count, double coarse, double fine, double* high,
+                             double* low) {
+  double on_coarse = 0, on_fine = 0;
+#pragma omp simd reduction(+ : on_coarse, on_fine)
+  for (int64_t i = 0; i < count; ++i) {
+    const double square = static_cast<double>(values[i]) * values[i];
+    const double on = on_grid(square, coarse);
+    on_coarse += on;
+    on_fine += on_grid(square - on, fine);
+  }
+  *high += on_coarse;
+  *low += on_fine;
+}
+
 }  // namespace
 
-// Each square is a multiple of a grid and what that leaves, itself on a finer grid.
 double exact_squares(const Input& input, Communicator& comm, int threads) {
   const double count =
       static_cast<double>(input.shape.out_features) * static_cast<double>(input.shape.in_features);
@@ -101,14 +117,11 @@ double exact_squares(const Input& input, Communicator& comm, int threads) {
   double sums[2] = {0, 0};
   double high = 0, low = 0;
   const float* values = input.local.data.data();
-  const size_t size = input.local.data.size();
-#pragma omp parallel for simd num_threads(threads) schedule(static) reduction(+ : high, low)
-  for (size_t i = 0; i < size; ++i) {
-    const double square = static_cast<double>(values[i]) * values[i];
-    const double on = on_grid(square, coarse);
-    high += on;
-    low += on_grid(square - on, fine);
-  }
+  const auto size = static_cast<int64_t>(input.local.data.size());
+  constexpr int64_t kSome = 1 << 16;
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : high, low)
+  for (int64_t first = 0; first < size; first += kSome)
+    add_squares(values + first, std::min(kSome, size - first), coarse, fine, &high, &low);
   sums[0] = high;
   sums[1] = low;
   comm.all_reduce(sums, sums, 2, DType::f64, ReduceOp::sum);

@@ -29,7 +29,7 @@ constexpr double kFar = 6;
 // must not lift that to what the smallest wanted value's comes to.
 constexpr double kWidest = 1e6;
 constexpr double kSteepest = 1e5;   // first value over last, for float32
-constexpr double kLeftOver = 5e-5;  // of the rest of the trace
+constexpr double kLeftOver = 1e-4;  // of the rest of the trace
 
 constexpr double kNoise = 1e-6;  // of a sum: float32 products tell no less apart
 

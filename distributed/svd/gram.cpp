@@ -12,7 +12,9 @@
 #include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/gram_end.hpp"
 #include "distributed/svd/method.hpp"
+#include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/panels.hpp"
+#include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
 
 namespace lamina::svd {
@@ -31,15 +33,7 @@ std::string eigensolver(const SvdOptions& options, int64_t side, int ranks) {
 }
 
 Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const SvdOptions& options,
-                      int64_t rank, int64_t side, Communicator& comm, std::string& by) {
-  by = "filters";
-  if (gram_by_filters(rank, {side, side}, options)) {
-    Eigenpairs found = filtered_eigen(gram, rank, options.seed, comm, options.threads);
-    if (found.vectors.rows == rank) {
-      gram = SymmetricTiles();
-      return found;
-    }
-  }
+                      int64_t side, Communicator& comm, std::string& by) {
   by = eigensolver(options, side, comm.size());
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
   if (by == "elpa") return elpa_eigen(std::move(gram), choose, comm, options.threads);
@@ -77,22 +71,23 @@ void divide_out(const Input& input, const Matrix<double>& vectors, Factored& fac
   together(comm, [&] {
     for (Matrix<double>& each : scratch) each = Matrix<double>(kRowBlock, r);
   });
-  for_each_panel(input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
-    for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int thread) {
-      double* product = scratch[static_cast<size_t>(thread)].data.data();
-      multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(), side, product, r);
-      double sum = 0;
-      for (int64_t i = 0; i < rows; ++i) {
-        float* out = factored.longer.row(first + begin + i);
-        for (int64_t j = 0; j < r; ++j) {
-          const double t = product[i * r + j];
-          sum += t * t;
-          out[j] = static_cast<float>(t / factored.sigma[static_cast<size_t>(j)]);
-        }
-      }
-      squares[static_cast<size_t>((first + begin) / kRowBlock)] = sum;
-    });
-  });
+  for_each_panel<double>(
+      input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
+        for_each_block(depth, threads, [&](int64_t begin, int64_t rows, int thread) {
+          double* product = scratch[static_cast<size_t>(thread)].data.data();
+          multiply(false, true, rows, r, side, panel.row(begin), side, vectors.data.data(), side, product, r);
+          double sum = 0;
+          for (int64_t i = 0; i < rows; ++i) {
+            float* out = factored.longer.row(first + begin + i);
+            for (int64_t j = 0; j < r; ++j) {
+              const double t = product[i * r + j];
+              sum += t * t;
+              out[j] = static_cast<float>(t / factored.sigma[static_cast<size_t>(j)]);
+            }
+          }
+          squares[static_cast<size_t>((first + begin) / kRowBlock)] = sum;
+        });
+      });
   factored.projected = ordered_sum(squares, comm);
 }
 
@@ -102,13 +97,60 @@ Matrix<double> product(const Input& input, const Matrix<double>& vectors, int64_
   const int64_t r = vectors.rows, side = vectors.cols;
   Matrix<double> tall;
   together(comm, [&] { tall = Matrix<double>(rows, r); });
-  for_each_panel(input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
-    for_each_block(depth, threads, [&](int64_t begin, int64_t height, int) {
-      multiply(false, true, height, r, side, panel.row(begin), side, vectors.data.data(), side,
-               tall.row(first + begin), r);
+  for_each_panel<double>(input, {}, comm, threads,
+                         [&](int64_t first, int64_t depth, const Matrix<double>& panel) {
+                           for_each_block(depth, threads, [&](int64_t begin, int64_t height, int) {
+                             multiply(false, true, height, r, side, panel.row(begin), side,
+                                      vectors.data.data(), side, tall.row(first + begin), r);
+                           });
+                         });
+  return tall;
+}
+
+// U, V and σ from T by the eigenvectors of TᵀT: of about the leading directions alone, none of them small.
+Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_rows, TimedCommunicator& comm,
+                int threads, SvdPhases& phases) {
+  const int64_t r = vectors.rows;
+  const Range share = partition(vectors.cols, comm.size(), kRowBlock)[static_cast<size_t>(comm.rank())];
+  Factored factored;
+  Matrix<double> tall;
+  SymmetricTiles tiles;
+  {
+    const Phase phase(phases.multiply_s, comm);
+    tall = product(input, vectors, long_rows, comm, threads);
+    tiles = gram(tall, comm, threads);
+    std::vector<double> squares(static_cast<size_t>((tall.rows + kRowBlock - 1) / kRowBlock));
+    for (int64_t i = 0; i < tall.rows; ++i) {
+      for (int64_t j = 0; j < r; ++j) squares[static_cast<size_t>(i / kRowBlock)] += tall(i, j) * tall(i, j);
+    }
+    factored.projected = ordered_sum(squares, comm);
+  }
+  Eigenpairs pairs;
+  {
+    const Phase phase(phases.eigensolve_s, comm);
+    pairs = sketch_eigen(
+        std::move(tiles), [&](const std::vector<double>&) { return r; }, comm);
+  }
+  const Phase phase(phases.multiply_s, comm);
+  together(comm, [&] {
+    Matrix<double> w(r, r);
+    for (int64_t j = 0; j < r; ++j) {
+      for (int64_t k = 0; k < r; ++k) w(k, j) = pairs.vectors(j, k);
+    }
+    factored.small = small_times(vectors, share, w, threads);
+    factored.longer = Matrix<float>(tall.rows, r);
+    factored.sigma = roots(pairs.values, r);
+    for (int64_t k = 0; k < r; ++k) {
+      for (int64_t j = 0; j < r; ++j) w(k, j) /= factored.sigma[static_cast<size_t>(j)];
+    }
+    std::vector<Matrix<double>> scratch(static_cast<size_t>(threads), Matrix<double>(kRowBlock, r));
+    for_each_block(tall.rows, threads, [&](int64_t begin, int64_t rows, int thread) {
+      double* block = scratch[static_cast<size_t>(thread)].data.data();
+      multiply(false, false, rows, r, r, tall.row(begin), r, w.data.data(), r, block, r);
+      std::copy_n(block, rows * r, factored.longer.row(begin));
     });
   });
-  return tall;
+  return factored;
 }
 
 SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& comm) {
@@ -121,26 +163,37 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
                     given.norm_squared, given.rank,         given.rest};
   SvdResult result;
-  SymmetricTiles gram;
-  {
+  const auto gram_in = [&]<class T>(T) {
     const Phase phase(result.phases.multiply_s, comm);
-    gram = gram_tiles(input, comm, threads);
-  }
+    return gram_tiles<T>(input, comm, threads);
+  };
   Eigenpairs pairs;
-  {
+  if (gram_by_filters(input.rank, given.shape, options)) {
+    // Whose own products are in float32.
+    const SymmetricTiles tiles = gram_in(0.0f);
+    const Phase phase(result.phases.eigensolve_s, comm);
+    pairs = filtered_eigen(tiles, input.rank, options.seed, comm, threads);
+  }
+  const bool filtered = pairs.vectors.rows > 0;
+  if (filtered) {
+    result.solved_by = "filters";
+  } else {
+    SymmetricTiles tiles = gram_in(0.0);
     const Phase phase(result.phases.eigensolve_s, comm);
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input,
                          [&](double rho, int64_t r) { return gram_bound(rho, sides.small, r); });
     };
-    pairs = eigenpairs(std::move(gram), choose, options, input.rank, sides.small, comm, result.solved_by);
+    pairs = eigenpairs(std::move(tiles), choose, options, sides.small, comm, result.solved_by);
   }
   const int64_t r = pairs.vectors.rows;
   const size_t own = static_cast<size_t>(comm.rank());
   const int64_t long_rows = partition(sides.longer, comm.size(), kRowBlock)[own].size();
   Factored factored;
   factored.sigma = roots(pairs.values, r);
-  if (needs_polish(factored.sigma)) {
+  if (filtered) {
+    factored = turned(input, pairs.vectors, long_rows, comm, threads, result.phases);
+  } else if (needs_polish(factored.sigma)) {
     Matrix<double> tall;
     {
       const Phase phase(result.phases.multiply_s, comm);
@@ -177,14 +230,18 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
   const std::string by = eigensolver(options, small, ranks);
   const bool few = gram_by_filters(rank, shape, options);
+  // What pieces were sent and came in, half of panels, the allocator keeps, and the whole matrix is too large
+  // for that place.
+  const int64_t kept = ranks > 1 ? panel_bytes(shape, ranks) / 2 : 0;
   const int64_t solving = few            ? tiles + filtered_eigen_bytes(small, rank, ranks, options.threads)
                           : by == "elpa" ? tiles + elpa_eigen_bytes(small, rank, ranks)
-                          : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)
-                                              : 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
+                          : by == "scalapack"
+                              ? tiles + scalapack_eigen_bytes(small, rank, ranks)
+                              : kept + 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
   const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
-  const int64_t multiplying =
-      vectors + factors + panel_bytes(shape, ranks) + 8 * kRowBlock * rank * options.threads;
+  const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
+  const int64_t multiplying = vectors + factors + panel_bytes(shape, ranks) + 8 * product;
   return packed + std::max({tiles + panels, solving, multiplying});
 }
 

@@ -15,9 +15,10 @@ namespace lamina::svd {
 // Were V's columns orthonormal and T exact, ‖A − T·Vᵀ‖² = ρ·‖A‖². In float64, with ε = 2^-52 and s the
 // smaller side: the product's rounding is at most s·ε/2·‖|A|·|V|‖ ≤ s·√r·ε/2·‖A‖, so ‖T‖² is off by at most
 // s·√r·ε·‖A‖²; and eigenvectors are orthonormal to about s·ε, which moves ‖T·Vᵀ‖² by at most
-// s·ε·‖A‖². Rounding to float32 adds kFactorRounding.
+// s·ε·‖A‖². T and V may be turned once more, by vectors of r, which is rounded as much at the most. Rounding
+// to float32 adds kFactorRounding.
 double gram_bound(double rho, int64_t small, int64_t r) {
-  const double slack = static_cast<double>(small) * (std::sqrt(static_cast<double>(r)) + 1) * 0x1p-52;
+  const double slack = 2 * static_cast<double>(small) * (std::sqrt(static_cast<double>(r)) + 1) * 0x1p-52;
   return std::sqrt(std::max(0.0, rho) + slack) + kFactorRounding;
 }
 
@@ -31,6 +32,17 @@ bool needs_polish(const std::vector<double>& sigma) {
   return sigma.back() < kPolishBelow * sigma.front();
 }
 
+Matrix<float> small_times(const Matrix<double>& vectors, Range share, const Matrix<double>& w, int threads) {
+  Matrix<double> own(share.size(), vectors.rows);
+  for (int64_t j = 0; j < vectors.rows; ++j) {
+    for (int64_t i = 0; i < own.rows; ++i) own(i, j) = vectors(j, share.begin + i);
+  }
+  own = times_small(own, w, threads);
+  Matrix<float> result(own.rows, own.cols);
+  std::copy(own.data.begin(), own.data.end(), result.data.begin());
+  return result;
+}
+
 Factored polished(Matrix<double>&& tall, const Matrix<double>& vectors, int64_t longer,
                   TimedCommunicator& comm, int threads) {
   const int64_t r = vectors.rows;
@@ -39,14 +51,8 @@ Factored polished(Matrix<double>&& tall, const Matrix<double>& vectors, int64_t 
   Polished found = polish(std::move(tall), longer, comm, threads);
   together(comm, [&] {
     factored.longer = Matrix<float>(found.unit.rows, r);
-    factored.small = Matrix<float>(share.size(), r);
     std::copy(found.unit.data.begin(), found.unit.data.end(), factored.longer.data.begin());
-    Matrix<double> own(share.size(), r);
-    for (int64_t j = 0; j < r; ++j) {
-      for (int64_t i = 0; i < own.rows; ++i) own(i, j) = vectors(j, share.begin + i);
-    }
-    own = times_small(own, found.rotation, threads);
-    std::copy(own.data.begin(), own.data.end(), factored.small.data.begin());
+    factored.small = small_times(vectors, share, found.rotation, threads);
   });
   factored.sigma = std::move(found.values);
   for (const double sigma : factored.sigma) factored.projected += sigma * sigma;

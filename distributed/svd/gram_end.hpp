@@ -17,6 +17,8 @@ struct Factored {
 std::vector<double> roots(const std::vector<double>& values, int64_t r);
 // Whether T must be made orthonormal: see polish.hpp.
 bool needs_polish(const std::vector<double>& sigma);
+// This rank's rows `share` of V·W, in float32: of `vectors` [r × smaller side] V's columns.
+Matrix<float> small_times(const Matrix<double>& vectors, Range share, const Matrix<double>& w, int threads);
 // U, V and σ from T made orthonormal: of `tall` [this rank's share of the longer side × r] = A·V, or Aᵀ·V,
 // with `vectors` [r × smaller side] V's columns, the same on every rank. Collective.
 Factored polished(Matrix<double>&& tall, const Matrix<double>& vectors, int64_t longer,

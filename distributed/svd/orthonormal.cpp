@@ -18,6 +18,8 @@ extern "C" {
 void dpotrf_(const char*, const int*, double*, const int*, int*);
 void dtrsm_(const char*, const char*, const char*, const char*, const int*, const int*, const double*,
             const double*, const int*, double*, const int*);
+void dsyrk_(const char*, const char*, const int*, const int*, const double*, const double*, const int*,
+            const double*, double*, const int*);
 void dtrsv_(const char*, const char*, const char*, const int*, const double*, const int*, double*,
             const int*);
 }
@@ -97,6 +99,21 @@ void add_products(const Matrix<double>& x, int64_t x_first, int64_t x_width, con
     for (int64_t i = 0; i < x_width; ++i) {
       add_row(to + i * y_width, product + i * y_width, y_power + y_first, y_width,
               shift * x_power[x_first + i]);
+    }
+  }
+}
+
+// to [width × width] += the products of columns first… with each other, on and above the diagonal.
+void add_own_products(const Matrix<double>& x, int64_t first, int64_t width, const double* power,
+                      double shift, double* product, double* to) {
+  const int n = blas_int(width), ld = blas_int(x.cols);
+  const double one = 1, zero = 0;
+  for (int64_t begin = 0; begin < x.rows; begin += kRowBlock) {
+    const int depth = static_cast<int>(std::min(kRowBlock, x.rows - begin));
+    dsyrk_("L", "N", &n, &depth, &one, x.row(begin) + first, &ld, &zero, product, &n);
+    for (int64_t i = 0; i < width; ++i) {
+      add_row(to + i * width + i, product + i * width + i, power + first + i, width - i,
+              shift * power[first + i]);
     }
   }
 }
@@ -187,6 +204,11 @@ SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads)
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t at = 0; at < places.size(); ++at) {
       const auto [i, j] = places[at];
+      if (i == j) {
+        add_own_products(tall, i * SymmetricTiles::kSide, result.side(i), power.data(), kBaseShift,
+                         scratch[static_cast<size_t>(omp_get_thread_num())].data.data(), result.tile(i, i));
+        continue;
+      }
       add_products(tall, i * SymmetricTiles::kSide, result.side(i), power.data(), tall,
                    j * SymmetricTiles::kSide, result.side(j), power.data(), kBaseShift,
                    scratch[static_cast<size_t>(omp_get_thread_num())].data.data(), result.tile(i, j));

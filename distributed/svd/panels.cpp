@@ -11,14 +11,20 @@
 #include "distributed/partition.hpp"
 #include "distributed/svd/tall.hpp"
 #include "kernels/cpu/blas_threads.hpp"
+#include "kernels/wide.hpp"
 
-extern "C" void dsyrk_(const char*, const char*, const int*, const int*, const double*, const double*,
-                       const int*, const double*, double*, const int*);
+extern "C" {
+void ssyrk_(const char*, const char*, const int*, const int*, const float*, const float*, const int*,
+            const float*, float*, const int*);
+void dsyrk_(const char*, const char*, const int*, const int*, const double*, const double*, const int*,
+            const double*, double*, const int*);
+}
 
 namespace lamina::svd {
 namespace {
 
-constexpr int64_t kPanelBytes = int64_t{8} << 20;  // about, of a float64 panel
+constexpr int64_t kPanelBytes = int64_t{8} << 20;     // about, of a float64 panel
+constexpr int64_t kSummedNumbers = int64_t{1} << 19;  // of the Gram matrix by one all-reduce, 4 MB
 
 int64_t panel_depth(int64_t small, int64_t longest_share) {
   const int64_t blocks = std::clamp<int64_t>(kPanelBytes / (8 * small * kRowBlock), 4, 64);
@@ -26,8 +32,9 @@ int64_t panel_depth(int64_t small, int64_t longest_share) {
 }
 
 // to(k, at + i) = from[i·stride + k]·scale[at + i], for i < small, k < depth: a line of each at a time.
+template <class T>
 void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t depth, int64_t at,
-                      const std::vector<double>& scale, Matrix<double>& to, int threads) {
+                      const std::vector<double>& scale, Matrix<T>& to, int threads) {
   constexpr int64_t kSmall = 8, kDeep = 16;
 #pragma omp parallel for num_threads(threads)
   for (int64_t k0 = 0; k0 < depth; k0 += kDeep) {
@@ -35,12 +42,12 @@ void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t 
     for (int64_t i0 = 0; i0 < small; i0 += kSmall) {
       const int64_t i1 = std::min(small, i0 + kSmall);
       for (int64_t k = k0; k < k1; ++k) {
-        double* out = to.row(k) + at;
+        T* out = to.row(k) + at;
         if (scale.empty()) {
           for (int64_t i = i0; i < i1; ++i) out[i] = from[i * stride + k];
         } else {
           const double* factor = scale.data() + at;
-          for (int64_t i = i0; i < i1; ++i) out[i] = from[i * stride + k] * factor[i];
+          for (int64_t i = i0; i < i1; ++i) out[i] = static_cast<T>(from[i * stride + k] * factor[i]);
         }
       }
     }
@@ -48,19 +55,36 @@ void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t 
 }
 
 // to(k, at + i) = from[k·stride + i]·scale[at + i].
+template <class T>
 void widen(const float* from, int64_t stride, int64_t small, int64_t depth, int64_t at,
-           const std::vector<double>& scale, Matrix<double>& to, int threads) {
+           const std::vector<double>& scale, Matrix<T>& to, int threads) {
 #pragma omp parallel for num_threads(threads)
   for (int64_t k = 0; k < depth; ++k) {
     const float* in = from + k * stride;
-    double* out = to.row(k) + at;
+    T* out = to.row(k) + at;
     if (scale.empty()) {
       std::copy_n(in, small, out);
     } else {
       const double* factor = scale.data() + at;
-      for (int64_t i = 0; i < small; ++i) out[i] = in[i] * factor[i];
+      for (int64_t i = 0; i < small; ++i) out[i] = static_cast<T>(in[i] * factor[i]);
     }
   }
+}
+
+void syrk(int n, int k, const float* a, int ld, float* c) {
+  const float one = 1, zero = 0;
+  ssyrk_("L", "N", &n, &k, &one, a, &ld, &zero, c, &n);
+}
+void syrk(int n, int k, const double* a, int ld, double* c) {
+  const double one = 1, zero = 0;
+  dsyrk_("L", "N", &n, &k, &one, a, &ld, &zero, c, &n);
+}
+
+LAMINA_WIDE void add_terms(double* to, const float* terms, int64_t count, double shift) {
+  for (int64_t i = 0; i < count; ++i) to[i] += on_grid(terms[i], shift);
+}
+LAMINA_WIDE void add_terms(double* to, const double* terms, int64_t count, double shift) {
+  for (int64_t i = 0; i < count; ++i) to[i] += on_grid(terms[i], shift);
 }
 
 }  // namespace
@@ -72,8 +96,9 @@ Sides::Sides(const Input& input)
       small(std::min(input.shape.out_features, input.shape.in_features)),
       longer(std::max(input.shape.out_features, input.shape.in_features)) {}
 
+template <class T>
 void for_each_panel(const Input& input, const std::vector<double>& scale, TimedCommunicator& comm,
-                    int threads, const std::function<void(int64_t, int64_t, const Matrix<double>&)>& work) {
+                    int threads, const PanelWork<T>& work) {
   const Sides sides(input);
   const std::vector<Range> shares = partition(sides.longer, comm.size(), kRowBlock);
   const std::vector<Range> smalls = partition(sides.small, comm.size(), kRowBlock);
@@ -81,8 +106,8 @@ void for_each_panel(const Input& input, const std::vector<double>& scale, TimedC
   const int64_t step = panel_depth(sides.small, shares[0].size());
   const Matrix<float>& a = input.local;
   const bool in_place = comm.size() == 1 || (input.distribution.layout == Layout::rows) == sides.long_is_rows;
-  Matrix<double> panel;
-  together(comm, [&] { panel = Matrix<double>(step, sides.small); });
+  Matrix<T> panel;
+  together(comm, [&] { panel = Matrix<T>(step, sides.small); });
   std::vector<std::vector<std::byte>> send(static_cast<size_t>(comm.size()));
   for (int64_t first = 0; first < shares[0].size(); first += step) {
     const auto chunk = [&](size_t r) {  // of rank r's share
@@ -124,6 +149,10 @@ void for_each_panel(const Input& input, const std::vector<double>& scale, TimedC
     work(first, depth, panel);
   }
 }
+template void for_each_panel<float>(const Input&, const std::vector<double>&, TimedCommunicator&, int,
+                                    const PanelWork<float>&);
+template void for_each_panel<double>(const Input&, const std::vector<double>&, TimedCommunicator&, int,
+                                     const PanelWork<double>&);
 
 int64_t panel_bytes(const Shape& shape, int ranks) {
   const int64_t small = std::min(shape.out_features, shape.in_features);
@@ -185,6 +214,7 @@ std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm
   return norms;
 }
 
+template <class T>
 SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threads) {
   const Sides sides(input);
   constexpr int64_t kSide = SymmetricTiles::kSide;
@@ -192,21 +222,18 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
   std::vector<double> norms = small_side_norms(input, comm), scale(norms);
   for (double& each : scale) each = each > 0 ? 1 / each : 0;
   SymmetricTiles result;
-  struct Scratch {
-    std::vector<double> product;
-  };
-  std::vector<Scratch> scratch(static_cast<size_t>(threads));
+  std::vector<std::vector<T>> scratch(static_cast<size_t>(threads));
   std::vector<std::pair<int64_t, int64_t>> places;
   together(comm, [&] {
     result = SymmetricTiles(sides.small);
-    for (Scratch& each : scratch) each.product.resize(static_cast<size_t>(kSide * kSide));
+    for (std::vector<T>& each : scratch) each.resize(static_cast<size_t>(kSide * kSide));
     for (int64_t row = 0; row < result.tiles(); ++row) {
       for (int64_t col = row; col < result.tiles(); ++col) places.emplace_back(row, col);
     }
   });
   // Blocks of at most kRowBlock terms, whose magnitudes sum to at most Σ|a_ki·a_kj| ≤ 1 over all of them.
   const double shift = exact_shift(1.01);
-  for_each_panel(input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<double>& panel) {
+  for_each_panel<T>(input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<T>& panel) {
     const BlasThreads single(1);
     const auto count = static_cast<int64_t>(places.size());
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -214,29 +241,30 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
       const auto [row, col] = places[static_cast<size_t>(place)];
       const int64_t height = result.side(row), width = result.side(col);
       double* to = result.tile(row, col);
-      double* product = scratch[static_cast<size_t>(omp_get_thread_num())].product.data();
+      T* product = scratch[static_cast<size_t>(omp_get_thread_num())].data();
       for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
         const int64_t deep = std::min(kRowBlock, depth - begin);
-        const double* block = panel.row(begin);
+        const T* block = panel.row(begin);
         if (row == col) {
           // Row-major upper is column-major lower; the other half stays what it was.
-          const int n = static_cast<int>(width), k = static_cast<int>(deep);
-          const int ld = static_cast<int>(panel.cols);
-          const double one = 1, zero = 0;
-          dsyrk_("L", "N", &n, &k, &one, block + col * kSide, &ld, &zero, product, &n);
-          for (int64_t i = 0; i < height; ++i) {
-            for (int64_t j = i; j < width; ++j) to[i * width + j] += on_grid(product[i * width + j], shift);
-          }
+          syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
+               static_cast<int>(panel.cols), product);
+          for (int64_t i = 0; i < height; ++i)
+            add_terms(to + i * width + i, product + i * width + i, width - i, shift);
           continue;
         }
         multiply(true, false, height, width, deep, block + row * kSide, panel.cols, block + col * kSide,
                  panel.cols, product, width);
-        for (int64_t i = 0; i < height * width; ++i) to[i] += on_grid(product[i], shift);
+        add_terms(to, product, height * width, shift);
       }
     }
   });
-  comm.all_reduce(result.data.data(), result.data.data(), static_cast<int64_t>(result.data.size()),
-                  DType::f64, ReduceOp::sum);
+  // Some at a time: MPI's own buffers are as long as what it sums, or a good part of it.
+  const auto size = static_cast<int64_t>(result.data.size());
+  for (int64_t first = 0; first < size; first += kSummedNumbers) {
+    double* some = result.data.data() + first;
+    comm.all_reduce(some, some, std::min(kSummedNumbers, size - first), DType::f64, ReduceOp::sum);
+  }
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (size_t place = 0; place < places.size(); ++place) {
     const auto [row, col] = places[place];
@@ -248,5 +276,7 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
   }
   return result;
 }
+template SymmetricTiles gram_tiles<float>(const Input&, TimedCommunicator&, int);
+template SymmetricTiles gram_tiles<double>(const Input&, TimedCommunicator&, int);
 
 }  // namespace lamina::svd

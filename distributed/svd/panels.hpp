@@ -18,13 +18,15 @@ struct Sides {
 };
 
 // This rank's share of the longer side, some of it at a time: work(first, depth, panel), where panel [depth ×
-// small side] holds A's elements in float64, times `scale` of their place on the smaller side (powers of two;
-// empty for ones), and first counts from the share's begin in multiples of kRowBlock. Where A lies along the
-// longer side nothing moves; else each panel comes by an all_to_all. Every rank makes the same number of
-// calls, some with a depth of 0. `work` runs on the calling thread. Collective.
-void for_each_panel(
-    const Input& input, const std::vector<double>& scale, TimedCommunicator& comm, int threads,
-    const std::function<void(int64_t first, int64_t depth, const Matrix<double>& panel)>& work);
+// small side] holds A's elements in T, float or double, times `scale` of their place on the smaller side
+// (powers of two; empty for ones), and first counts from the share's begin in multiples of kRowBlock. Where A
+// lies along the longer side nothing moves; else each panel comes by an all_to_all. Every rank makes the same
+// number of calls, some with a depth of 0. `work` runs on the calling thread. Collective.
+template <class T>
+using PanelWork = std::function<void(int64_t first, int64_t depth, const Matrix<T>& panel)>;
+template <class T>
+void for_each_panel(const Input& input, const std::vector<double>& scale, TimedCommunicator& comm,
+                    int threads, const PanelWork<T>& work);
 
 // Bytes of for_each_panel's own at most.
 int64_t panel_bytes(const Shape& shape, int ranks);
@@ -38,7 +40,9 @@ std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm
 double norm_power(double squares, double most, int64_t count, double shift);
 
 // AᵀA of the smaller side on every rank, in float64, summed exactly over blocks of kRowBlock of the longer
-// side: bitwise the same for any number of ranks and threads, and layouts. Collective.
+// side, each multiplied in T, float or double: bitwise the same for any number of ranks and threads, and
+// layouts. Collective.
+template <class T>
 SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threads);
 
 }  // namespace lamina::svd

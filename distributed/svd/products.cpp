@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "distributed/agree.hpp"
 #include "distributed/exact_sum.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/svd/coarse.hpp"
 #include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/tall.hpp"
 #include "kernels/cpu/blas_threads.hpp"
@@ -18,6 +20,11 @@ namespace {
 // Of the shorter side: what one task of back() adds up, in the second-level cache for a few hundred columns;
 // and what exact_forward() widens at a time.
 constexpr int64_t kShortPanel = 256;
+static_assert(kShortPanel <= CoarseTall::kMostDepth && kRowBlock <= CoarseTall::kMostDepth);
+
+// Magnitudes of A from here to the inverse stay within bfloat16's normal numbers, with what they are
+// multiplied by.
+constexpr double kLeastCoarse = 0x1p-40;
 
 }  // namespace
 
@@ -44,23 +51,38 @@ Matrix<T> Products::gather(const Matrix<double>& q, double scale) {
   return all;
 }
 
-Matrix<float> Products::forward(const Matrix<double>& q, double& scale) {
+bool Products::can_be_coarse() const {
+  return coarse_is_fast() && max_abs_ > kLeastCoarse && max_abs_ < 1 / kLeastCoarse;
+}
+
+Matrix<float> Products::forward(const Matrix<double>& q, double& scale, bool coarse) {
   // Half of A's exponent off: as far from float32's limits as A is, both this and what comes of it.
   const double half = std::exp2(-std::ilogb(max_abs_) / 2);
   const Matrix<float> z = gather<float>(q, half);
   scale *= half;
   Matrix<float> y;
-  together(comm_, [&] { y = Matrix<float>(own_long().size(), q.cols); });
+  std::optional<CoarseTall> rounded;
+  together(comm_, [&] {
+    y = Matrix<float>(own_long().size(), q.cols);
+    if (coarse) rounded.emplace(z, threads_);
+  });
   const Matrix<float>& a = a_.local();
   for_each_block(y.rows, threads_, [&](int64_t begin, int64_t rows, int) {
     const float* from = long_is_rows_ ? a.row(begin) : a.data.data() + begin;
+    if (coarse) {
+      const int64_t token_step = long_is_rows_ ? a.cols : 1, column_step = long_is_rows_ ? 1 : a.cols;
+      for (int64_t first = 0; first < z.rows; first += kShortPanel)
+        rounded->multiply({from + first * column_step, token_step, column_step}, rows, first,
+                          std::min(kShortPanel, z.rows - first), y.row(begin), first > 0);
+      return;
+    }
     multiply(!long_is_rows_, false, rows, y.cols, z.rows, from, a.cols, z.data.data(), y.cols, y.row(begin),
              y.cols);
   });
   return y;
 }
 
-Matrix<double> Products::back(Matrix<float>& y, double& scale) {
+Matrix<double> Products::back(Matrix<float>& y, double& scale, bool coarse) {
   const int64_t l = y.cols, longer = long_shares_.back().end;
   const double largest = max_abs(y, comm_);
   if (!std::isfinite(largest)) throw AgreedError("svd: products of these weights overflow; scale them down");
@@ -77,8 +99,10 @@ Matrix<double> Products::back(Matrix<float>& y, double& scale) {
   Matrix<double> result;
   std::vector<std::vector<std::byte>> send(ranks);
   std::vector<Matrix<float>> scratch(static_cast<size_t>(threads_));
+  std::optional<CoarseTall> rounded;
   together(comm_, [&] {
     result = Matrix<double>(own_short().size(), l);
+    if (coarse) rounded.emplace(y, threads_);
     for (size_t r = 0; r < ranks; ++r) {
       if (r != own) send[r].resize(static_cast<size_t>(short_shares_[r].size() * l) * sizeof(double));
     }
@@ -94,7 +118,12 @@ Matrix<double> Products::back(Matrix<float>& y, double& scale) {
       for (int64_t begin = 0; begin < y.rows; begin += kRowBlock) {
         const int64_t depth = std::min(kRowBlock, y.rows - begin);
         const float* from = long_is_rows_ ? a.row(begin) + first : a.row(first) + begin;
-        multiply(long_is_rows_, false, width, l, depth, from, a.cols, y.row(begin), l, product, l);
+        if (coarse) {
+          const int64_t token_step = long_is_rows_ ? 1 : a.cols, column_step = long_is_rows_ ? a.cols : 1;
+          rounded->multiply({from, token_step, column_step}, width, begin, depth, product, false);
+        } else {
+          multiply(long_is_rows_, false, width, l, depth, from, a.cols, y.row(begin), l, product, l);
+        }
         for (size_t r = 0; r < ranks; ++r) {
           const Range share{std::max(first, short_shares_[r].begin),
                             std::min(first + width, short_shares_[r].end)};

@@ -26,11 +26,14 @@ class Products {
   Range own_short() const { return short_shares_[static_cast<size_t>(comm_.rank())]; }
   int64_t short_side() const { return short_shares_.back().end; }
 
+  // Whether coarse products, of numbers rounded to bfloat16, are the faster ones and safe: subnormal factors
+  // count as zeros in them, so A must not be near the limits of the range.
+  bool can_be_coarse() const;
   // L·Q in float32 [own long × l], from own rows of Q, along the shorter side. Times a power of two, which
   // keeps elements of any magnitude within float32's range, and by which `scale` is multiplied.
-  Matrix<float> forward(const Matrix<double>& q, double& scale);
+  Matrix<float> forward(const Matrix<double>& q, double& scale, bool coarse = false);
   // LᵀY [own short × l] in float32 products of kRowBlock terms, added in float64. Both times such a power.
-  Matrix<double> back(Matrix<float>& y, double& scale);
+  Matrix<double> back(Matrix<float>& y, double& scale, bool coarse = false);
   // L·Q in float64.
   Matrix<double> exact_forward(const Matrix<double>& q);
 

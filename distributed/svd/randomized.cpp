@@ -11,6 +11,7 @@
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd/basis.hpp"
+#include "distributed/svd/coarse.hpp"
 #include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/method.hpp"
 
@@ -22,13 +23,18 @@ constexpr int64_t kSmall = 256;       // a side up to this is decomposed whole
 // Conditions from which on float32 products with AᵀA, or with A, lose digits of the smallest directions.
 constexpr double kWorstSquared = 1e4;
 constexpr double kWorstOnce = 1e2;
+// The same of bfloat16 ones, where products are coarse at first: their noise of 2⁻⁹, spread over all
+// directions, is then a tenth of the smallest of them.
+constexpr double kWorstSquaredCoarse = 1e2;
+constexpr double kWorstOnceCoarse = 1e1;
 // Squared singular values below this share of the largest are rounding, of float32 data.
 constexpr double kDependent = 1e-13;
 // Below this share of the largest, their vectors are made orthonormal once more.
 constexpr double kLeastOrthogonal = 1e-8;
 
-constexpr int64_t kMovedBytes = int64_t{16} << 20;   // that redistribute() sends at a time
-constexpr int64_t kLibraryBytes = int64_t{8} << 20;  // BLAS's packed panels, MPI's buffers
+constexpr int64_t kMovedBytes = int64_t{16} << 20;  // that redistribute() sends at a time
+constexpr int64_t kBlasBytes = int64_t{2} << 20;    // its packed panels
+constexpr int64_t kMpiBytes = int64_t{6} << 20;     // its buffers
 
 // A sketch this near the whole costs more than the whole, and says less.
 bool take_whole(int64_t sketch, int64_t small_side) {
@@ -76,6 +82,7 @@ class Randomized {
   // in place of what is left of it: so do Yu, Gu, Li 2018 ("Efficient randomized algorithms for the
   // fixed-precision low-rank matrix approximation"), and tell the error by ‖A‖² − ‖A·Q‖².
   void extend(int64_t more) {
+    bool coarse = basis_.take_coarse(true);
     basis_.start(more);
     bool careful = false;         // whether both sides' vectors are made orthonormal
     double shift = 0, scale = 1;  // Z = scale·(AᵀA·Q − shift·Q)
@@ -84,6 +91,11 @@ class Randomized {
       const Orthonormalized found = basis_.orthonormalize(last ? 2 : 1, done > 0 && !last && !careful);
       if (done == 0) {
         careful = found.condition > kWorstOnce;
+        if (coarse && found.condition > kWorstOnceCoarse) coarse = basis_.take_coarse(false);
+      } else if (coarse && found.condition > kWorstSquaredCoarse) {
+        // That iteration has lost digits: once more in float32, with care if it takes that.
+        coarse = basis_.take_coarse(false);
+        --done;
       } else if (!careful && found.condition > kWorstSquared) {
         // That iteration has lost digits: once more, with care.
         careful = true;
@@ -222,11 +234,15 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t moved = copy > 0 ? 2 * std::min(kMovedBytes, 4 * s * d_own) : 0;
   const int64_t basis = 8 * s_own * l, products = 8 * d_own * l;
   const int64_t sums = ranks > 1 ? 16 * (s - s_own) * l : 0;
-  const int64_t back = 4 * d_own * l + 2 * basis + sums;
+  // Coarse products have a factor in bfloat16 too, packed.
+  const int64_t packed = coarse_is_fast() ? 2 : 0;
+  const int64_t forward = basis + (4 + packed) * s * l + 4 * d_own * l;
+  const int64_t back = (4 + packed) * d_own * l + 2 * basis + sums;
   const int64_t project = products + basis + 8 * s * l;
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
-  return kLibraryBytes + copy + std::max({moved, back, project, eigen, factors});
+  return kBlasBytes + (ranks > 1 ? kMpiBytes : 0) + copy +
+         std::max({moved, forward, back, project, eigen, factors});
 }
 
 int64_t gpu_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {

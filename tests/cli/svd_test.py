@@ -2,9 +2,14 @@
 
 import csv
 import io
+import json
+import os
+import pty
 import re
+import struct
+import subprocess
 
-from support import MPIEXEC, ROOT, Case, blank_table, lamina, main, svd
+from support import MPIEXEC, ROOT, Case, blank_table, command, environment, lamina, main, svd
 
 METHODS = ["gram", "randomized", "scalapack", "lapack"]
 PHASES = ("svd_multiply_s", "svd_communicate_s", "svd_eigensolve_s", "svd_orthogonalize_s")
@@ -197,19 +202,101 @@ class Svd(Case):
         (header,) = [line for line in result.stdout.splitlines() if "| scheme" in line]
         self.assertNotIn("bound", header)
 
+    def weights(self, name, values):
+        """A safetensors file of one float32 tensor w [256 × 384]."""
+        header = json.dumps({"w": {"dtype": "F32", "shape": [256, 384], "data_offsets": [0, 4 * 256 * 384]}}).encode()
+        data = struct.pack(f"<{256 * 384}f", *values)
+        return {"weights": str(self.write(name, struct.pack("<Q", len(header)) + header + data)), "tensor": "w"}
+
+    def test_weights_of_a_file_that_are_not_finite(self):
+        methods = [method for method in METHODS if method not in self.absent()]
+        for ranks in (None, 2):
+            if ranks:
+                self.needs_mpi()
+            for bad in (float("nan"), float("inf")):
+                with self.subTest(ranks=ranks, bad=bad):
+                    values = [0.01 * (i % 13) for i in range(256 * 384)]
+                    values[-1] = bad
+                    out = f"{ranks}-{bad}"
+                    config = self.write("svd.json", svd(method=methods, **self.weights("w.safetensors", values)))
+                    result = lamina("run", config, "-o", self.folder / out, ranks=ranks)
+                    self.assertNotEqual(result.returncode, 0)
+                    records = self.records(self.folder / out)
+                    self.assertEqual(len(records), len(methods))
+                    for record in records:
+                        self.assertEqual(record["status"], "error", record)
+                        self.assertIn("finite", record["reason"])
+
+    def test_weights_of_a_file_that_are_zeros(self):
+        methods = [method for method in METHODS if method not in self.absent()]
+        zeros = self.weights("w.safetensors", [0.0] * (256 * 384))
+        for ranks in (None, 2):
+            if ranks:
+                self.needs_mpi()
+            _, records = self.run_svd(launched=ranks, out=f"zeros-{ranks}", method=methods, **zeros)
+            self.assertEqual(len(records), len(methods))
+            for record in records:
+                with self.subTest(record["case"], ranks=ranks):
+                    self.assertEqual((record["status"], record["svd_error"], record["svd_rank"]), ("ok", 0, 16))
+
+    def test_the_seven_projections_of_a_block_with_progress(self):
+        # Proportions of Llama 3's: grouped keys and values, a wide intermediate.
+        model = self.write("model.json", {"model_type": "llama", "hidden_size": 256, "intermediate_size": 640,
+                                          "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32,
+                                          "num_hidden_layers": 2, "vocab_size": 1000})
+        layers = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        config = self.write("block.json", svd(in_features=None, out_features=None, rank=None, ratio=0.25, layer=layers,
+                                              model=str(model), method=["gram", "randomized"]))
+        terminal, stderr = pty.openpty()
+        try:
+            process = subprocess.Popen(command("run", config, "-o", self.folder / "out"), stdout=subprocess.DEVNULL,
+                                       stderr=stderr, env=environment())
+            os.close(stderr)
+            drawn = b""
+            while True:
+                try:
+                    some = os.read(terminal, 4096)
+                except OSError:  # the other end has closed
+                    break
+                if not some:
+                    break
+                drawn += some
+            self.assertEqual(process.wait(timeout=120), 0, drawn)
+        finally:
+            os.close(terminal)
+        records = self.records(self.folder / "out")
+        self.assertEqual([record["layer"] for record in records if record["svd_method"] == "gram"], layers)
+        self.assertEqual(len(records), 14)
+        for record in records:
+            self.assert_whole(record)
+        # Drawn ten times a second at most: the first place for certain.
+        self.assertRegex(drawn.decode(), r"\[0/14\] .*q_proj")
+
     def test_the_dry_run_says_what_it_takes(self):
         self.needs_mpi()
-        changes = {"in_features": 4096, "out_features": 2048, "rank": 256}
-        config = self.write("svd.json", svd(method=["gram", "randomized"], **changes))
-        dry = self.run_ok("run", config, "--dry-run", ranks=2).stdout
-        self.run_ok("run", config, "-o", self.folder / "out", ranks=2)
-        for record in self.records(self.folder / "out"):
-            with self.subTest(record["case"]):
-                stated = float(re.search(re.escape(record["case"]) + r" *\| *([\d.]+)", dry)[1])
-                self.assertAlmostEqual(stated, record["svd_estimated_bytes"] / 2**20, places=1)
-                self.assertAlmostEqual(record["svd_peak_bytes"] / record["svd_estimated_bytes"], 1, delta=0.1)
-                beyond = record["svd_peak_bytes"] - 4 * 4096 * 2048 // 2
-                self.assertLessEqual(beyond, 3 * 8 * 2048**2)
+        large = {"in_features": 4096, "out_features": 2048, "rank": None, "ranks": 2}
+        # Within a tenth; where a sketch grows until it meets an error, no less than what is taken.
+        cases = [("rank", {**large, "method": ["gram", "randomized"], "rank": 256}, 0.9),
+                 ("error", {**large, "method": "gram", "eigensolver": "lapack", "error": 0.7}, 0.9),
+                 ("sketch", {**large, "method": "randomized", "error": 0.9}, 0.2)]
+        if "scalapack" not in self.absent():
+            cases.append(("scalapack", {"in_features": 1536, "out_features": 768, "rank": 96, "method": "scalapack",
+                                        "ranks": [1, 2]}, 0.9))
+        for name, changes, least in cases:
+            config = self.write("svd.json", svd(**changes))
+            dry = self.run_ok("run", config, "--dry-run", ranks=2).stdout
+            self.run_ok("run", config, "-o", self.folder / name, ranks=2)
+            for record in self.records(self.folder / name):
+                with self.subTest(record["case"]):
+                    self.assertEqual(record["status"], "ok", record["reason"])
+                    stated = float(re.search(re.escape(record["case"]) + r" *\| *([\d.]+)", dry)[1])
+                    self.assertAlmostEqual(stated, record["svd_estimated_bytes"] / 2**20, places=1)
+                    taken = record["svd_peak_bytes"] / record["svd_estimated_bytes"]
+                    self.assertLessEqual(taken, 1.1)
+                    self.assertGreaterEqual(taken, least)
+                    if name == "rank":
+                        beyond = record["svd_peak_bytes"] - 4 * 4096 * 2048 // record["ranks"]
+                        self.assertLessEqual(beyond, 3 * 8 * 2048**2)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ namespace {
 
 using namespace lamina::test;
 
-// Methods that this build, this number of ranks and their devices can run.
+// Methods that this build and the ranks' devices can run.
 std::vector<SvdOptions> runnable() {
   std::vector<SvdOptions> all;
   std::string why;
   Transport* const transport = gpu_transport(why);
   for (const SvdMethod& method : svd_methods()) {
-    if (method.absent.empty() && (!method.one_rank || world().size() == 1))
-      all.push_back({.method = method.name});
+    if (method.absent.empty()) all.push_back({.method = method.name});
     if (method.gpu_bytes != nullptr && why.empty())
       all.push_back({.method = method.name, .device = "cuda", .transport = transport});
   }
@@ -32,24 +31,36 @@ std::string name_of(const SvdOptions& options) {
   return options.method + " " + options.device;
 }
 
+// All ranks; each for itself where the method takes one.
+Communicator& ranks_of(const SvdOptions& options) {
+  static const auto self = make_self_communicator();
+  const SvdMethod* named = find_svd_method(options.method);
+  return named != nullptr && named->one_rank ? *self : world();
+}
+
+std::string failure(const Matrix<float>& a, const RankRule& rule, const SvdOptions& options,
+                    Communicator& comm) {
+  return agreed_failure(world(), [&] { factorize(spread(a, Layout::rows, comm), rule, options, comm); });
+}
+
 std::string failure(const Matrix<float>& a, const RankRule& rule, const SvdOptions& options = {}) {
-  return agreed_failure(world(),
-                        [&] { factorize(spread(a, Layout::rows, world()), rule, options, world()); });
+  return failure(a, rule, options, ranks_of(options));
 }
 
 TEST(SvdInput, EveryMethodBoundsItsError) {
   const Matrix<float> wide = decaying(300, 420, 0.5, 200), tall = decaying(420, 300, 0.5, 200);
   for (const SvdOptions& options : runnable()) {
     const std::string method = name_of(options);
+    Communicator& comm = ranks_of(options);
     for (const Matrix<float>* a : {&wide, &tall}) {
       for (const Layout layout : {Layout::rows, Layout::columns}) {
-        const SpreadMatrix part = spread(*a, layout, world());
-        const SvdResult result = factorize(part, {.rank = 24}, options, world());
+        const SpreadMatrix part = spread(*a, layout, comm);
+        const SvdResult result = factorize(part, {.rank = 24}, options, comm);
         ASSERT_EQ(result.singular_values.size(), 24u) << method;
-        const double error = residual(part, result, world(), 1);
+        const double error = residual(part, result, comm, 1);
         EXPECT_LE(error, result.error_bound) << method;
         EXPECT_LE(error, 1.02 * optimal_error(exact_singular_values(*a), 24)) << method;
-        const WholeFactors factors = whole(result, part.shape, world());
+        const WholeFactors factors = whole(result, part.shape, comm);
         EXPECT_LT(orthogonality(factors.u, result.singular_values), 1e-5) << method;
         EXPECT_LT(orthogonality(factors.v, result.singular_values), 1e-5) << method;
       }
@@ -63,14 +74,15 @@ TEST(SvdInput, ZerosAndConstantsAreFactorised) {
   std::fill(constant.data.begin(), constant.data.end(), 0.25f);
   for (const SvdOptions& options : runnable()) {
     const std::string method = name_of(options);
-    const SvdResult none = factorize(spread(zeros, Layout::rows, world()), {.rank = 3}, options, world());
+    Communicator& comm = ranks_of(options);
+    const SvdResult none = factorize(spread(zeros, Layout::rows, comm), {.rank = 3}, options, comm);
     EXPECT_EQ(none.singular_values, (std::vector<double>{0, 0, 0})) << method;
     EXPECT_EQ(none.error_bound, 0) << method;
-    const SpreadMatrix part = spread(constant, Layout::rows, world());
-    const SvdResult one = factorize(part, {.rank = 2}, options, world());
+    const SpreadMatrix part = spread(constant, Layout::rows, comm);
+    const SvdResult one = factorize(part, {.rank = 2}, options, comm);
     EXPECT_NEAR(one.singular_values[0], 0.25 * std::sqrt(140.0 * 150.0), 1e-4) << method;
-    EXPECT_LE(residual(part, one, world(), 1), 1e-5) << method;
-    EXPECT_LE(residual(part, one, world(), 1), one.error_bound) << method;
+    EXPECT_LE(residual(part, one, comm, 1), 1e-5) << method;
+    EXPECT_LE(residual(part, one, comm, 1), one.error_bound) << method;
   }
 }
 
@@ -108,7 +120,7 @@ TEST(SvdInput, UnknownAndAbsentMethodsAreNamed) {
   EXPECT_NE(failure(a, {.rank = 3}, {.eigensolver = "jacobi"}).find("found \"jacobi\""), std::string::npos);
   for (const SvdMethod& method : svd_methods()) {
     EXPECT_EQ(find_svd_method(method.name), &method);
-    const std::string problem = failure(a, {.rank = 3}, {.method = method.name});
+    const std::string problem = failure(a, {.rank = 3}, {.method = method.name}, world());
     const std::string expected = !method.absent.empty()                  ? method.absent
                                  : method.one_rank && world().size() > 1 ? "takes one rank"
                                                                          : "";
