@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/gpu_rules.hpp"
+
 namespace lamina {
 namespace {
 
@@ -80,10 +82,7 @@ std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, 
   }
   const int64_t needed = method.gpu_bytes(shape, rank, ranks, options);
   const Device* device = find_device("cuda");
-  if (device == nullptr || needed <= device->free_bytes()) return "";
-  return fmt::format("cuda: needs about {:.1f} GiB of device memory a rank, {:.1f} GiB are free",
-                     static_cast<double>(needed) / (1 << 30),
-                     static_cast<double>(device->free_bytes()) / (1 << 30));
+  return device == nullptr ? "" : too_little_gpu_memory(needed, device->free_bytes());
 }
 
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank) {

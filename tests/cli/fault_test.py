@@ -173,6 +173,43 @@ def gpus():
     return sum(line.startswith("  cuda ") and "compute capability" in line for line in listed.splitlines())
 
 
+@unittest.skipUnless(gpus(), "no GPU here")
+class OneGpuFaultTest(Launches):
+    """What a GPU cannot do, and what it meets."""
+
+    def test_an_error_in_mid_run_ends_in_rows_and_an_exit_code(self):
+        layer = {"workload": "layer", "in_features": 96, "out_features": 64, "scheme": {"type": "dense"}, "device": "cuda"}
+        done, records = self.launch("gpu-stray", 1, experiments=[
+            {**layer, "tokens": 1, "kernel": "cublaslt"}, {**layer, "tokens": 2, "kernel": "faulty"},
+            {**layer, "tokens": 3, "kernel": "cublaslt"}])
+        self.assertEqual(done.returncode, 1, done.stderr)
+        by_tokens = {tokens: [record for record in records if record["tokens"] == tokens] for tokens in (1, 2, 3)}
+        # What was done before is kept. The context is lost with the fault: so says every row from there on, and none has a time.
+        self.assertEqual({record["status"] for record in by_tokens[1]}, {"ok"})
+        for record in by_tokens[2] + by_tokens[3]:
+            self.assertEqual(record["status"], "error", record)
+            self.assertIn("cuda: ", record["reason"])
+            self.assertIsNone(record["latency_us_p50"])
+        (faulty,) = [record for record in by_tokens[2] if record["kernel"] == "faulty"]
+        self.assertIn("the GPU's context is lost", faulty["reason"])
+        self.assertIn("--resume", faulty["reason"])
+        self.assertTrue(by_tokens[3])
+
+    def test_what_does_not_fit_is_skipped_before_it_is_allocated(self):
+        # 5 GiB of weights, packed beside their canonical ones, into 8 GiB.
+        layer = {"workload": "layer", "scheme": {"type": "dense"}, "kernel": "cublaslt", "device": "cuda", "tokens": 1}
+        done, records = self.launch("gpu-full", 1, experiments=[
+            {**layer, "in_features": 32768, "out_features": 40960}, {**layer, "in_features": 96, "out_features": 64}])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        large = [record for record in records if record["in_features"] > 96]
+        small = [record for record in records if record["in_features"] == 96]
+        self.assertTrue(large and small)
+        for record in large:
+            self.assertEqual(record["status"], "skipped", record)
+            self.assertRegex(record["reason"], r"^cuda: needs about [\d.]+ GiB of device memory, [\d.]+ GiB are free$")
+        self.assertEqual({record["status"] for record in small}, {"ok"})
+
+
 @unittest.skipUnless(MPIEXEC and gpus(), "no GPU here")
 class GpuFaultTest(Launches):
     """Ranks whose GPUs wait for one another."""
