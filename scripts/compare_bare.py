@@ -12,6 +12,7 @@ failed; 64 bad usage.
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -57,9 +58,10 @@ def run_bare(arguments, launch, sizes):
 
 def run_lamina(arguments, launch, sizes):
     names = f"^collective/all_reduce/({'|'.join(map(str, sizes))})B/f32/{arguments.device}-{COMMUNICATORS[arguments.device]}/out/"
-    with tempfile.TemporaryDirectory() as folder:
-        call([*arguments.launcher, arguments.build / "lamina", "run", ROOT / "configs" / CONFIGS[arguments.device],
-              "--filter", names, "-o", folder])
+    # Named as from here: environment.json keeps the command line.
+    config = os.path.relpath(ROOT / "configs" / CONFIGS[arguments.device])
+    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+        call([*arguments.launcher, arguments.build / "lamina", "run", config, "--filter", names, "-o", folder])
         rows = lines(Path(folder, "records.jsonl").read_text())
         shutil.copy(Path(folder, "environment.json"), arguments.out)
     return [{key: {**row, "launch": launch}[key] for key in KEPT} for row in rows]
@@ -106,7 +108,7 @@ def main():
     parser.add_argument("--iterations", type=int, help="calls a repeat of the loop; default: lamina_bare's")
     parser.add_argument("--thread-level", choices=("funneled", "single"), default="funneled",
                         help="what the loop asks MPI for; default: funneled, as Lamina does")
-    parser.add_argument("--build", type=Path, default=ROOT / "build", help="default: build")
+    parser.add_argument("--build", type=Path, default=Path(os.path.relpath(ROOT / "build")), help="default: build")
     parser.add_argument("launcher", nargs="+", help="mpirun and its options, after --")
     parser.exit_on_error = False
     try:
