@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 from support import record_keys
 
@@ -235,6 +236,21 @@ class GpuFaultTest(Launches):
                     self.assertIn("no progress for", done.stderr)
                 # What was done before is kept.
                 self.assertIn(("collective", "ok"), {(record["workload"], record["status"]) for record in records})
+
+    @unittest.skipUnless(gpus() > 1, "one GPU here")
+    def test_nccl_that_cannot_be_set_up_is_a_row(self):
+        # Hosts that cannot talk: no network of that name. That waiting ends in time is gpu_transport_test's.
+        with mock.patch.dict(os.environ, NCCL_SOCKET_IFNAME="=lamina-none"):
+            done, records = self.launch("none", 2, experiments=[
+                {"workload": "collective", "collective": "all_reduce", "message_bytes": 4096, "device": "cuda",
+                 "communicator": "nccl"},
+                {"workload": "collective", "collective": "all_reduce", "message_bytes": 4096, "communicator": "mpi"}])
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertLess(self.seconds, 90)
+        self.assertEqual({(record["device"], record["status"]) for record in records}, {("cuda", "error"), ("cpu", "ok")})
+        (bad,) = [record for record in records if record["status"] == "error"]
+        self.assertIn("nccl: ", bad["reason"])
+        self.assertIn("NCCL_DEBUG=INFO", bad["reason"])
 
     def test_more_ranks_than_gpus_are_refused_by_name(self):
         path = os.path.join(tempfile.mkdtemp(), "config.json")
