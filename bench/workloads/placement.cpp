@@ -308,7 +308,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       SvdOptions whole = options;
       whole.eigensolver = "lapack";
       if (request.device == "cuda" && spec.skip_reason.empty())
-        if (const std::string why = why_not_on_gpus(*svd, shape, rank, placement.ranks, options, "nccl");
+        if (const std::string why =
+                why_not_on_gpus(*svd, shape, rank, placement.ranks, options, kFactorTransport);
             !why.empty())
           spec.skip_reason = "factor_device " + why;
       // V is gathered once more before it is compressed.
@@ -338,9 +339,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     for (const LayerRef& layer : parts.layers)
       needed += (16 * layer.shape.in_features + 12 * layer.shape.out_features) * held;
     const Device* device = find_device(placement.device);
-    const std::string too_large =
-        too_little_gpu_memory(needed, device != nullptr ? device->free_bytes() : needed);
-    if (!too_large.empty()) spec.skip_reason = too_large;
+    if (spec.skip_reason.empty() && device != nullptr)
+      spec.skip_reason = too_little_gpu_memory(needed, device->free_bytes());
     spec.token_bytes = 0;
   } else {
     spec.own_bytes += copies * packed + spec.token_bytes * tokens;

@@ -51,6 +51,11 @@ double seconds_of(const std::string& method, Shape shape, double rank, const Svd
   return (parallel / cores + serial) / kNominalFlops;
 }
 
+std::string why_no_room(int64_t bytes) {
+  const Device* device = find_device("cuda");
+  return device == nullptr ? "" : too_little_gpu_memory(bytes, device->free_bytes());
+}
+
 }  // namespace
 
 int64_t most_rank(const RankRule& rule, Shape shape, const SvdMethod& method) {
@@ -80,9 +85,7 @@ std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, 
       return "cuda: no communicator for GPUs' memory in this build; build with NCCL, or take 1 rank";
     if (!type->absent.empty()) return fmt::format("communicator {}: {}", type->name, type->absent);
   }
-  const int64_t needed = method.gpu_bytes(shape, rank, ranks, options);
-  const Device* device = find_device("cuda");
-  return device == nullptr ? "" : too_little_gpu_memory(needed, device->free_bytes());
+  return why_no_room(method.gpu_bytes(shape, rank, ranks, options));
 }
 
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank) {
@@ -104,6 +107,10 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   if (!on_gpus) whole.eigensolver = "lapack";
   const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), whole, spec.ranks);
   task.seek_optimum = gram_s <= kMostForOptimumS;
+  if (on_gpus)
+    task.seek_optimum =
+        task.seek_optimum &&
+        why_no_room(find_svd_method("gram")->gpu_bytes(shape, rank, spec.ranks, task.options)).empty();
 
   spec.shared_bytes = part;
   spec.stated_bytes = part + method_bytes;
