@@ -6,6 +6,7 @@
 
 #include "bench/workloads/collective_case.hpp"
 #include "bench/workloads/placement.hpp"
+#include "kernels/gpu_rules.hpp"
 
 namespace lamina {
 namespace {
@@ -85,11 +86,8 @@ std::string why_skipped(const CollectiveTask& task, int ranks, const LaunchInfo&
   if (!type->absent.empty()) return fmt::format("communicator {}: {}", type->name, type->absent);
   const Device* device = find_device(task.device);
   const int64_t needed = 2 * task.sizes.message * dtype_bytes(task.dtype);
-  if (device != nullptr && device->free_bytes() > 0 && needed > device->free_bytes())
-    return fmt::format("{}: needs about {:.1f} GiB of device memory, {:.1f} GiB are free", task.device,
-                       static_cast<double>(needed) / (1 << 30),
-                       static_cast<double>(device->free_bytes()) / (1 << 30));
-  return "";
+  const bool on_gpu = device != nullptr && device->free_bytes() > 0;
+  return on_gpu ? too_little_gpu_memory(needed, device->free_bytes()) : "";
 }
 
 void fill_identity(CollectiveSpec& spec, const Params& params, const std::string& likely) {

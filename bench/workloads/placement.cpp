@@ -9,6 +9,7 @@
 #include "bench/workloads/svd_estimate.hpp"
 #include "distributed/compress.hpp"
 #include "distributed/svd.hpp"
+#include "kernels/gpu_rules.hpp"
 #include "kernels/weights/synthetic.hpp"
 
 namespace lamina {
@@ -338,11 +339,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     for (const LayerRef& layer : parts.layers)
       needed += (16 * layer.shape.in_features + 12 * layer.shape.out_features) * held;
     const Device* device = find_device(placement.device);
-    const int64_t free = device != nullptr ? device->free_bytes() : needed;
-    if (spec.skip_reason.empty() && needed > free)
-      spec.skip_reason =
-          fmt::format("cuda: needs about {:.1f} GiB of device memory, {:.1f} GiB are free",
-                      static_cast<double>(needed) / (1 << 30), static_cast<double>(free) / (1 << 30));
+    if (spec.skip_reason.empty() && device != nullptr)
+      spec.skip_reason = too_little_gpu_memory(needed, device->free_bytes());
     spec.token_bytes = 0;
   } else {
     spec.own_bytes += copies * packed + spec.token_bytes * tokens;

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/gpu_rules.hpp"
+
 namespace lamina {
 namespace {
 
@@ -51,10 +53,7 @@ double seconds_of(const std::string& method, Shape shape, double rank, const Svd
 
 std::string why_no_room(int64_t bytes) {
   const Device* device = find_device("cuda");
-  if (device == nullptr || bytes <= device->free_bytes()) return "";
-  return fmt::format("cuda: needs about {:.1f} GiB of device memory a rank, {:.1f} GiB are free",
-                     static_cast<double>(bytes) / (1 << 30),
-                     static_cast<double>(device->free_bytes()) / (1 << 30));
+  return device == nullptr ? "" : too_little_gpu_memory(bytes, device->free_bytes());
 }
 
 }  // namespace

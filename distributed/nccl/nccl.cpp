@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "distributed/agree.hpp"
+#include "distributed/set_up.hpp"
 #include "distributed/transports.hpp"
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
@@ -44,26 +45,22 @@ ncclRedOp_t nccl_op(ReduceOp op) {
   return op == ReduceOp::sum ? ncclSum : op == ReduceOp::max ? ncclMax : ncclMin;
 }
 
-// Waits for what NCCL does in a thread of its own; its last status, ncclInProgress where the time is over.
-ncclResult_t wait_for(ncclComm_t comm, std::chrono::steady_clock::time_point deadline) {
-  ncclResult_t state = ncclInProgress;
-  while (ncclCommGetAsyncError(comm, &state) == ncclSuccess && state == ncclInProgress &&
-         std::chrono::steady_clock::now() < deadline)
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  return state;
+// What NCCL's own thread has come to, after a call that returned `begun`.
+SetUpState state_of(ncclResult_t begun, ncclComm_t comm) {
+  ncclResult_t state = begun;
+  if (begun == ncclSuccess || begun == ncclInProgress)
+    if (const ncclResult_t asked = ncclCommGetAsyncError(comm, &state); asked != ncclSuccess) state = asked;
+  if (state == ncclSuccess) return {.going = false};
+  if (state == ncclInProgress) return {.going = true};
+  const char* why = ncclGetLastError(comm);
+  return {.going = false,
+          .problem = fmt::format("setting up: {}{}{}; NCCL_DEBUG=INFO says more", ncclGetErrorString(state),
+                                 why != nullptr && *why != '\0' ? ": " : "", why != nullptr ? why : "")};
 }
 
-std::string set_up_problem(ncclResult_t state, ncclComm_t comm, double seconds) {
-  if (state == ncclSuccess) return "";
-  if (state == ncclInProgress)
-    return fmt::format(
-        "nccl: not set up within {:.0f} s: a rank may have died, or the ranks' hosts do not reach one "
-        "another; NCCL_DEBUG=INFO says where it waits, NCCL_SOCKET_IFNAME chooses the network",
-        seconds);
-  const char* why = ncclGetLastError(comm);
-  return fmt::format("nccl: setting up: {}{}{}; NCCL_DEBUG=INFO says more", ncclGetErrorString(state),
-                     why != nullptr && *why != '\0' ? ": " : "", why != nullptr ? why : "");
-}
+constexpr const char* kSlowSetUp =
+    "a rank may have died, or the ranks' hosts do not reach one another; NCCL_DEBUG=INFO says where it "
+    "waits, NCCL_SOCKET_IFNAME chooses the network";
 
 // Owns the communicator. NCCL's calls on a non-blocking one each start a thread, whose cost would be timed;
 // so the ranks meet on a non-blocking one, which can be given up when the time is over, and split off a
@@ -78,23 +75,14 @@ class NcclComm {
       if (comm.rank() == 0) check_nccl(ncclGetUniqueId(&id), "making an id");
     });
     comm.broadcast(&id, sizeof id, 0);
-    const auto deadline =
-        std::chrono::steady_clock::now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-                                               std::chrono::duration<double>(timeout_seconds));
+    AgreedSetUp set_up(comm, "nccl", timeout_seconds, kSlowSetUp, [this] { give_up(); });
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    const auto settle = [&](ncclResult_t state) {
-      if (state == ncclSuccess || state == ncclInProgress) state = wait_for(meeting_, deadline);
-      const Agreement agreement = comm.agree(set_up_problem(state, meeting_, timeout_seconds));
-      if (agreement.ok) return;
-      give_up();
-      throw AgreedError(fmt::format("rank {}: {}", agreement.rank, agreement.message));
-    };
     ncclResult_t begun = ncclCommInitRankConfig(&meeting_, comm.size(), id, comm.rank(), &config);
-    settle(begun);
+    set_up.settle([&] { return state_of(begun, meeting_); });
     config.blocking = 1;
     begun = ncclCommSplit(meeting_, 0, comm.rank(), &work_, &config);
-    settle(begun);
+    set_up.settle([&] { return state_of(begun, meeting_); });
     watcher_ = std::thread([this] { watch(); });
   }
   ~NcclComm() {

@@ -13,12 +13,13 @@
 #include "kernels/cuda/nvml.hpp"
 #include "kernels/cuda/probes.hpp"
 #include "kernels/cuda/step.hpp"
+#include "kernels/gpu_rules.hpp"
 
 namespace lamina {
 namespace {
 
 constexpr double kGiB = 1 << 30;
-constexpr int kOldestCapability = 80, kOldestOverlap = 90;
+constexpr int kOldestOverlap = 90;
 
 const char* remedy(cudaError_t status) {
   switch (status) {
@@ -43,10 +44,7 @@ const char* remedy(cudaError_t status) {
 std::string device_problem(int index, cudaDeviceProp* properties) {
   const cudaError_t status = cudaGetDeviceProperties(properties, index);
   if (status != cudaSuccess) return cudaGetErrorString(status);
-  if (properties->major * 10 + properties->minor < kOldestCapability)
-    return fmt::format("{} has compute capability {}.{}; 8.0 or newer is needed", properties->name,
-                       properties->major, properties->minor);
-  return "";
+  return too_old(properties->name, properties->major, properties->minor);
 }
 
 void release_device_memory(void* data) {

@@ -2,22 +2,14 @@
 
 #include <dlfcn.h>
 
+#include "kernels/gpu_rules.hpp"
+
 namespace lamina {
 namespace {
 
 // Of nvml.h, whose numbers do not change from version to version.
 constexpr int kSuccess = 0;
 constexpr unsigned kClockSm = 1;
-struct Reason {
-  unsigned long long bit;
-  const char* name;
-};
-// Without "idle" (1) and "application clocks" (2), which are no trouble, and "software power cap" (4), at
-// which matrix products run all the time: the clock beside it says what that costs.
-constexpr Reason kReasons[] = {{0x8, "hardware slowdown"},
-                               {0x20, "software thermal slowdown"},
-                               {0x40, "hardware thermal slowdown"},
-                               {0x80, "power brake"}};
 
 template <class Function>
 Function symbol(void* library, const char* name) {
@@ -68,9 +60,7 @@ DeviceState Nvml::state() const {
   unsigned long long mask = 0;
   const auto reasons =
       symbol<int (*)(void*, unsigned long long*)>(library_, "nvmlDeviceGetCurrentClocksThrottleReasons");
-  if (reasons != nullptr && reasons(device_, &mask) == kSuccess)
-    for (const Reason& reason : kReasons)
-      if ((mask & reason.bit) != 0) state.throttled.emplace_back(reason.name);
+  if (reasons != nullptr && reasons(device_, &mask) == kSuccess) state.throttled = throttle_reasons(mask);
   return state;
 }
 

@@ -29,6 +29,7 @@ BREACHES = [
     ("bench/a.cpp", '#include "tests/kernels/help.hpp"\n', "nothing of tests/"),
     ("bench/a.cpp", '#include "record.hpp"\n', "relative to the root"),
     ("bench/a.cpp", "#include <mpi.h>\n", "mpi.h belongs"),
+    ("bench/bare/a.cpp", '#include "bench/record.hpp"\n', "bench/bare/ must include nothing else"),
     ("distributed/mpi.cpp", "#include <mpi.h>\n", "mpi.h belongs"),
     ("tests/kernels/a_test.cpp", "#include <mpi.h>\n", "mpi.h belongs"),
     ("kernels/cuda/a.cu", "#include <nccl.h>\n", "nccl.h belongs"),

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+from unittest import mock
 
 from support import gpus, record_keys
 
@@ -167,6 +168,43 @@ class FaultTest(Launches):
         self.assert_first_group_kept(records)
 
 
+@unittest.skipUnless(gpus(), "no GPU here")
+class OneGpuFaultTest(Launches):
+    """What a GPU cannot do, and what it meets."""
+
+    def test_an_error_in_mid_run_ends_in_rows_and_an_exit_code(self):
+        layer = {"workload": "layer", "in_features": 96, "out_features": 64, "scheme": {"type": "dense"}, "device": "cuda"}
+        done, records = self.launch("gpu-stray", 1, experiments=[
+            {**layer, "tokens": 1, "kernel": "cublaslt"}, {**layer, "tokens": 2, "kernel": "faulty"},
+            {**layer, "tokens": 3, "kernel": "cublaslt"}])
+        self.assertEqual(done.returncode, 1, done.stderr)
+        by_tokens = {tokens: [record for record in records if record["tokens"] == tokens] for tokens in (1, 2, 3)}
+        # What was done before is kept. The context is lost with the fault: so says every row from there on, and none has a time.
+        self.assertEqual({record["status"] for record in by_tokens[1]}, {"ok"})
+        for record in by_tokens[2] + by_tokens[3]:
+            self.assertEqual(record["status"], "error", record)
+            self.assertIn("cuda: ", record["reason"])
+            self.assertIsNone(record["latency_us_p50"])
+        (faulty,) = [record for record in by_tokens[2] if record["kernel"] == "faulty"]
+        self.assertIn("the GPU's context is lost", faulty["reason"])
+        self.assertIn("--resume", faulty["reason"])
+        self.assertTrue(by_tokens[3])
+
+    def test_what_does_not_fit_is_skipped_before_it_is_allocated(self):
+        # 5 GiB of weights, packed beside their canonical ones, into 8 GiB.
+        layer = {"workload": "layer", "scheme": {"type": "dense"}, "kernel": "cublaslt", "device": "cuda", "tokens": 1}
+        done, records = self.launch("gpu-full", 1, experiments=[
+            {**layer, "in_features": 32768, "out_features": 40960}, {**layer, "in_features": 96, "out_features": 64}])
+        self.assertEqual(done.returncode, 0, done.stderr)
+        large = [record for record in records if record["in_features"] > 96]
+        small = [record for record in records if record["in_features"] == 96]
+        self.assertTrue(large and small)
+        for record in large:
+            self.assertEqual(record["status"], "skipped", record)
+            self.assertRegex(record["reason"], r"^cuda: needs about [\d.]+ GiB of device memory, [\d.]+ GiB are free$")
+        self.assertEqual({record["status"] for record in small}, {"ok"})
+
+
 @unittest.skipUnless(MPIEXEC and gpus(), "no GPU here")
 class GpuFaultTest(Launches):
     """Ranks whose GPUs wait for one another."""
@@ -192,6 +230,21 @@ class GpuFaultTest(Launches):
                     self.assertIn("no progress for", done.stderr)
                 # What was done before is kept.
                 self.assertIn(("collective", "ok"), {(record["workload"], record["status"]) for record in records})
+
+    @unittest.skipUnless(gpus() > 1, "one GPU here")
+    def test_nccl_that_cannot_be_set_up_is_a_row(self):
+        # Hosts that cannot talk: no network of that name. That waiting ends in time is gpu_transport_test's.
+        with mock.patch.dict(os.environ, NCCL_SOCKET_IFNAME="=lamina-none"):
+            done, records = self.launch("none", 2, experiments=[
+                {"workload": "collective", "collective": "all_reduce", "message_bytes": 4096, "device": "cuda",
+                 "communicator": "nccl"},
+                {"workload": "collective", "collective": "all_reduce", "message_bytes": 4096, "communicator": "mpi"}])
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertLess(self.seconds, 90)
+        self.assertEqual({(record["device"], record["status"]) for record in records}, {("cuda", "error"), ("cpu", "ok")})
+        (bad,) = [record for record in records if record["status"] == "error"]
+        self.assertIn("nccl: ", bad["reason"])
+        self.assertIn("NCCL_DEBUG=INFO", bad["reason"])
 
     def test_more_ranks_than_gpus_are_refused_by_name(self):
         path = os.path.join(tempfile.mkdtemp(), "config.json")

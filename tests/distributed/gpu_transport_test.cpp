@@ -221,6 +221,26 @@ TEST_F(GpuTransport, KeepsCallsOfAGraphApart) {
   }
 }
 
+// As where a rank never comes through: NCCL is given up before it can be ready, on every rank, and nothing of
+// that is in the way of the next one. tests/distributed/set_up_test.cpp has the rest, without a GPU.
+TEST_F(GpuTransport, NcclGivesUpInTimeAndCanBeSetUpAgain) {
+  const TransportType* nccl = find_transport("nccl", "cuda");
+  if (nccl == nullptr || !nccl->absent.empty()) GTEST_SKIP() << "no NCCL here";
+  try {
+    nccl->make(world(), {.timeout_seconds = 0});
+    GTEST_SKIP() << "NCCL was ready before it could be asked";
+  } catch (const AgreedError& e) {
+    EXPECT_NE(std::string(e.what()).find("not set up within 0 s"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("NCCL_DEBUG=INFO"), std::string::npos) << e.what();
+  }
+  const std::unique_ptr<Transport> again = nccl->make(world(), {});
+  const Bytes own = whole_numbers(world().rank(), 1000, DType::f32);
+  const Buffer in = placed(own);
+  Buffer out = placed(Bytes(own.size()));
+  again->all_reduce(in.data(), out.data(), 1000, DType::f32, ReduceOp::sum, stream);
+  EXPECT_TRUE(fetched(out.data(), own.size()) == sums_of(whole_numbers, 1000, DType::f32));
+}
+
 TEST_F(GpuTransport, MovesBytesOfAnySize) {
   const int ranks = world().size(), rank = world().rank();
   const auto bytes_of = [](int of, int64_t count) {

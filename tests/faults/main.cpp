@@ -9,6 +9,10 @@
 //   die     the process is killed in a timed step, of the second group of cases
 //   gpu-throw, gpu-hang, gpu-die         the same of a GPU's kernel, between two collectives of its check: a
 //                                        timed step is replayed from a graph, and calls nobody
+//   gpu-stray                            writes where the GPU has no memory, in a timed step
+//   gpu-full                             nothing, but of the GPU's memory 8 GiB alone are free: what limits
+//   are
+//                                        measured with, and little more
 // or one communicator:
 //   garble  float32 numbers that ranks gather, such as a factor of a matrix, come out wrong in places
 #include <algorithm>
@@ -32,6 +36,10 @@ using namespace lamina;
 // Calls that prepare, check and calibrate stay below this: what misbehaves later does so in a timed step.
 constexpr int kCallsBeforeFault = 60;
 constexpr int kCallsBeforeGpuFault = 2;
+constexpr int kCallsBeforeStray = 8;  // check and quality call it less often, a graph of steps more often
+
+constexpr int64_t kLeftFree = int64_t{8} << 30;
+constexpr uintptr_t kNowhere = 0x10000;  // aligned as any buffer is
 
 class FaultyLayer : public Layer {
  public:
@@ -39,11 +47,13 @@ class FaultyLayer : public Layer {
       : right_(std::move(right)), fault_(std::move(fault)), outputs_(outputs), here_(here) {
     if (!fault_.starts_with("gpu-")) return;
     fault_ = fault_.substr(4);
-    calls_ = kCallsBeforeFault - kCallsBeforeGpuFault;
+    calls_ = kCallsBeforeFault - (fault_ == "stray" ? kCallsBeforeStray : kCallsBeforeGpuFault);
   }
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
     if (fault_ == "stale") return;
+    if (fault_ == "stray" && here_ && ++calls_ >= kCallsBeforeFault) y = reinterpret_cast<float*>(kNowhere);
     right_->forward(x, y, tokens, stream);
+    if (fault_ == "stray") return;
     if (fault_ == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(300));
     if (fault_ == "drop" && here_) std::fill_n(y, tokens * outputs_, 0.0f);
     if (fault_ == "scale")
@@ -125,6 +135,9 @@ int main(int argc, char** argv) {
       return std::make_unique<FaultyLayer>(make(leaf, options), fault, leaf.rows, last);
     };
     registry.add(faulty);
+    Buffer held;
+    if (Device* gpu = fault == "gpu-full" ? find_device("cuda") : nullptr)
+      held = gpu->allocate(std::max(gpu->free_bytes() - kLeftFree, int64_t{0}));
     RunOptions options;
     options.config_path = argv[2];
     options.config_text = read_text_file(argv[2]);
