@@ -294,12 +294,15 @@ class Compress(Case):
         found = {}
         for ranks in (1, 3):
             config = self.write("mlp.json", tiny(workload="mlp", in_features=None, out_features=None, hidden=160,
-                                                 intermediate=320, shard="column-row", scheme=scheme))
+                                                 intermediate=320, shard="column-row", quality_tokens=24, scheme=scheme))
             self.run_ok("run", config, "-o", self.folder / f"mlp{ranks}", ranks=ranks)
             found[ranks] = {record["scheme"]: record for record in self.records(self.folder / f"mlp{ranks}")}
         plain, gptq = "int4-g32", "int4-g32-gptq-c300"
         self.assertAlmostEqual(found[1][gptq]["compress_error"], found[3][gptq]["compress_error"], delta=1e-12)
         self.assertLess(found[1][gptq]["quality_nmse"], 0.9 * found[1][plain]["quality_nmse"])
+        for name in (plain, gptq):
+            self.assertEqual(found[3][name]["quality_tokens"], 24)
+            self.assertAlmostEqual(found[3][name]["quality_nmse"] / found[1][name]["quality_nmse"], 1, delta=1e-4)
 
     def test_bad_recorded_files(self):
         gaps = normal(TOKENS, COLS, 4)
