@@ -5,6 +5,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <filesystem>
@@ -59,20 +60,41 @@ Json domains_json(const std::vector<Domain>& domains) {
   return list;
 }
 
-// What tells the MPI library and the networks beneath how to move messages: where it is set, by mpirun --mca
-// or from outside, it comes to every rank in its environment.
-Json mpi_settings() {
-  Json settings = Json::object();
+// What was set of the variables that choose instruction sets, threads and their places, and how messages
+// move: mpirun --mca and what is set outside come to every rank in its environment.
+Json variables() {
+  constexpr const char* kPrefixes[] = {"LAMINA_ALL_REDUCE",
+                                       "LAMINA_CACHE_BYTES",
+                                       "LAMINA_FORCE_CLOCK_START",
+                                       "LAMINA_ISA",
+                                       "LAMINA_SHM_WINDOW_KIB",
+                                       "BLIS_",
+                                       "FI_",
+                                       "I_MPI_",
+                                       "LIBXSMM_",
+                                       "MKL_",
+                                       "MPIR_CVAR_",
+                                       "NCCL_",
+                                       "OMPI_MCA_btl",
+                                       "OMPI_MCA_coll",
+                                       "OMPI_MCA_mtl",
+                                       "OMPI_MCA_osc",
+                                       "OMPI_MCA_pml",
+                                       "OMP_",
+                                       "ONEDNN_",
+                                       "OPENBLAS_",
+                                       "UCX_"};
+  Json set = Json::object();
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view text = *entry;
     const size_t equals = text.find('=');
+    if (equals == text.npos) continue;
     const std::string_view name = text.substr(0, equals);
-    for (const std::string_view prefix : {"OMPI_MCA_btl", "OMPI_MCA_coll", "OMPI_MCA_mtl", "OMPI_MCA_osc",
-                                          "OMPI_MCA_pml", "UCX_", "FI_", "MPIR_CVAR_", "I_MPI_", "NCCL_"})
-      if (equals != text.npos && name.starts_with(prefix))
-        settings[std::string(name)] = std::string(text.substr(equals + 1));
+    if (std::any_of(std::begin(kPrefixes), std::end(kPrefixes),
+                    [&](const char* prefix) { return name.starts_with(prefix); }))
+      set[std::string(name)] = std::string(text.substr(equals + 1));
   }
-  return settings;
+  return set;
 }
 
 Json topology_json(const Topology& topology) {
@@ -81,17 +103,6 @@ Json topology_json(const Topology& topology) {
           {"sockets", domains_json(topology.sockets)},
           {"numa_nodes", domains_json(topology.numa_nodes)},
           {"l3_caches", domains_json(topology.l3_caches)}};
-}
-
-// What was set of the variables by which kernels and libraries choose instruction sets, threads and their
-// places.
-Json choices() {
-  Json set = Json::object();
-  for (const char* name :
-       {"LAMINA_ISA", "LAMINA_CACHE_BYTES", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS",
-        "BLIS_ARCH_TYPE", "LIBXSMM_TARGET", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND"})
-    if (const char* value = std::getenv(name)) set[name] = value;
-  return set;
 }
 
 }  // namespace
@@ -176,12 +187,11 @@ std::string environment_text(const Config& config, const Machine& machine, const
   }
   root["config"] = Json::parse(config.text, nullptr, false);
   root["config_digest"] = config.digest;
-  Json launch = {{"launch_id", launch_id},         {"started", started},
-                 {"written", utc_now()},           {"command", command_line},
-                 {"ranks", world.size()},          {"nodes", world.nodes()},
-                 {"mpi_settings", mpi_settings()}, {"threads", machine.launch.default_threads},
+  Json launch = {{"launch_id", launch_id},      {"started", started},
+                 {"written", utc_now()},        {"command", command_line},
+                 {"ranks", world.size()},       {"nodes", world.nodes()},
+                 {"variables", variables()},    {"threads", machine.launch.default_threads},
                  {"warnings", machine.warnings}};
-  launch["variables"] = choices();
   Json places = Json::array();
   for (const RankPlace& place : machine.places)
     places.push_back({{"host", place.host},

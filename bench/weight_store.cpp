@@ -1,6 +1,9 @@
 #include "bench/weight_store.hpp"
 
 #include <fmt/format.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -129,6 +132,8 @@ std::string LayerRef::calibrated_by(int64_t tokens) const {
     text = fmt::format(
         "{} synthetic tokens of {}, seed {}, correlation {}, outlier_share {}, outlier_gain {}", tokens,
         label, seed, synthetic.correlation, synthetic.outlier_share, synthetic.outlier_gain);
+  if (cotangents.empty() && !inputs.empty())
+    text += fmt::format(", synthetic cotangents of {}, seed {}", label, seed);
   if (!cotangents.empty())
     text += ", cotangents of " + recorded(cotangents, cotangents_tensor, shape.out_features);
   return text;
@@ -225,7 +230,7 @@ std::shared_ptr<const CompressedWeights> WeightStore::compressed(const LayerRef&
         entry_name(layer.tensors), scheme.name(), *original(layer, comm), calibration, comm, threads_));
   }
   FactorMemory& factors = factors_[matrix];
-  factors.gpus = [&]() -> Transport& { return transport("nccl", "cuda", comm); };
+  factors.gpus = [&]() -> Transport& { return transport(kFactorTransport, "cuda", comm); };
   if (!slot)
     slot = std::make_shared<const CompressedWeights>(
         compress(scheme, *original(layer, comm), comm, layer.seed, threads_, &factors,
@@ -261,8 +266,27 @@ std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer
   return slot;
 }
 
+namespace {
+
+// The allocator keeps freed blocks that lie below used ones, tens of megabytes each where larger ones were
+// freed before: gigabytes in copies of weights, on ranks that sit the next group out.
+void give_back_freed() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
+}  // namespace
+
+void WeightStore::clear_packed() {
+  packed_.clear();
+  buffers_.clear();
+  give_back_freed();
+}
+
 void WeightStore::clear() {
-  clear_packed();
+  packed_.clear();
+  buffers_.clear();
   factors_.clear();
   gated_.clear();
   originals_.clear();
@@ -270,6 +294,7 @@ void WeightStore::clear() {
   products_.clear();
   spread_.clear();
   optimal_errors_.clear();
+  give_back_freed();
 }
 
 }  // namespace lamina

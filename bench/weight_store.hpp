@@ -58,6 +58,9 @@ struct PackedLayer {
   ShardedLayer layer;
 };
 
+// Between GPUs that factorise for scheme `lowrank`.
+inline constexpr const char* kFactorTransport = "nccl";
+
 // Every call is collective over the communicator given.
 class WeightStore {
  public:
@@ -84,10 +87,8 @@ class WeightStore {
   std::shared_ptr<Buffer> buffer(const std::string& purpose, int64_t bytes, Device& device);
   // The least error of factors of this rank, for cases to leave here and find again; NaN before.
   double& optimal_error(const LayerRef& layer, int64_t rank, const Communicator& comm);
-  void clear_packed() {
-    packed_.clear();
-    buffers_.clear();
-  }
+  // Both give the memory back to the system, for other ranks to use.
+  void clear_packed();
   void clear();
 
  private:

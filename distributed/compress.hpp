@@ -13,6 +13,8 @@
 
 namespace lamina {
 
+class Transport;
+
 // Rows are handed to ranks in whole blocks of this many, so that what is computed block by block (and summed
 // exactly) does not depend on the rank count.
 inline constexpr int64_t kRowBlock = 128;
@@ -47,11 +49,11 @@ struct CompressedWeights {
   double error_squared = 0;  // ‖W − Ŵ‖²; NaN where factors are not dense: U·V is not multiplied out
   std::vector<std::string> warnings;  // of the calibration tokens
 };
-// Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
-// price.
-class Transport;
 // Between the ranks' GPUs; made at the first call, which is collective. Throws AgreedError.
 using GpuTransport = std::function<Transport&()>;
+
+// Factors of one matrix that several schemes may ask for, and what they took: each scheme reports the whole
+// price.
 struct FactorMemory {
   struct Known {
     FactorRequest request;

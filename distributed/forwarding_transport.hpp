@@ -39,6 +39,7 @@ class ForwardingTransport : public Transport {
     inner_.send_recv(in, out, bytes, stream);
   }
   bool capturable() const override { return inner_.capturable(); }
+  int64_t trials() const override { return inner_.trials(); }
   void poll() override { inner_.poll(); }
 
  protected:

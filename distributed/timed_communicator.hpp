@@ -2,19 +2,17 @@
 #pragma once
 
 #include <chrono>
-#include <memory>
-#include <string>
 #include <vector>
 
-#include "distributed/communicator.hpp"
+#include "distributed/forwarding_communicator.hpp"
 
 namespace lamina {
 
 // Forwards to another communicator and counts the seconds its collectives take, and the bytes that this rank
 // has of what they reduce, gather, broadcast and exchange.
-class TimedCommunicator final : public Communicator {
+class TimedCommunicator final : public ForwardingCommunicator {
  public:
-  explicit TimedCommunicator(Communicator& inner) : inner_(inner) {}
+  using ForwardingCommunicator::ForwardingCommunicator;
   double seconds() const { return seconds_; }
   // Of collectives by another way than this.
   void add(double seconds, int64_t bytes) {
@@ -22,14 +20,6 @@ class TimedCommunicator final : public Communicator {
     bytes_ += bytes;
   }
   int64_t bytes() const { return bytes_; }
-
-  std::string name() const override { return inner_.name(); }
-  int rank() const override { return inner_.rank(); }
-  int size() const override { return inner_.size(); }
-  int nodes() const override { return inner_.nodes(); }
-  int local_size() const override { return inner_.local_size(); }
-  int local_rank() const override { return inner_.local_rank(); }
-  int mpi_handle() const override { return inner_.mpi_handle(); }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
     const Running running(seconds_);
@@ -63,7 +53,6 @@ class TimedCommunicator final : public Communicator {
     const Running running(seconds_);
     inner_.rest();
   }
-  std::unique_ptr<Communicator> subset(int ranks) override { return inner_.subset(ranks); }
 
  private:
   struct Running {
@@ -73,7 +62,6 @@ class TimedCommunicator final : public Communicator {
     std::chrono::steady_clock::time_point begin_;
   };
 
-  Communicator& inner_;
   double seconds_ = 0;
   int64_t bytes_ = 0;
 };

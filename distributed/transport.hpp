@@ -58,6 +58,9 @@ class Transport {
   }
   // Whether a GPU's calls may be captured in a graph. Those that wait for the host may not.
   virtual bool capturable() const { return true; }
+  // Calls so far that tried one of several ways of a collective, to choose one: none any more once calls go
+  // the way that they will go from then on. The same on every rank.
+  virtual int64_t trials() const { return 0; }
   // Throws what went wrong in calls that have returned. Does not communicate.
   virtual void poll() {}
 };

@@ -302,8 +302,8 @@ std::unique_ptr<CaseSpec> read_mlp(const Params& params, const LaunchInfo& launc
   if (!sized) {
     params.mark_read("scheme");
     read_synthetic(params);
-    for (const char* key : {"weights", "inputs", "inputs_tensor", "compressed", "quality_tokens"})
-      params.mark_read(key);
+    params.mark_read("weights");
+    for (const KeySpec& key : recorded_keys()) params.mark_read(key.name);
     return nullptr;
   }
   const ModelLayer up = model_layer(model, "gate_up_proj", index),

@@ -309,7 +309,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       SvdOptions whole = options;
       whole.eigensolver = "lapack";
       if (request.device == "cuda" && spec.skip_reason.empty())
-        if (const std::string why = why_not_on_gpus(*svd, shape, rank, placement.ranks, options, "nccl");
+        if (const std::string why =
+                why_not_on_gpus(*svd, shape, rank, placement.ranks, options, kFactorTransport);
             !why.empty())
           spec.skip_reason = "factor_device " + why;
       // V is gathered once more before it is compressed.
@@ -340,7 +341,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       needed += (16 * layer.shape.in_features + 12 * layer.shape.out_features) * held;
     const Device* device = find_device(placement.device);
     const int64_t free = device != nullptr ? device->free_bytes() : needed;
-    if (needed > free)
+    if (spec.skip_reason.empty() && needed > free)
       spec.skip_reason =
           fmt::format("cuda: needs about {:.1f} GiB of device memory, {:.1f} GiB are free",
                       static_cast<double>(needed) / (1 << 30), static_cast<double>(free) / (1 << 30));

@@ -117,7 +117,8 @@ Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Mat
   Matrix<float> whole;
   for (int64_t t = 0; t < wanted; t += tokens) {
     const int64_t count = std::min(tokens, wanted - t);
-    forward(place_inputs(first, inputs, {t, t + count}), count);
+    const Buffer x = place_inputs(first, inputs, {t, t + count});  // until the device is through
+    forward(x, count);
     Matrix<float> local(last.out_rows(count), last.local_out());
     together(last.comm(), [&] {
       last.device().synchronize();

@@ -49,6 +49,14 @@ double seconds_of(const std::string& method, Shape shape, double rank, const Svd
   return (parallel / cores + serial) / kNominalFlops;
 }
 
+std::string why_no_room(int64_t bytes) {
+  const Device* device = find_device("cuda");
+  if (device == nullptr || bytes <= device->free_bytes()) return "";
+  return fmt::format("cuda: needs about {:.1f} GiB of device memory a rank, {:.1f} GiB are free",
+                     static_cast<double>(bytes) / (1 << 30),
+                     static_cast<double>(device->free_bytes()) / (1 << 30));
+}
+
 }  // namespace
 
 int64_t most_rank(const RankRule& rule, Shape shape, const SvdMethod& method) {
@@ -78,12 +86,7 @@ std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, 
       return "cuda: no communicator for GPUs' memory in this build; build with NCCL, or take 1 rank";
     if (!type->absent.empty()) return fmt::format("communicator {}: {}", type->name, type->absent);
   }
-  const int64_t needed = method.gpu_bytes(shape, rank, ranks, options);
-  const Device* device = find_device("cuda");
-  if (device == nullptr || needed <= device->free_bytes()) return "";
-  return fmt::format("cuda: needs about {:.1f} GiB of device memory a rank, {:.1f} GiB are free",
-                     static_cast<double>(needed) / (1 << 30),
-                     static_cast<double>(device->free_bytes()) / (1 << 30));
+  return why_no_room(method.gpu_bytes(shape, rank, ranks, options));
 }
 
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank) {
@@ -105,6 +108,10 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   if (!on_gpus) whole.eigensolver = "lapack";
   const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), whole, spec.ranks);
   task.seek_optimum = gram_s <= kMostForOptimumS;
+  if (on_gpus)
+    task.seek_optimum =
+        task.seek_optimum &&
+        why_no_room(find_svd_method("gram")->gpu_bytes(shape, rank, spec.ranks, task.options)).empty();
 
   spec.shared_bytes = part;
   spec.stated_bytes = part + method_bytes;

@@ -22,6 +22,9 @@ class FasterWay {
  public:
   explicit FasterWay(MpiGroup& group) : group_(group) {}
 
+  // That were trials.
+  int64_t calls() const { return calls_; }
+
   // Collective; `bytes` is the same on all ranks. Below `least` it is always our own.
   template <class Own, class Mpi>
   void run(CollectiveKind kind, int64_t bytes, int64_t least, Own&& own, Mpi&& mpi) {
@@ -34,6 +37,7 @@ class FasterWay {
     const double us =
         std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
     if (trial.calls % kTurn >= kCold) trial.us[turn] += us;
+    ++calls_;
     if (++trial.calls < kCalls) return;
     group_.all_reduce(trial.us.data(), trial.us.data(), kTurns, DType::f64, ReduceOp::max);
     trial.mpi = std::min(trial.us[1], trial.us[3]) < std::min(trial.us[0], trial.us[2]);
@@ -50,6 +54,7 @@ class FasterWay {
   };
 
   MpiGroup& group_;
+  int64_t calls_ = 0;
   std::map<std::pair<CollectiveKind, int>, Trial> trials_;
 };
 

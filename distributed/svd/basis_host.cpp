@@ -84,13 +84,7 @@ class HostBasis final : public Basis {
   double project() override {
     const Phase phase(phases_.multiply_s, comm_);
     Matrix<double> products = a_.exact_forward(z_);
-    std::vector<double> blocks(static_cast<size_t>((products.rows + kRowBlock - 1) / kRowBlock), 0.0);
-    for (int64_t i = 0; i < products.rows; ++i) {
-      double sum = 0;
-      for (int64_t j = 0; j < products.cols; ++j) sum += products(i, j) * products(i, j);
-      blocks[static_cast<size_t>(i / kRowBlock)] += sum;
-    }
-    const double captured = ordered_sum(blocks, comm_);
+    const double captured = squares(products, comm_);
     together(comm_, [&] {
       append(q_, std::move(z_));
       append(b_, std::move(products));

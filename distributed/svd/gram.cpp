@@ -119,11 +119,7 @@ Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_
     const Phase phase(phases.multiply_s, comm);
     tall = product(input, vectors, long_rows, comm, threads);
     tiles = gram(tall, comm, threads);
-    std::vector<double> squares(static_cast<size_t>((tall.rows + kRowBlock - 1) / kRowBlock));
-    for (int64_t i = 0; i < tall.rows; ++i) {
-      for (int64_t j = 0; j < r; ++j) squares[static_cast<size_t>(i / kRowBlock)] += tall(i, j) * tall(i, j);
-    }
-    factored.projected = ordered_sum(squares, comm);
+    factored.projected = squares(tall, comm);
   }
   Eigenpairs pairs;
   {

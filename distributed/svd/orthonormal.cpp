@@ -184,7 +184,10 @@ bool nearly_identity(const Matrix<double>& gram) {
 }
 
 LAMINA_WIDE void add_on_grid(double* to, const float* from, int64_t count, double shift) {
-  for (int64_t i = 0; i < count; ++i) to[i] += (static_cast<double>(from[i]) + shift) - shift;
+  for (int64_t i = 0; i < count; ++i) to[i] += on_grid(from[i], shift);
+}
+LAMINA_WIDE void add_on_grid(double* to, const double* from, int64_t count, double shift) {
+  for (int64_t i = 0; i < count; ++i) to[i] += on_grid(from[i], shift);
 }
 
 SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads) {

@@ -13,6 +13,7 @@ namespace lamina::svd {
 
 // to[i] += from[i] as a multiple of the grid that `shift` stands for (exact_sum.hpp).
 void add_on_grid(double* to, const float* from, int64_t count, double shift);
+void add_on_grid(double* to, const double* from, int64_t count, double shift);
 
 // TᵀT [l × l] on every rank. Collective; AgreedError when T is not finite.
 SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads);

@@ -9,6 +9,7 @@
 #include "distributed/agree.hpp"
 #include "distributed/exact_sum.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/tall.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 #include "kernels/wide.hpp"
@@ -78,13 +79,6 @@ void syrk(int n, int k, const float* a, int ld, float* c) {
 void syrk(int n, int k, const double* a, int ld, double* c) {
   const double one = 1, zero = 0;
   dsyrk_("L", "N", &n, &k, &one, a, &ld, &zero, c, &n);
-}
-
-LAMINA_WIDE void add_terms(double* to, const float* terms, int64_t count, double shift) {
-  for (int64_t i = 0; i < count; ++i) to[i] += on_grid(terms[i], shift);
-}
-LAMINA_WIDE void add_terms(double* to, const double* terms, int64_t count, double shift) {
-  for (int64_t i = 0; i < count; ++i) to[i] += on_grid(terms[i], shift);
 }
 
 }  // namespace
@@ -250,12 +244,12 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
           syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
                static_cast<int>(panel.cols), product);
           for (int64_t i = 0; i < height; ++i)
-            add_terms(to + i * width + i, product + i * width + i, width - i, shift);
+            add_on_grid(to + i * width + i, product + i * width + i, width - i, shift);
           continue;
         }
         multiply(true, false, height, width, deep, block + row * kSide, panel.cols, block + col * kSide,
                  panel.cols, product, width);
-        add_terms(to, product, height * width, shift);
+        add_on_grid(to, product, height * width, shift);
       }
     }
   });

@@ -52,8 +52,7 @@ Matrix<double> inner_products(const Matrix<double>& q, const Matrix<double>& t, 
     for (int64_t begin = 0; begin < q.rows; begin += kRowBlock) {
       multiply(true, false, height, t.cols, std::min(kRowBlock, q.rows - begin), q.row(begin) + first, q.cols,
                t.row(begin), t.cols, product, t.cols);
-      double* to = result.row(first);
-      for (int64_t i = 0; i < height * t.cols; ++i) to[i] += on_grid(product[i], shift);
+      add_on_grid(result.row(first), product, height * t.cols, shift);
     }
   }
   comm.all_reduce(result.data.data(), result.data.data(), q.cols * t.cols, DType::f64, ReduceOp::sum);

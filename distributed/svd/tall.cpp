@@ -104,6 +104,16 @@ double ordered_sum(const std::vector<double>& blocks, Communicator& comm) {
   return sum;
 }
 
+double squares(const Matrix<double>& tall, Communicator& comm) {
+  std::vector<double> blocks(static_cast<size_t>((tall.rows + kRowBlock - 1) / kRowBlock), 0.0);
+  for (int64_t i = 0; i < tall.rows; ++i) {
+    double sum = 0;
+    for (int64_t j = 0; j < tall.cols; ++j) sum += tall(i, j) * tall(i, j);
+    blocks[static_cast<size_t>(i / kRowBlock)] += sum;
+  }
+  return ordered_sum(blocks, comm);
+}
+
 Matrix<double> times_small(const Matrix<double>& tall, const Matrix<double>& w, int threads) {
   Matrix<double> result(tall.rows, w.cols);
   if (w.cols == 0) return result;

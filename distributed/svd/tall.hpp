@@ -30,6 +30,9 @@ double max_abs(const Matrix<float>& slab, Communicator& comm, int threads = 1);
 // The ordered sum of per-block values, each rank's consecutive, in rank order. Collective.
 double ordered_sum(const std::vector<double>& blocks, Communicator& comm);
 
+// ‖T‖², Frobenius, over all ranks' rows. Collective.
+double squares(const Matrix<double>& tall, Communicator& comm);
+
 // T·W, for W [l × r].
 Matrix<double> times_small(const Matrix<double>& tall, const Matrix<double>& w, int threads);
 

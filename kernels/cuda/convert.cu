@@ -2,30 +2,15 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/convert.hpp"
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
 namespace {
 
-constexpr int kThreads = 256;
-
-int blocks_for(int64_t count) {
-  const int64_t blocks = (count + kThreads - 1) / kThreads;
-  return static_cast<int>(blocks < 65535 * 8 ? blocks : 65535 * 8);
-}
-
-// Elements of this thread, by the grid's x.
-#define FOR_EACH(i, count)                                                      \
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < (count); \
-       i += int64_t{gridDim.x} * blockDim.x)
-
 template <bool kHalf>
 __global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
   FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
-}
-
-__global__ void widen_f64_kernel(const float* from, int64_t count, double* to) {
-  FOR_EACH(i, count) to[i] = from[i];
 }
 
 __global__ void widen_kernel(const uint16_t* from, int64_t count, float* to) {
@@ -71,42 +56,39 @@ __global__ void add_fours_kernel(const float4* x, int64_t count, float4* y) {
 void add_floats(const float* x, int64_t count, float* y, cudaStream_t stream) {
   if (count <= 0) return;
   if (count % 4 == 0 && reinterpret_cast<uintptr_t>(x) % 16 == 0 && reinterpret_cast<uintptr_t>(y) % 16 == 0)
-    add_fours_kernel<<<blocks_for(count / 4), kThreads, 0, stream>>>(reinterpret_cast<const float4*>(x),
-                                                                     count / 4, reinterpret_cast<float4*>(y));
+    add_fours_kernel<<<blocks_for(count / 4), kElementThreads, 0, stream>>>(
+        reinterpret_cast<const float4*>(x), count / 4, reinterpret_cast<float4*>(y));
   else
-    add_kernel<<<blocks_for(count), kThreads, 0, stream>>>(x, count, y);
+    add_kernel<<<blocks_for(count), kElementThreads, 0, stream>>>(x, count, y);
 }
 
 void divide_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, const float* input_scales,
                  void* to, cudaStream_t stream) {
   if (rows * stride == 0) return;
-  divide_kernel<<<blocks_for(rows * stride), kThreads, 0, stream>>>(
+  divide_kernel<<<blocks_for(rows * stride), kElementThreads, 0, stream>>>(
       static_cast<const uint16_t*>(from), rows, cols, stride, input_scales, static_cast<uint16_t*>(to));
 }
 
 void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream) {
   if (count == 0) return;
   const auto kernel = half ? round_kernel<true> : round_kernel<false>;
-  kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
-}
-
-void widen_f64(const float* from, int64_t count, double* to, cudaStream_t stream) {
-  if (count > 0) widen_f64_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, to);
+  kernel<<<blocks_for(count), kElementThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
 }
 
 void widen_bf16(const void* from, int64_t count, float* to, cudaStream_t stream) {
   if (count == 0) return;
   if (count % 4 == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0)
-    widen_fours_kernel<<<blocks_for(count / 4), kThreads, 0, stream>>>(
+    widen_fours_kernel<<<blocks_for(count / 4), kElementThreads, 0, stream>>>(
         static_cast<const uint2*>(from), count / 4, reinterpret_cast<float4*>(to));
   else
-    widen_kernel<<<blocks_for(count), kThreads, 0, stream>>>(static_cast<const uint16_t*>(from), count, to);
+    widen_kernel<<<blocks_for(count), kElementThreads, 0, stream>>>(static_cast<const uint16_t*>(from), count,
+                                                                    to);
 }
 
 void narrow_bf16(const float* from, int64_t rows, int64_t cols, int64_t stride, void* to,
                  cudaStream_t stream) {
   if (rows * stride == 0) return;
-  pad_kernel<uint32_t, uint16_t, 16><<<blocks_for(rows * stride), kThreads, 0, stream>>>(
+  pad_kernel<uint32_t, uint16_t, 16><<<blocks_for(rows * stride), kElementThreads, 0, stream>>>(
       reinterpret_cast<const uint32_t*>(from), rows, cols, stride, static_cast<uint16_t*>(to));
 }
 
@@ -115,10 +97,10 @@ void pad_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, int6
   if (rows * stride == 0) return;
   const int blocks = blocks_for(rows * stride);
   if (element_bytes == 1)
-    pad_kernel<uint8_t, uint8_t, 0><<<blocks, kThreads, 0, stream>>>(static_cast<const uint8_t*>(from), rows,
-                                                                     cols, stride, static_cast<uint8_t*>(to));
+    pad_kernel<uint8_t, uint8_t, 0><<<blocks, kElementThreads, 0, stream>>>(
+        static_cast<const uint8_t*>(from), rows, cols, stride, static_cast<uint8_t*>(to));
   else
-    pad_kernel<uint16_t, uint16_t, 0><<<blocks, kThreads, 0, stream>>>(
+    pad_kernel<uint16_t, uint16_t, 0><<<blocks, kElementThreads, 0, stream>>>(
         static_cast<const uint16_t*>(from), rows, cols, stride, static_cast<uint16_t*>(to));
 }
 

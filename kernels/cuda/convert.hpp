@@ -10,7 +10,6 @@ namespace lamina {
 // to[i] = bfloat16, or float16, of from[i] by the activation rule (activations.hpp).
 void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream);
 
-void widen_f64(const float* from, int64_t count, double* to, cudaStream_t stream);
 // Back to float32: to[i] = from[i], bfloat16.
 void widen_bf16(const void* from, int64_t count, float* to, cudaStream_t stream);
 

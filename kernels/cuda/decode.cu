@@ -4,6 +4,7 @@
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/decode.hpp"
 #include "kernels/cuda/decode_multiply.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
@@ -307,17 +308,8 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
             static_cast<uint32_t>(layout.strips / kRowWarps * layout.chunks)};
   const int64_t blocks = std::min<int64_t>(cuda_properties().multiprocessors * resident,
                                            (int64_t{work.units} + B::kColWarps - 1) / B::kColWarps);
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(blocks);
-  config.blockDim = B::kWarps * 32;
-  config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = cuda_properties().overlaps ? 1 : 0;
-  cudaLaunchKernelEx(&config, decode_kernel<F, kTokenTiles>, work);  // check_launch() follows
+  launch_overlapped(decode_kernel<F, kTokenTiles>, static_cast<unsigned>(blocks), B::kWarps * 32,
+                    static_cast<size_t>(shared), stream, work);
 }
 
 // Of 8 tokens, that a launch for so many takes at a time.

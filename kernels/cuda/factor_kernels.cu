@@ -1,22 +1,13 @@
 #include "kernels/cuda/factor_kernels.hpp"
+
+#include "kernels/cuda/elements.cuh"
 #include "kernels/sketch.hpp"
 
 namespace lamina {
 namespace {
 
-constexpr int kThreads = 256;
 constexpr int kRowsAtATime = 256;  // of a column that one thread takes
 constexpr int kTile = 32;          // of a transposition
-
-int blocks_for(int64_t count) {
-  const int64_t blocks = (count + kThreads - 1) / kThreads;
-  return static_cast<int>(blocks < 65535 * 8 ? blocks : 65535 * 8);
-}
-
-// Elements of this thread, by the grid's x.
-#define FOR_EACH(i, count)                                                      \
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < (count); \
-       i += int64_t{gridDim.x} * blockDim.x)
 
 // Never a fused multiply-add: the term is rounded to the grid once.
 __device__ double on_grid(double term, double shift) {
@@ -79,15 +70,15 @@ __global__ void squares_kernel(const T* from, int64_t rows, int64_t cols, const 
 
 __global__ void block_squares_kernel(const double* from, int64_t rows, int64_t cols, int64_t block,
                                      double* sums) {
-  __shared__ double parts[kThreads];
+  __shared__ double parts[kElementThreads];
   const int64_t begin = int64_t{blockIdx.x} * block * cols;
   const int64_t last = (int64_t{blockIdx.x} + 1) * block;
   const int64_t end = (last < rows ? last : rows) * cols;
   double own = 0;
-  for (int64_t i = begin + threadIdx.x; i < end; i += kThreads) own += from[i] * from[i];
+  for (int64_t i = begin + threadIdx.x; i < end; i += kElementThreads) own += from[i] * from[i];
   parts[threadIdx.x] = own;
   __syncthreads();
-  for (int half = kThreads / 2; half > 0; half /= 2) {
+  for (int half = kElementThreads / 2; half > 0; half /= 2) {
     if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
     __syncthreads();
   }
@@ -141,45 +132,46 @@ template <class T>
 void add_on_grid(const T* from, int64_t from_stride, int64_t rows, int64_t cols, double shift, double* sums,
                  int64_t stride, cudaStream_t stream) {
   if (rows * cols > 0)
-    add_on_grid_kernel<<<by_rows(rows, cols), kThreads, 0, stream>>>(from, from_stride, rows, cols, shift,
-                                                                     sums, stride);
+    add_on_grid_kernel<<<by_rows(rows, cols), kElementThreads, 0, stream>>>(from, from_stride, rows, cols,
+                                                                            shift, sums, stride);
 }
 
 template <class T>
 void widen_scaled(const T* from, int64_t rows, int64_t cols, const double* factors, double* to,
                   cudaStream_t stream) {
   if (rows * cols > 0)
-    widen_kernel<<<by_rows(rows, cols), kThreads, 0, stream>>>(from, rows, cols, factors, to);
+    widen_kernel<<<by_rows(rows, cols), kElementThreads, 0, stream>>>(from, rows, cols, factors, to);
 }
 
 template <class T>
 void narrow_scaled(const T* from, int64_t count, double factor, float* to, cudaStream_t stream) {
-  if (count > 0) narrow_kernel<<<blocks_for(count), kThreads, 0, stream>>>(from, count, factor, to);
+  if (count > 0) narrow_kernel<<<blocks_for(count), kElementThreads, 0, stream>>>(from, count, factor, to);
 }
 
 template <class T>
 void largest_of_columns(const T* from, int64_t rows, int64_t cols, double* most, cudaStream_t stream) {
   if (rows * cols > 0)
-    largest_kernel<<<by_columns(rows, cols), kThreads, 0, stream>>>(from, rows, cols, most);
+    largest_kernel<<<by_columns(rows, cols), kElementThreads, 0, stream>>>(from, rows, cols, most);
 }
 
 template <class T>
 void squares_of_columns(const T* from, int64_t rows, int64_t cols, const double* shifts, double* sums,
                         cudaStream_t stream) {
   if (rows * cols > 0)
-    squares_kernel<<<by_columns(rows, cols), kThreads, 0, stream>>>(from, rows, cols, shifts, sums);
+    squares_kernel<<<by_columns(rows, cols), kElementThreads, 0, stream>>>(from, rows, cols, shifts, sums);
 }
 
 void squares_of_blocks(const double* from, int64_t rows, int64_t cols, int64_t block, double* sums,
                        cudaStream_t stream) {
   const int64_t blocks = (rows + block - 1) / block;
   if (blocks > 0)
-    block_squares_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(from, rows, cols, block,
-                                                                                 sums);
+    block_squares_kernel<<<static_cast<unsigned>(blocks), kElementThreads, 0, stream>>>(from, rows, cols,
+                                                                                        block, sums);
 }
 
 void reverse_rows(const double* from, int64_t rows, int64_t cols, double* to, cudaStream_t stream) {
-  if (rows * cols > 0) reverse_kernel<<<by_rows(rows, cols), kThreads, 0, stream>>>(from, rows, cols, to);
+  if (rows * cols > 0)
+    reverse_kernel<<<by_rows(rows, cols), kElementThreads, 0, stream>>>(from, rows, cols, to);
 }
 
 void transpose(const float* from, int64_t stride, int64_t rows, int64_t cols, float* to, int64_t to_stride,
@@ -194,7 +186,8 @@ void transpose(const float* from, int64_t stride, int64_t rows, int64_t cols, fl
 void fill_sketch(uint64_t seed, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* to,
                  cudaStream_t stream) {
   if (rows * cols > 0)
-    sketch_kernel<<<by_rows(rows, cols), kThreads, 0, stream>>>(seed, first_row, rows, first_col, cols, to);
+    sketch_kernel<<<by_rows(rows, cols), kElementThreads, 0, stream>>>(seed, first_row, rows, first_col, cols,
+                                                                       to);
 }
 
 template void add_on_grid(const float*, int64_t, int64_t, int64_t, double, double*, int64_t, cudaStream_t);

@@ -68,7 +68,7 @@ std::string factor_ops_absent() {
 // cuBLAS's matrices are column-major, so each is the transpose of what is meant: Cᵀ = op(B)ᵀ·op(A)ᵀ.
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
               int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc) {
-  if (m == 0 || n == 0 || k == 0) return;
+  if (m == 0 || n == 0) return;
   const float one = 1, zero = 0;
   check_cublas(cublasSgemm_64(handles().blas, op(transpose_b), op(transpose_a), n, m, k, &one, b, ldb, a, lda,
                               &zero, c, ldc),
@@ -78,7 +78,7 @@ void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
               const double* a, int64_t lda, const double* b, int64_t ldb, double beta, double* c,
               int64_t ldc) {
-  if (m == 0 || n == 0 || k == 0) return;
+  if (m == 0 || n == 0) return;
   check_cublas(cublasDgemm_64(handles().blas, op(transpose_b), op(transpose_a), n, m, k, &alpha, b, ldb, a,
                               lda, &beta, c, ldc),
                "multiplying float64 matrices");

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/rounding.cuh"
 
@@ -79,18 +80,9 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks) gemv_kernel(const Work w
 
 template <int kRows>
 void launch(const Work& work, cudaStream_t stream) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
   const int groups = (work.rows + kRows - 1) / kRows;
-  config.gridDim = static_cast<unsigned>(
-      std::min((groups + kWarps - 1) / kWarps, kBlocks * cuda_properties().multiprocessors));
-  config.blockDim = kWarps * 32;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = cuda_properties().overlaps ? 1 : 0;
-  cudaLaunchKernelEx(&config, gemv_kernel<kRows>, work);
+  const int blocks = std::min((groups + kWarps - 1) / kWarps, kBlocks * cuda_properties().multiprocessors);
+  launch_overlapped(gemv_kernel<kRows>, static_cast<unsigned>(blocks), kWarps * 32, 0, stream, work);
 }
 
 }  // namespace

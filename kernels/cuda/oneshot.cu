@@ -2,6 +2,7 @@
 #include <stdexcept>
 
 #include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/oneshot.hpp"
 #include "kernels/cuda/peer_memory.cuh"
 #include "kernels/cuda/probes.hpp"
@@ -152,16 +153,8 @@ __global__ void __launch_bounds__(512) two_shot_kernel(const __grid_constant__ C
 
 template <class Type, int kMost>
 void launch(const Call& call, bool two_shots, unsigned blocks, unsigned threads, cudaStream_t stream) {
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = blocks;
-  config.blockDim = threads;
-  config.stream = stream;
-  config.attrs = &overlap;
-  config.numAttrs = cuda_properties().overlaps ? 1 : 0;
-  cudaLaunchKernelEx(&config, two_shots ? two_shot_kernel<Type, kMost> : one_shot_kernel<Type, kMost>, call);
+  launch_overlapped(two_shots ? two_shot_kernel<Type, kMost> : one_shot_kernel<Type, kMost>, blocks, threads,
+                    0, stream, call);
 }
 
 template <class Type>

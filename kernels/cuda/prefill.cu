@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/prefill_multiply.cuh"
 #include "kernels/cuda/ptx.cuh"
 #include "kernels/cuda/rounding.cuh"
@@ -266,20 +267,8 @@ void launch(const DecodeLayout& layout, const PrefillArguments& a, int64_t token
   work.whole_rounds = static_cast<int>(tiles / clusters);
   work.whole_tiles = static_cast<int>(work.whole_rounds * clusters);
   work.units = (tiles - work.whole_tiles) * work.chunks;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = kCluster;
-  attributes[0].val.clusterDim.y = attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = static_cast<unsigned>(clusters * kCluster);
-  config.blockDim = kThreads;
-  config.dynamicSmemBytes = kShared;
-  config.stream = stream;
-  config.attrs = attributes;
-  config.numAttrs = 2;
-  cudaLaunchKernelEx(&config, prefill_kernel<F, kTokens>, work);  // check_launch() follows
+  launch_overlapped(prefill_kernel<F, kTokens>, static_cast<unsigned>(clusters * kCluster), kThreads, kShared,
+                    stream, work, kCluster);
 }
 
 __global__ void built_kernel(int* answer) {

@@ -6,7 +6,7 @@ import tempfile
 import time
 import unittest
 
-from support import record_keys
+from support import gpus, record_keys
 
 MPIEXEC = os.environ.get("MPIEXEC", "")
 PROGRAM = os.environ["LAMINA_FAULTS"]
@@ -165,12 +165,6 @@ class FaultTest(Launches):
         done, records = self.launch("die", 2, [("layer", "row")])
         self.assertNotEqual(done.returncode, 0)
         self.assert_first_group_kept(records)
-
-
-def gpus():
-    """How many GPUs this machine and this build have."""
-    listed = subprocess.run([os.environ["LAMINA"], "list"], stdout=subprocess.PIPE, text=True).stdout
-    return sum(line.startswith("  cuda ") and "compute capability" in line for line in listed.splitlines())
 
 
 @unittest.skipUnless(MPIEXEC and gpus(), "no GPU here")

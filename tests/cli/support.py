@@ -1,5 +1,6 @@
 """What the command-line tests share: running the program, tiny configs, and golden output with the numbers blanked."""
 
+import functools
 import json
 import os
 import pathlib
@@ -134,6 +135,13 @@ _NUMBER = re.compile(r"(?<![\w.×:\-])\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w:\-]|×\d
 
 def blank(line):
     return _NUMBER.sub("#", line)
+
+
+@functools.cache
+def gpus():
+    """How many GPUs this machine and this build have."""
+    listed = subprocess.run([LAMINA, "list"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    return sum(line.startswith("  cuda ") and "compute capability" in line for line in listed.splitlines())
 
 
 def blank_table(text):

@@ -9,7 +9,7 @@ import re
 import struct
 import subprocess
 
-from support import MPIEXEC, ROOT, Case, blank_table, command, environment, lamina, main, svd
+from support import MPIEXEC, ROOT, Case, blank_table, command, environment, gpus, lamina, main, svd
 
 METHODS = ["gram", "randomized", "scalapack", "lapack"]
 PHASES = ("svd_multiply_s", "svd_communicate_s", "svd_eigensolve_s", "svd_orthogonalize_s")
@@ -26,12 +26,8 @@ class Svd(Case):
         section = self.run_ok("list").stdout.split("\nMethods of factorising")[1].split("\n\n")[1]
         return {line.split()[0] for line in section.splitlines() if "absent: " in line}
 
-    def gpus(self):
-        return sum(line.startswith("  cuda ") and "compute capability" in line
-                   for line in self.run_ok("list").stdout.splitlines())
-
     def test_on_gpus_or_skipped(self):
-        ranks = 2 if self.gpus() > 1 and MPIEXEC else None
+        ranks = 2 if gpus() > 1 and MPIEXEC else None
         _, records = self.run_svd(launched=ranks, method=["gram", "randomized"], device=["cpu", "cuda"])
         records.sort(key=lambda record: (record["device"], record["svd_method"]))
         self.assertEqual([(record["device"], record["svd_method"]) for record in records],
@@ -39,7 +35,7 @@ class Svd(Case):
         for record in records[2:]:
             with self.subTest(record["case"]):
                 self.assertGreater(record["svd_estimated_gpu_bytes"], 0)
-                if self.gpus():
+                if gpus():
                     self.assert_whole(record)
                     self.assertEqual(record["communicator"] == "self", ranks is None)
                 else:

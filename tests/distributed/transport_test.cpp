@@ -188,7 +188,8 @@ TEST(Transport, MovesTheSameBytesByEitherWay) {
   Stream stream;
   const int ranks = world().size(), rank = world().rank(), before = (rank + ranks - 1) % ranks;
   const auto size = static_cast<size_t>(100'000);
-  for (const auto& transport : all_transports())
+  for (const auto& transport : all_transports()) {
+    int64_t trials = 0;
     for (int call = 0; call < 36; ++call) {
       const auto value = [&](int of) { return static_cast<std::byte>(of * 40 + call); };
       const std::vector<std::byte> own(size * static_cast<size_t>(ranks), value(rank));
@@ -207,7 +208,10 @@ TEST(Transport, MovesTheSameBytesByEitherWay) {
       ASSERT_TRUE(out == std::vector<std::byte>(size, value(before))) << what << " send_recv";
       transport->broadcast(own.data(), out.data(), static_cast<int64_t>(size), ranks - 1, stream);
       ASSERT_TRUE(out == std::vector<std::byte>(size, value(ranks - 1))) << what << " broadcast";
+      if (call == 31) trials = transport->trials();
     }
+    EXPECT_EQ(transport->trials(), trials) << transport->name();
+  }
 }
 
 // Shared memory goes when no transport has it any more, and comes again.

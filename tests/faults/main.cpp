@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "bench/runner.hpp"
-#include "distributed/communicator.hpp"
+#include "distributed/forwarding_communicator.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
 #include "kernels/json.hpp"
 #include "kernels/registry.hpp"
@@ -64,15 +64,12 @@ class FaultyLayer : public Layer {
   int calls_ = 0;
 };
 
-class GarblingCommunicator : public Communicator {
+class GarblingCommunicator : public ForwardingCommunicator {
  public:
   // Does not own `inner`, or does.
-  explicit GarblingCommunicator(Communicator& inner) : inner_(inner) {}
+  explicit GarblingCommunicator(Communicator& inner) : ForwardingCommunicator(inner) {}
   explicit GarblingCommunicator(std::unique_ptr<Communicator> inner)
-      : owned_(std::move(inner)), inner_(*owned_) {}
-  void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op) override {
-    inner_.all_reduce(in, out, count, dtype, op);
-  }
+      : ForwardingCommunicator(*inner), owned_(std::move(inner)) {}
   void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) override {
     inner_.all_gather(in, out, bytes);
     int64_t count = 0;
@@ -80,29 +77,14 @@ class GarblingCommunicator : public Communicator {
     if (count < kMany) return;
     for (int64_t i = 0; i < count; i += 7) static_cast<float*>(out)[i] *= 1.5f;
   }
-  void broadcast(void* data, int64_t bytes, int root) override { inner_.broadcast(data, bytes, root); }
-  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
-    return inner_.all_to_all(send);
-  }
-  void barrier() override { inner_.barrier(); }
-  void start_together() override { inner_.start_together(); }
-  void rest() override { inner_.rest(); }
   std::unique_ptr<Communicator> subset(int ranks) override {
     std::unique_ptr<Communicator> part = inner_.subset(ranks);
     return part ? std::make_unique<GarblingCommunicator>(std::move(part)) : nullptr;
   }
-  std::string name() const override { return inner_.name(); }
-  int rank() const override { return inner_.rank(); }
-  int size() const override { return inner_.size(); }
-  int nodes() const override { return inner_.nodes(); }
-  int local_size() const override { return inner_.local_size(); }
-  int local_rank() const override { return inner_.local_rank(); }
-  int mpi_handle() const override { return inner_.mpi_handle(); }
 
  private:
   static constexpr int64_t kMany = 1000;
   std::unique_ptr<Communicator> owned_;
-  Communicator& inner_;
 };
 
 // The leaf that the next rank packs meanwhile: parts are of equal size here, so nothing but the result
