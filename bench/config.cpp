@@ -29,7 +29,8 @@ const KeySpec kMeasure{"measure", "how to measure: see its keys", {}, 0, 0, {}, 
 const KeySpec kExperiments{
     "experiments", "what to measure: a list of sweeps, every array an axis", {}, 0, 0, {}};
 const KeySpec kSchema{"$schema", "for editors; ignored", {}, 0, 0, {}, true};
-const KeySpec kDescription{"description", "for people; ignored", {}, 0, 0, {}, true};
+const KeySpec kDescription{"description", "for people; told beside files that are not there", {}, 0, 0, {},
+                           true};
 
 const KeySpec kPrecision{
     "precision", "stop when the median's 95 % interval is within this share of it", 0.01, 1e-4, 1, {}};
@@ -202,7 +203,9 @@ Config read_config(const std::string& text, const std::vector<std::string>& over
   }
   if (!contains(broken, kSeed.name)) config.seed = static_cast<uint64_t>(top.integer(kSeed));
   for (const KeySpec* ignored : {&kSchema, &kDescription}) {
-    if (!contains(broken, ignored->name) && top.has(ignored->name)) (void)top.string(*ignored);
+    if (contains(broken, ignored->name) || !top.has(ignored->name)) continue;
+    const std::string said = top.string(*ignored);
+    if (ignored == &kDescription) config.description = said;
   }
   top.report_unread(config_keys());
   if (document.contains(kMeasure.name)) config.measure = read_measure(document[kMeasure.name], problems);

@@ -28,7 +28,7 @@ struct CaseParams {
 };
 
 struct Config {
-  std::string name;
+  std::string name, description;
   uint64_t seed = 1;
   MeasureOptions measure;
   std::vector<CaseParams> cases;

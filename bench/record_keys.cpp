@@ -90,6 +90,7 @@ const std::vector<RecordKey>& record_keys() {
        lossy},
       {"quality_cosine", Unit::ratio, "cosine of y and y₀", lossy},
       {"quality_max_abs", Unit::error, "largest |y − y₀|", lossy},
+      {"quality_tokens", Unit::count, "held-out tokens that the three are of", forwards},
       // Compression.
       {"compress_s", Unit::seconds, "time to compress W, the slowest rank's", forwards},
       {"compress_peak_bytes", Unit::bytes, "memory that took, the largest rank's", forwards},

@@ -43,7 +43,8 @@ std::string new_id() {
 }
 
 // Prints on rank 0 what stands against the config; true on every rank when anything does on any.
-bool report_problems(const RunOptions& options, const Problems& problems, Communicator& world) {
+bool report_problems(const RunOptions& options, const Config& config, const Problems& problems,
+                     Communicator& world) {
   std::string first;
   for (const Problem& one : problems.items())
     first += (first.empty() ? "" : "; ") + one.pointer + ": " + one.message;
@@ -53,6 +54,13 @@ bool report_problems(const RunOptions& options, const Problems& problems, Commun
     for (const Problem& one : problems.items())
       fmt::print(stderr, "{}: {}: {}\n", printable(options.config_path),
                  one.pointer.empty() ? "/" : printable(one.pointer), printable(one.message));
+    // Where its files come from, nobody else knows.
+    const auto names_file = [](const Problem& one) {
+      return one.pointer.ends_with("/weights") || one.pointer.ends_with("/inputs");
+    };
+    if (!config.description.empty() && std::ranges::any_of(problems.items(), names_file))
+      fmt::print(stderr, "{}: /description: {}\n", printable(options.config_path),
+                 printable(config.description));
     // Another rank's trouble, such as a weights file that its node does not have.
     if (problems.empty())
       fmt::print(stderr, "{}: {}\n", printable(options.config_path), printable(agreement.message));
@@ -275,7 +283,7 @@ int run(const RunOptions& options, const Registry& registry, Communicator& world
   Plan plan;
   // Cases are read even beside problems elsewhere in the file, so that every error is said at once.
   plan = make_plan(config, machine, registry, options.filter, problems);
-  if (report_problems(options, problems, world)) return kExitUsage;
+  if (report_problems(options, config, problems, world)) return kExitUsage;
   const bool speaks = world.rank() == 0;
   if (options.dry_run) {
     if (speaks) print_dry_run(plan, machine, config.measure);

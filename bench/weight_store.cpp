@@ -20,9 +20,9 @@ namespace lamina {
 
 std::string LayerRef::key() const {
   std::string key =
-      fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {}", label, shape.out_features, shape.in_features, seed,
-                  weights, fmt::join(tensors, "|"), synthetic.spectrum_decay, synthetic.correlation,
-                  synthetic.outlier_share, synthetic.outlier_gain);
+      fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {} quality {}", label, shape.out_features,
+                  shape.in_features, seed, weights, fmt::join(tensors, "|"), synthetic.spectrum_decay,
+                  synthetic.correlation, synthetic.outlier_share, synthetic.outlier_gain, quality_tokens);
   if (!inputs.empty()) key += fmt::format(" inputs {} {}", inputs, inputs_tensor);
   if (!cotangents.empty()) key += fmt::format(" cotangents {} {}", cotangents, cotangents_tensor);
   if (!compressed.empty()) key += " compressed " + compressed;

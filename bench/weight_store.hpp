@@ -29,6 +29,8 @@ struct LayerRef {
   std::shared_ptr<const LayerRef> behind;
   std::string compressed;  // a file of `lamina compress`, which has all schemes but dense ones
   uint64_t seed = 1;
+  // That `quality` is computed on, whatever a case's own count: so schemes compare across token counts.
+  int64_t quality_tokens = 16;
   // Equal keys mean equal weights and activations.
   std::string key() const;
   std::unique_ptr<WeightSource> open() const;
@@ -46,9 +48,6 @@ struct LayerRef {
   // as many of either, and finite numbers. Files are read once.
   void check_recorded(int64_t calibration, int64_t evaluation) const;
 };
-
-// Tokens that `quality` is computed on, whatever a case's own count: so schemes compare across token counts.
-inline constexpr int64_t kQualityTokens = 16;
 
 // Compressed weights in the layout of a shard and kernel.
 struct PackedLayer {

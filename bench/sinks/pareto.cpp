@@ -41,9 +41,10 @@ bool compares(const Record& record) {
 // What rows must share to be an alternative to each other.
 std::string place(const Row& row) {
   const Record& record = *row.record;
-  return fmt::format("{} {} {} {} {} {} {}", row.run->machine, record.text("device"), record.text("cache"),
-                     record.text("shard"), record.integer("nodes"), record.integer("ranks"),
-                     record.integer("threads"));
+  return fmt::format("{} {} {} {} {} {} {} {} {}", row.run->machine, record.text("device"),
+                     record.text("cache"), record.text("shard"), record.integer("nodes"),
+                     record.integer("ranks"), record.integer("threads"), record.text("weights_source"),
+                     record.integer("quality_tokens"));
 }
 
 // The rows on a front, smallest weights first; `notes` says on which.

@@ -41,7 +41,7 @@ class LayerCase : public ForwardCase {
         tokens_(tokens) {
     Device& device = layer_.device();
     stream_ = device.stream(threads);
-    inputs_ = ref_.activations(std::max(tokens, kQualityTokens));
+    inputs_ = ref_.activations(std::max(tokens, ref_.quality_tokens));
     x_ = place_inputs(layer_, inputs_, {0, tokens});
     together(layer_.comm(), [&] { y_ = device.allocate(4 * layer_.out_rows(tokens) * layer_.local_out()); });
   }
@@ -67,12 +67,12 @@ class LayerCase : public ForwardCase {
   }
 
   std::optional<Quality> quality() override {
-    const Matrix<float> y =
-        quality_outputs(layer_, layer_, inputs_, tokens_, y_, [&](const Buffer& x, int64_t count) {
+    const Matrix<float> y = quality_outputs(
+        layer_, layer_, inputs_, ref_.quality_tokens, tokens_, y_, [&](const Buffer& x, int64_t count) {
           layer_.forward(0, x.as<float>(), y_.as<float>(), count, stream_);
         });
-    return compare_quality(y,
-                           *store_.product(ref_, "quality", ref_.activations(kQualityTokens), layer_.comm()));
+    return compare_quality(
+        y, *store_.product(ref_, "quality", ref_.activations(ref_.quality_tokens), layer_.comm()));
   }
 
   Cost cost() const override { return layer_.cost(tokens_); }
@@ -122,8 +122,8 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   const Placement placement = read_placement(params, launch, shard == "none");
   std::optional<OneLayer> one = read_one_layer(params, launch);
   if (!one) {
-    for (const char* key :
-         {"scheme", "inputs", "inputs_tensor", "cotangents", "cotangents_tensor", "compressed"})
+    for (const char* key : {"scheme", "inputs", "inputs_tensor", "cotangents", "cotangents_tensor",
+                            "compressed", "quality_tokens"})
       params.mark_read(key);
     return nullptr;
   }

@@ -68,7 +68,7 @@ class MlpCase : public ForwardCase {
         tokens_(tokens) {
     Device& device = down_.device();
     stream_ = device.stream(threads);
-    inputs_ = refs_.gate_up.activations(std::max(tokens, kQualityTokens));
+    inputs_ = refs_.gate_up.activations(std::max(tokens, refs_.gate_up.quality_tokens));
     x_ = place_inputs(up_, inputs_, {0, tokens});
     together(down_.comm(), [&] {
       gate_up_out_ = device.allocate(4 * tokens * up_.local_out());
@@ -157,10 +157,11 @@ class MlpCase : public ForwardCase {
 
   std::optional<Quality> quality() override {
     const Matrix<float> y = quality_outputs(
-        up_, down_, inputs_, tokens_, y_,
+        up_, down_, inputs_, refs_.gate_up.quality_tokens, tokens_, y_,
         [&](const Buffer& x, int64_t count) { forward(0, x.data(), y_.as<float>(), count, Part::all); });
     return compare_quality(
-        y, original_block(refs_, store_, refs_.gate_up.activations(kQualityTokens), down_.comm()));
+        y,
+        original_block(refs_, store_, refs_.gate_up.activations(refs_.gate_up.quality_tokens), down_.comm()));
   }
 
   Cost cost() const override {

@@ -198,9 +198,11 @@ int64_t packed_bytes(const Scheme::LeafBytes& leaf, const Placement& placement, 
   return leaf.packed;
 }
 
-// The file, or "synthetic" and those of the generator's knobs that the config turned.
-std::string weights_source(const LayerRef& ref) {
-  if (!ref.weights.empty()) return ref.weights;
+// The file, with its tensors where no layer's name tells them (`unnamed`), or "synthetic" and those of the
+// generator's knobs that the config turned.
+std::string weights_source(const LayerRef& ref, bool unnamed) {
+  if (!ref.weights.empty())
+    return unnamed ? fmt::format("{} {}", ref.weights, fmt::join(ref.tensors, "+")) : ref.weights;
   const SyntheticOptions usual, &own = ref.synthetic;
   std::string text = "synthetic";
   const auto add = [&](const char* name, double value, double as_ever) {
@@ -249,7 +251,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.group = fmt::format("{} m{}", spec.packed_group, tokens);
 
   const int local_ranks = std::min(placement.ranks, launch.local_ranks);
-  const int64_t ranks = placement.ranks, held = std::max(tokens, kQualityTokens);
+  const int64_t ranks = placement.ranks, held = std::max(tokens, parts.layers.front().quality_tokens);
   int64_t packed = 0, part = 0, check = 0;
   double macs = 0, compress = 0;
   for (size_t i = 0; i < parts.layers.size(); ++i) {
@@ -357,6 +359,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   if (!parts.model.empty()) id.set("model", parts.model);
   id.set("layer", parts.layer_name);
   id.set("tokens", tokens);
+  id.set("quality_tokens", parts.layers.front().quality_tokens);
   id.set("in_features", parts.in_features);
   id.set("out_features", parts.out_features);
   id.set("scheme", scheme.name());
@@ -371,7 +374,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   if (parts.layers.size() == 1 && scheme.largest_rank() > 0)
     id.set("break_even_rank",
            parts.in_features * parts.out_features / (parts.in_features + parts.out_features));
-  id.set("weights_source", weights_source(parts.layers.front()));
+  id.set("weights_source", weights_source(parts.layers.front(), parts.model.empty()));
   id.set("device", placement.device);
   id.set("kernel", placement.kernel);
   id.set("shard", parts.shard);

@@ -32,7 +32,8 @@ const std::vector<KeySpec>& recorded_keys() {
   static const std::vector<KeySpec> keys = {
       file_key("inputs", "a .safetensors file of the layer's recorded inputs (default: synthetic)"),
       {"inputs_tensor", "its tensor, [tokens × in_features]", std::string("inputs")},
-      file_key("compressed", "a file of `lamina compress` to read the scheme's weights from")};
+      file_key("compressed", "a file of `lamina compress` to read the scheme's weights from"),
+      {"quality_tokens", "held-out tokens that quality is computed on", int64_t{16}, 1, 1 << 20}};
   return keys;
 }
 
@@ -48,11 +49,12 @@ const std::vector<KeySpec>& cotangent_keys() {
 void read_recorded(const Params& params, LayerRef& ref, bool cotangents, int64_t calibration,
                    int64_t tokens) {
   const size_t before = params.problems()->items().size();
+  ref.quality_tokens = params.integer(recorded_keys()[3]);
   read_tensor(params, recorded_keys(), ref.inputs, ref.inputs_tensor);
   if (cotangents) read_tensor(params, cotangent_keys(), ref.cotangents, ref.cotangents_tensor);
   if (params.problems()->items().size() != before) return;
   try {
-    ref.check_recorded(calibration, std::max(tokens, kQualityTokens));
+    ref.check_recorded(calibration, std::max(tokens, ref.quality_tokens));
   } catch (const std::exception& error) {
     const bool of_inputs = std::string(error.what()).starts_with(ref.inputs + ":");
     params.problem(!ref.inputs.empty() && of_inputs ? "inputs" : "cotangents", error.what());

@@ -9,7 +9,7 @@
 
 namespace lamina {
 
-// inputs, inputs_tensor, compressed.
+// inputs, inputs_tensor, compressed, quality_tokens.
 const std::vector<KeySpec>& recorded_keys();
 // cotangents, cotangents_tensor.
 const std::vector<KeySpec>& cotangent_keys();

@@ -112,11 +112,11 @@ Buffer place_inputs(ShardedLayer& layer, const Matrix<float>& inputs, Range toke
 }
 
 Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Matrix<float>& inputs,
-                              int64_t tokens, const Buffer& y,
+                              int64_t wanted, int64_t tokens, const Buffer& y,
                               const std::function<void(const Buffer& x, int64_t count)>& forward) {
   Matrix<float> whole;
-  for (int64_t t = 0; t < kQualityTokens; t += tokens) {
-    const int64_t count = std::min(tokens, kQualityTokens - t);
+  for (int64_t t = 0; t < wanted; t += tokens) {
+    const int64_t count = std::min(tokens, wanted - t);
     const Buffer x = place_inputs(first, inputs, {t, t + count});  // until the device is through
     forward(x, count);
     Matrix<float> local(last.out_rows(count), last.local_out());
@@ -125,7 +125,7 @@ Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Mat
       last.device().download(local.data.data(), y.data(), 4 * local.rows * local.cols);
     });
     const Matrix<float> part = gather_output(last, local.data.data(), count);
-    if (t == 0) whole = Matrix<float>(kQualityTokens, part.cols);
+    if (t == 0) whole = Matrix<float>(wanted, part.cols);
     std::copy(part.data.begin(), part.data.end(), whole.row(t));
   }
   return whole;

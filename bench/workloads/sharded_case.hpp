@@ -26,10 +26,10 @@ bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes
 // This rank's part of `tokens` of the inputs, on the layer's device in the type that it reads. Collective.
 Buffer place_inputs(ShardedLayer& layer, const Matrix<float>& inputs, Range tokens);
 
-// What layers from `first` to `last` make of the first kQualityTokens of `inputs`, `tokens` at a time, by
-// forward(x, count) into `y`: [kQualityTokens × last's N] on every rank. Collective.
+// What layers from `first` to `last` make of the first `wanted` tokens of `inputs`, `tokens` at a time, by
+// forward(x, count) into `y`: [wanted × last's N] on every rank. Collective.
 Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Matrix<float>& inputs,
-                              int64_t tokens, const Buffer& y,
+                              int64_t wanted, int64_t tokens, const Buffer& y,
                               const std::function<void(const Buffer& x, int64_t count)>& forward);
 
 // Chunks of tokens whose sums overlap products.

@@ -59,6 +59,14 @@ TEST(Pareto, ComparesOnlyWhatRunsAlike) {
   EXPECT_THAT(text, HasSubstr("| b "));
 }
 
+TEST(Pareto, ComparesErrorsOfTheSameWeightsAndTokens) {
+  Record first = row("a", 1000, 1e-3, 2), second = row("b", 2000, 2e-3, 4), third = row("c", 2000, 2e-3, 4);
+  second.set("weights_source", std::string("model.safetensors"));
+  third.set("quality_tokens", int64_t{512});
+  const std::string text = pareto({first, second, third});
+  for (const char* kept : {"| a ", "| b ", "| c "}) EXPECT_THAT(text, HasSubstr(kept));
+}
+
 TEST(Pareto, LeavesOutRowsWithoutErrorOrTime) {
   Record failed = row("failed", 1, 1e-9, 1);
   failed.set("status", std::string("invalid"));

@@ -221,6 +221,15 @@ class BadInput(Case):
                 config = self.write("bad.json", tiny(weights=str(weights), tensor="w"))
                 self.check(config, [(f"{E0}/weights", str(weights))])
 
+    def test_the_description_is_told_beside_files_that_are_not_there(self):
+        said = "w.safetensors is made by make_w.py"
+        for changes, told in (({"weights": "w.safetensors", "tensor": "w"}, True), ({"inputs": "w.safetensors"}, True),
+                              ({"scheme": {"type": "int5"}}, False)):
+            with self.subTest(changes=changes):
+                lines = self.check(self.write("bad.json", {**tiny(**changes), "description": said}), [])
+                self.assertEqual([line for line in lines if line.endswith(f": /description: {said}")], lines[1:])
+                self.assertEqual(len(lines), 2 if told else 1)
+
     def test_a_config_that_cannot_be_read(self):
         for path in (self.folder / "none.json", self.folder, "/dev/zero"):
             for ranks in (None, 3) if path != "/dev/zero" else (None,):

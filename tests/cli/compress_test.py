@@ -1,6 +1,7 @@
 """`lamina compress`, what `lamina run` reads of it, and recorded inputs: whole files only, the same bits on any ranks."""
 
 import json
+import operator
 import os
 import random
 import struct
@@ -177,6 +178,32 @@ class Compress(Case):
             self.assertIn(f"calibrated by {TOKENS - 16} recorded tokens, digest ", " ".join(other["warnings"]))
             self.assertIn(f"by {TOKENS - 16} synthetic tokens of {COLS}x{ROWS}, seed 1", " ".join(other["warnings"]))
 
+    def test_quality_is_of_as_many_tokens_as_asked_for(self):
+        """From the last backwards, whatever a step's own tokens: against plain Python."""
+        numbers = normal(TOKENS, COLS, 4)[2]
+        inputs = self.write("inputs.safetensors", safetensors(inputs=(TOKENS, COLS, numbers)))
+        config = tiny(in_features=COLS, out_features=ROWS, weights=str(self.model), tensor="w", inputs=str(inputs),
+                      tokens=[1, 7], quality_tokens=[5, 40], scheme={"type": "int8", "activations": "f32"})
+        self.run_ok("run", self.write("tokens.json", config), "-o", self.folder / "tokens")
+        rows = [record for record in self.records(self.folder / "tokens") if record["scheme"] == "int8-a32"]
+        self.assertEqual(sorted((row["tokens"], row["quality_tokens"]) for row in rows), [(1, 5), (1, 40), (7, 5), (7, 40)])
+        content = self.model.read_bytes()
+        size = struct.unpack("<Q", content[:8])[0]
+        begin = 8 + size + json.loads(content[8:8 + size])["w"]["data_offsets"][0]
+        w = struct.unpack(f"<{ROWS * COLS}f", content[begin:begin + 4 * ROWS * COLS])
+        for row in rows:
+            lost = whole = 0
+            for i in range(ROWS):
+                weights = w[i * COLS:(i + 1) * COLS]
+                scale = max(map(abs, weights)) / 127
+                errors = [one - scale * round(one / scale) for one in weights]
+                for t in range(TOKENS - row["quality_tokens"], TOKENS):
+                    x = numbers[t * COLS:(t + 1) * COLS]
+                    lost += sum(map(operator.mul, errors, x)) ** 2
+                    whole += sum(map(operator.mul, weights, x)) ** 2
+            self.assertAlmostEqual(row["quality_nmse"], lost / whole, delta=1e-3 * lost / whole)
+            self.assertEqual(row["weights_source"], f"{self.model} w")
+
     def test_the_calibration_of_a_file_is_known(self):
         scheme, name = {"type": "int4", "group": 32, "method": "mse", "calibration_tokens": 60}, "int4-g32-mse-c60"
         self.assertEqual(self.compress(scheme, "--tensor", "w").returncode, 0)
@@ -267,12 +294,15 @@ class Compress(Case):
         found = {}
         for ranks in (1, 3):
             config = self.write("mlp.json", tiny(workload="mlp", in_features=None, out_features=None, hidden=160,
-                                                 intermediate=320, shard="column-row", scheme=scheme))
+                                                 intermediate=320, shard="column-row", quality_tokens=24, scheme=scheme))
             self.run_ok("run", config, "-o", self.folder / f"mlp{ranks}", ranks=ranks)
             found[ranks] = {record["scheme"]: record for record in self.records(self.folder / f"mlp{ranks}")}
         plain, gptq = "int4-g32", "int4-g32-gptq-c300"
         self.assertAlmostEqual(found[1][gptq]["compress_error"], found[3][gptq]["compress_error"], delta=1e-12)
         self.assertLess(found[1][gptq]["quality_nmse"], 0.9 * found[1][plain]["quality_nmse"])
+        for name in (plain, gptq):
+            self.assertEqual(found[3][name]["quality_tokens"], 24)
+            self.assertAlmostEqual(found[3][name]["quality_nmse"] / found[1][name]["quality_nmse"], 1, delta=1e-4)
 
     def test_bad_recorded_files(self):
         gaps = normal(TOKENS, COLS, 4)
@@ -287,6 +317,7 @@ class Compress(Case):
             ({"inputs": str(inputs), "inputs_tensor": "gaps"}, ["/inputs", "nan"]),
             ({"inputs": str(inputs), "inputs_tensor": "input"}, ["/inputs", 'did you mean "inputs"']),
             ({"inputs": str(inputs), "scheme": {**scheme, "calibration_tokens": 70}}, ["/inputs", "at least 86"]),
+            ({"inputs": str(inputs), "quality_tokens": 30}, ["/inputs", "at least 90", "30 others"]),
             ({"inputs_tensor": "inputs"}, ["/inputs_tensor", "beside"]),
             ({"cotangents": str(deltas)}, ["/cotangents", "[tokens, 131]", "132"]),
             ({"inputs": str(inputs), "cotangents": str(deltas), "cotangents_tensor": "few"}, ["/cotangents", "80 tokens"]),
