@@ -192,9 +192,10 @@ class OneGpuFaultTest(Launches):
 
     def test_what_does_not_fit_is_skipped_before_it_is_allocated(self):
         # 5 GiB of weights, packed beside their canonical ones, into 8 GiB.
-        layer = {"workload": "layer", "scheme": {"type": "dense"}, "kernel": "cublaslt", "device": "cuda", "tokens": 1}
+        layer = {"workload": "layer", "scheme": {"type": "dense", "dtype": "bf16"}, "kernel": "cublaslt", "device": "cuda",
+                 "tokens": 1}
         done, records = self.launch("gpu-full", 1, experiments=[
-            {**layer, "in_features": 32768, "out_features": 40960}, {**layer, "in_features": 96, "out_features": 64}])
+            {**layer, "in_features": 32768, "out_features": 81920}, {**layer, "in_features": 96, "out_features": 64}])
         self.assertEqual(done.returncode, 0, done.stderr)
         large = [record for record in records if record["in_features"] > 96]
         small = [record for record in records if record["in_features"] == 96]

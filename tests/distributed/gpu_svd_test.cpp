@@ -45,7 +45,7 @@ class GpuSvd : public testing::TestWithParam<const char*> {
     return result;
   }
 
-  // And about as good as the host's.
+  // And about as good as the host's, which iterates in fewer bits where its CPU has AMX.
   void expect_as_on_host(const Matrix<float>& a, const RankRule& rule) {
     const SvdResult result = everywhere(a, rule);
     SvdOptions host = options_;
@@ -55,9 +55,9 @@ class GpuSvd : public testing::TestWithParam<const char*> {
     ASSERT_EQ(result.singular_values.size(), expected.singular_values.size());
     EXPECT_EQ(result.computed_by, expected.computed_by);
     for (size_t i = 0; i < expected.singular_values.size(); ++i)
-      EXPECT_NEAR(result.singular_values[i], expected.singular_values[i], 1e-5 * expected.singular_values[0]);
+      EXPECT_NEAR(result.singular_values[i], expected.singular_values[i], 1e-4 * expected.singular_values[0]);
     EXPECT_NEAR(result.error_bound, expected.error_bound, 1e-5);
-    EXPECT_NEAR(residual(part, result, world(), 1), residual(part, expected, world(), 1), 2e-6);
+    EXPECT_NEAR(residual(part, result, world(), 1), residual(part, expected, world(), 1), 1e-5);
   }
 
   SvdOptions options_;
