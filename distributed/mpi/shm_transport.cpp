@@ -21,9 +21,10 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kLine = 64;
-// Up to here every rank of more than two adds up everything itself: one meeting instead of two. Two ranks
-// always do, but for long messages of f16, of which adding costs more than moving.
-constexpr int64_t kOneShotBytes = 64 << 10;
+// While a rank of more than two has to read no more of the others' for it, each adds up everything itself: one
+// meeting instead of two. Two ranks always do, but for long messages of f16, of which adding costs more than
+// moving.
+constexpr int64_t kOneShotReads = 8 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
 constexpr int64_t kTrialBytes = 64 << 10;  // from here MPI may be faster, which copies once
 // Of a long message between two ranks: small enough for slots to leave the caches to the message itself.
@@ -58,7 +59,7 @@ class ShmTransport final : public ForwardingTransport {
       exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
         combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
       });
-    } else if (bytes <= std::min(kOneShotBytes, chunk_bytes())) {
+    } else if (bytes * (locals() - 1) <= std::min(kOneShotReads, chunk_bytes())) {
       reduce_at_once(in, out, count, dtype, op);
     } else {
       reduce_in_two(in, out, count, dtype, op);
