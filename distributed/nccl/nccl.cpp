@@ -241,7 +241,7 @@ GpuPlace own_gpu_place() {
 }
 
 std::string nccl_absence() {
-  const DeviceInfo info = cuda_device_info();
+  const DeviceInfo& info = cuda_device_info();
   return info.available ? "" : info.reason;
 }
 

@@ -84,7 +84,7 @@ TransportType staged_mpi_transport() {
   type.name = "mpi";
   type.device = "cuda";
   type.help = "MPI by way of pinned host memory (mpi-staged)";
-  const DeviceInfo info = cuda_device_info();
+  const DeviceInfo& info = cuda_device_info();
   const TransportType host = mpi_transport();
   type.absent = info.available ? host.absent : info.reason;
   type.make = [host](Communicator& comm, const TransportOptions& options) -> std::unique_ptr<Transport> {

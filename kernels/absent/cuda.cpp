@@ -5,10 +5,10 @@ namespace lamina {
 
 void choose_gpu(int) {}
 
-DeviceInfo cuda_device_info() {
-  DeviceInfo info;
-  info.type = "cuda";
-  info.reason = "built without CUDA; configure with the `cuda` preset (needs the CUDA Toolkit's nvcc)";
+const DeviceInfo& cuda_device_info() {
+  static const DeviceInfo info = {
+      .type = "cuda",
+      .reason = "built without CUDA; configure with the `cuda` preset (needs the CUDA Toolkit's nvcc)"};
   return info;
 }
 

@@ -286,6 +286,32 @@ CudaDevice* the_device() {
   return device;
 }
 
+DeviceInfo ask_for_devices() {
+  DeviceInfo info;
+  info.type = "cuda";
+  info.reason = own_gpu_problem();
+  info.available = info.reason.empty();
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) return info;
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties{};
+    if (device_problem(i, &properties).empty())
+      info.units.push_back(fmt::format("{}, compute capability {}.{}, {:.1f} GiB, {} MiB of L2",
+                                       properties.name, properties.major, properties.minor,
+                                       static_cast<double>(properties.totalGlobalMem) / kGiB,
+                                       properties.l2CacheSize >> 20));
+  }
+  int runtime = 0;
+  if (const std::string driver = nvidia_driver(); !driver.empty())
+    info.software.emplace_back("nvidia_driver", driver);
+  if (cudaRuntimeGetVersion(&runtime) == cudaSuccess)
+    info.software.emplace_back("cuda", fmt::format("{}.{}", runtime / 1000, runtime % 1000 / 10));
+  const auto cublas = static_cast<int>(cublasLtGetVersion());
+  info.software.emplace_back("cublaslt",
+                             fmt::format("{}.{}.{}", cublas / 10000, cublas % 10000 / 100, cublas % 100));
+  return info;
+}
+
 }  // namespace
 
 void check_cuda(cudaError_t status, const char* what) {
@@ -316,29 +342,8 @@ Device* cuda_device() {
   return the_device();
 }
 
-DeviceInfo cuda_device_info() {
-  DeviceInfo info;
-  info.type = "cuda";
-  info.reason = own_gpu_problem();
-  info.available = info.reason.empty();
-  int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) return info;
-  for (int i = 0; i < count; ++i) {
-    cudaDeviceProp properties{};
-    if (device_problem(i, &properties).empty())
-      info.units.push_back(fmt::format("{}, compute capability {}.{}, {:.1f} GiB, {} MiB of L2",
-                                       properties.name, properties.major, properties.minor,
-                                       static_cast<double>(properties.totalGlobalMem) / kGiB,
-                                       properties.l2CacheSize >> 20));
-  }
-  int runtime = 0;
-  if (const std::string driver = nvidia_driver(); !driver.empty())
-    info.software.emplace_back("nvidia_driver", driver);
-  if (cudaRuntimeGetVersion(&runtime) == cudaSuccess)
-    info.software.emplace_back("cuda", fmt::format("{}.{}", runtime / 1000, runtime % 1000 / 10));
-  const auto cublas = static_cast<int>(cublasLtGetVersion());
-  info.software.emplace_back("cublaslt",
-                             fmt::format("{}.{}.{}", cublas / 10000, cublas % 10000 / 100, cublas % 100));
+const DeviceInfo& cuda_device_info() {
+  static const DeviceInfo info = ask_for_devices();
   return info;
 }
 

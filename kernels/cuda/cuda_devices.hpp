@@ -11,7 +11,8 @@ class Registry;
 // Which GPU this process uses: by its number among the node's ranks, around the node's GPUs where there are
 // more ranks. Touches no GPU. To be called before anything else here; without it, the first GPU.
 void choose_gpu(int local_rank);
-DeviceInfo cuda_device_info();
+// Asked of the driver once.
+const DeviceInfo& cuda_device_info();
 // Null where no GPU answers. The first call makes its context.
 Device* cuda_device();
 // hidden[t][i] = silu(gate[t][i])·up[t][i] of gate_up [tokens × 2·width], gates first, as the next layer

@@ -61,7 +61,7 @@ int solver_status(const Buffer& status) {
 }  // namespace
 
 std::string factor_ops_absent() {
-  const DeviceInfo info = cuda_device_info();
+  const DeviceInfo& info = cuda_device_info();
   return info.available ? "" : info.reason;
 }
 

@@ -26,7 +26,7 @@ Kernel cuda_kernel(std::string name, std::string isa, InputType input, Takes tak
   kernel.device = "cuda";
   kernel.isa = std::move(isa);
   kernel.input = input;
-  const DeviceInfo info = cuda_device_info();
+  const DeviceInfo& info = cuda_device_info();
   if (!info.available) kernel.absent = info.reason;
   kernel.refuses = [takes, refuses = std::move(refuses)](const Leaf& leaf) -> std::string {
     if (!leaf.zero_points.empty() && !takes.zero_points) return "takes no zero points";
