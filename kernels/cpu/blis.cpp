@@ -24,16 +24,18 @@ struct Blis {
       absent = fmt::format("{}; install libblis4-openmp", dlerror());
       return;
     }
+    void (*initialize)() = nullptr;
     char* (*version)() = nullptr;
     int (*processor)() = nullptr;
     const char* (*processor_name)(int) = nullptr;
-    const bool complete = find(library, "sgemm_", blas.sgemm) && find(library, "sgemv_", blas.sgemv) &&
-                          find(library, "bli_thread_set_num_threads", set_threads) &&
-                          find(library, "bli_thread_get_num_threads", get_threads) &&
-                          find(library, "bli_info_get_version_str", version) &&
-                          find(library, "bli_arch_query_id", processor) &&
-                          find(library, "bli_arch_string", processor_name);
+    const bool complete =
+        find(library, "sgemm_", blas.sgemm) && find(library, "sgemv_", blas.sgemv) &&
+        find(library, "bli_thread_set_num_threads", set_threads) &&
+        find(library, "bli_thread_get_num_threads", get_threads) && find(library, "bli_init", initialize) &&
+        find(library, "bli_info_get_version_str", version) && find(library, "bli_arch_query_id", processor) &&
+        find(library, "bli_arch_string", processor_name);
     if (complete) {
+      initialize();  // asked before it, what BLIS_ARCH_TYPE names counts as unknown, which ends the process
       isa = fmt::format("blis-{}-{}", version(), processor_name(processor()));
     } else {
       absent = fmt::format("{} lacks symbols of BLIS with its BLAS interface; install libblis4-openmp",
