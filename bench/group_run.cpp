@@ -16,7 +16,7 @@ constexpr double kUnsteady = 0.15;  // spread of the fp32 rate's blocks that a r
 // A part above the whole by more than this, or a limit above what it limits: one was measured in a bad
 // moment.
 constexpr double kOverCeiling = 1.05;
-// Steps after which a transport has chosen, whatever it tries: faster_way.hpp takes 32 calls.
+// Steps after which a transport has chosen among ways of a collective: faster_way.hpp takes 32 calls.
 constexpr int kMostTrials = 64;
 
 // A case on its way from spec to record.
@@ -104,11 +104,13 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
     }
     if (!check.passed) return fail(entry, "invalid", entry.prepared->failure(check));
     // What is timed goes one way: trials of several end before it.
-    if (const Transport* used = entry.prepared->transport()) {
+    if (const Transport* used = entry.prepared->transport(); used != nullptr && comm.size() > 1) {
+      const Part part = entry.prepared->collectives() > 0 ? Part::communicate : Part::all;
       int64_t before = -1;
       for (int i = 0; i < kMostTrials && used->trials() != before; ++i) {
+        context.progress("trying ways of " + spec.name, 0);
         before = used->trials();
-        entry.prepared->step(Part::all);
+        entry.prepared->step(part);
       }
     }
     const auto capture = [&](Part part, std::unique_ptr<Replay>& replay, Series& series) {

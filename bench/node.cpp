@@ -1,6 +1,9 @@
 #include "bench/node.hpp"
 
 #include <fmt/format.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <sched.h>
 #include <unistd.h>
 
@@ -198,6 +201,12 @@ std::string turbo(const std::string& root) {
   if (const auto off = number_in(base + "intel_pstate/no_turbo")) return *off == 0 ? "on" : "off";
   if (const auto boost = number_in(base + "cpufreq/boost")) return *boost != 0 ? "on" : "off";
   return "";
+}
+
+void give_back_freed() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 }  // namespace lamina

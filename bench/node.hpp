@@ -38,4 +38,8 @@ std::string clock_governor(int cpu, const std::string& root = "");
 // "on", "off"; empty where it is not said.
 std::string turbo(const std::string& root = "");
 
+// Freed memory to the system, for other processes. The C library's allocator keeps blocks that lie below used
+// ones, tens of megabytes each where larger ones were freed before.
+void give_back_freed();
+
 }  // namespace lamina

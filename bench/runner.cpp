@@ -54,9 +54,13 @@ bool report_problems(const RunOptions& options, const Config& config, const Prob
     for (const Problem& one : problems.items())
       fmt::print(stderr, "{}: {}: {}\n", printable(options.config_path),
                  one.pointer.empty() ? "/" : printable(one.pointer), printable(one.message));
-    // Where its files come from, nobody else knows.
+    // Where its files come from, nobody else knows. Of swept files the pointer ends with a number.
     const auto names_file = [](const Problem& one) {
-      return one.pointer.ends_with("/weights") || one.pointer.ends_with("/inputs");
+      const size_t last = one.pointer.find_last_not_of("/0123456789");
+      const std::string_view key =
+          std::string_view(one.pointer).substr(0, last == std::string::npos ? 0 : last + 1);
+      return key.ends_with("/weights") || key.ends_with("/inputs") || key.ends_with("/cotangents") ||
+             key.ends_with("/compressed");
     };
     if (!config.description.empty() && std::ranges::any_of(problems.items(), names_file))
       fmt::print(stderr, "{}: /description: {}\n", printable(options.config_path),
@@ -185,7 +189,8 @@ double hang_limit_s(const MeasureOptions& measure, const Plan& plan) {
   double silent_s = 0;
   for (const PlannedGroup& group : plan.groups)
     for (const PlannedCase& one : group.cases)
-      silent_s = std::max({silent_s, one.spec->estimated_compress_s, one.spec->estimated_step_s});
+      silent_s = std::max({silent_s, one.spec->estimated_compress_s, one.spec->estimated_step_s,
+                           one.spec->estimated_quality_s});
   return std::max({600.0, 3 * measure.timeout_seconds, 10 * silent_s});
 }
 

@@ -1,9 +1,6 @@
 #include "bench/weight_store.hpp"
 
 #include <fmt/format.h>
-#ifdef __GLIBC__
-#include <malloc.h>
-#endif
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +8,7 @@
 
 #include "bench/compressed_file.hpp"
 #include "bench/gated_inputs.hpp"
+#include "bench/node.hpp"
 #include "distributed/agree.hpp"
 #include "distributed/check.hpp"
 #include "distributed/quality.hpp"
@@ -20,9 +18,9 @@ namespace lamina {
 
 std::string LayerRef::key() const {
   std::string key =
-      fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {} quality {}", label, shape.out_features,
-                  shape.in_features, seed, weights, fmt::join(tensors, "|"), synthetic.spectrum_decay,
-                  synthetic.correlation, synthetic.outlier_share, synthetic.outlier_gain, quality_tokens);
+      fmt::format("{} {}x{} seed {} {} [{}] {} {} {} {}", label, shape.out_features, shape.in_features, seed,
+                  weights, fmt::join(tensors, "|"), synthetic.spectrum_decay, synthetic.correlation,
+                  synthetic.outlier_share, synthetic.outlier_gain);
   if (!inputs.empty()) key += fmt::format(" inputs {} {}", inputs, inputs_tensor);
   if (!cotangents.empty()) key += fmt::format(" cotangents {} {}", cotangents, cotangents_tensor);
   if (!compressed.empty()) key += " compressed " + compressed;
@@ -132,8 +130,6 @@ std::string LayerRef::calibrated_by(int64_t tokens) const {
     text = fmt::format(
         "{} synthetic tokens of {}, seed {}, correlation {}, outlier_share {}, outlier_gain {}", tokens,
         label, seed, synthetic.correlation, synthetic.outlier_share, synthetic.outlier_gain);
-  if (cotangents.empty() && !inputs.empty())
-    text += fmt::format(", synthetic cotangents of {}, seed {}", label, seed);
   if (!cotangents.empty())
     text += ", cotangents of " + recorded(cotangents, cotangents_tensor, shape.out_features);
   return text;
@@ -259,24 +255,12 @@ std::shared_ptr<PackedLayer> WeightStore::packed(const LayerRef& layer, const Sc
 
 std::shared_ptr<const Matrix<double>> WeightStore::product(const LayerRef& layer, const std::string& purpose,
                                                            const Matrix<float>& x, Communicator& comm) {
-  auto& slot = products_[fmt::format("{} p{} {}", layer.key(), comm.size(), purpose)];
+  auto& slot = products_[fmt::format("{} p{} {} of {}", layer.key(), comm.size(), purpose, x.rows)];
   if (!slot)
     slot =
         std::make_shared<const Matrix<double>>(original_product(*original(layer, comm), x, comm, threads_));
   return slot;
 }
-
-namespace {
-
-// The allocator keeps freed blocks that lie below used ones, tens of megabytes each where larger ones were
-// freed before: gigabytes in copies of weights, on ranks that sit the next group out.
-void give_back_freed() {
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
-}
-
-}  // namespace
 
 void WeightStore::clear_packed() {
   packed_.clear();
@@ -285,8 +269,6 @@ void WeightStore::clear_packed() {
 }
 
 void WeightStore::clear() {
-  packed_.clear();
-  buffers_.clear();
   factors_.clear();
   gated_.clear();
   originals_.clear();
@@ -294,7 +276,7 @@ void WeightStore::clear() {
   products_.clear();
   spread_.clear();
   optimal_errors_.clear();
-  give_back_freed();
+  clear_packed();
 }
 
 }  // namespace lamina

@@ -72,7 +72,8 @@ class WeightStore {
   std::shared_ptr<PackedLayer> packed(const LayerRef& layer, const Scheme& scheme,
                                       const ShardedOptions& options, const Registry& registry,
                                       Communicator& comm);
-  // Original weights times `x` in float64, [tokens × N] on every rank; kept under `purpose` beside the layer.
+  // Original weights times `x` in float64, [tokens × N] on every rank; kept under `purpose`, for so many
+  // tokens, beside the layer.
   std::shared_ptr<const Matrix<double>> product(const LayerRef& layer, const std::string& purpose,
                                                 const Matrix<float>& x, Communicator& comm);
   // The original weights as factorisations take them, beside no other copy.

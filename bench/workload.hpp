@@ -32,8 +32,9 @@ struct LaunchInfo {
   int ranks = 1;        // of the launch
   int local_ranks = 1;  // on the fullest node
   int default_threads = 1;
-  int cores = 1;            // on this node, as the process may use them
-  int64_t cache_bytes = 0;  // last-level caches of a node, together
+  int cores = 1;               // on this node, as the process may use them
+  int64_t cache_bytes = 0;     // last-level caches of a node, together
+  int64_t gpu_free_bytes = 0;  // of the ranks' GPUs, the least; 0: not every rank has one
   uint64_t seed = 1;
   std::string default_cache = "cold";
 };
@@ -111,6 +112,7 @@ class CaseSpec {
   double estimated_step_s = 0;  // rough, for --dry-run
   double estimated_compress_s = 0;
   double estimated_pack_s = 0;
+  double estimated_quality_s = 0;
   // Collective over `comm` (ranks of it). AgreedError when the case cannot be made; any other exception is
   // fatal.
   virtual std::unique_ptr<PreparedCase> prepare(WeightStore& store, const Registry& registry,

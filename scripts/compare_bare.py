@@ -132,15 +132,20 @@ def main():
                         bare += run_bare(arguments, launch, sizes)
                     else:
                         lamina += run_lamina(arguments, launch, sizes)
+            for name, rows in (("bare", bare), ("lamina", lamina)):
+                (arguments.out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             print(f"launch {launch + 1} of {arguments.launches} done", file=sys.stderr)
     except (Failed, OSError) as error:
         print(f"compare_bare.py: {error}", file=sys.stderr)
         return 1
     text = table(bare, lamina)
-    for name, rows in (("bare", bare), ("lamina", lamina)):
-        (arguments.out / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (arguments.out / "table.md").write_text(text)
     print(text, end="")
+    timed = {row["message_bytes"] for row in lamina if row["latency_us_p50"] is not None}
+    if without := sorted(set(arguments.bytes) - timed):
+        print(f"compare_bare.py: Lamina has no time for {without} bytes; name sizes of configs/{CONFIGS[arguments.device]}, "
+              "and see lamina.jsonl for what was skipped", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -18,12 +18,15 @@ configure "$preset" "$folder" "${first[@]}"
 build "$folder" lamina
 
 # A slice of a larger machine may show all of that one's cache. To run past it takes gigabytes a case, and minutes.
-cache=$(getconf LEVEL3_CACHE_SIZE 2>/dev/null || echo 0)
-most=$((48 * 1024 * 1024 * $(nproc)))  # more than any processor has
-if [ -z "${LAMINA_CACHE_BYTES:-}" ] && [ "${cache:-0}" -gt "$most" ]; then
-  export LAMINA_CACHE_BYTES=$((most / 2))
-  say "this machine shows $((cache >> 20)) MiB of cache for $(nproc) cores, which it must share: rows are cold past" \
-    "$((LAMINA_CACHE_BYTES >> 20)) MiB here; LAMINA_CACHE_BYTES=$cache measures past all of it"
+cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+cache_kib=$(for one in /sys/devices/system/cpu/cpu[0-9]*/cache/index3; do
+  [ -r "$one/size" ] && echo "$(cat "$one/shared_cpu_list") $(cat "$one/size")"
+done | sort -u | awk '{ sum += $2 } END { print sum + 0 }')
+most_kib=$((48 * 1024 * cores))  # more than any processor has
+if [ -z "${LAMINA_CACHE_BYTES:-}" ] && [ "$cache_kib" -gt "$most_kib" ]; then
+  export LAMINA_CACHE_BYTES=$((most_kib * 512))
+  say "this machine shows $((cache_kib >> 10)) MiB of cache for $cores cores, which it must share: rows are cold past" \
+    "$((LAMINA_CACHE_BYTES >> 20)) MiB here; LAMINA_CACHE_BYTES=$((cache_kib << 10)) measures past all of it"
 fi
 
 mpi_launcher "$folder" 2

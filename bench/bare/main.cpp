@@ -132,6 +132,7 @@ int run(int argc, char** argv) {
   }
   int provided = MPI_THREAD_SINGLE;
   MPI_Init_thread(&argc, &argv, level == "single" ? MPI_THREAD_SINGLE : MPI_THREAD_FUNNELED, &provided);
+  if (level != "single" && provided < MPI_THREAD_FUNNELED) level = "single";  // rows say what it is
   if (wrong) {
     if (rank() == 0) app.exit(*wrong);
     return wrong->get_exit_code() == 0 ? 0 : kExitUsage;

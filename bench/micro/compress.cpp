@@ -17,6 +17,7 @@
 #include "distributed/svd/whiten.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 #include "kernels/weights/source.hpp"
+#include "kernels/wide.hpp"
 
 extern "C" {
 void dsyrk_(const char*, const char*, const int*, const int*, const double*, const double*, const int*,
@@ -57,23 +58,49 @@ void count_bytes(benchmark::State& state, double written) {
   state.counters["read+write_GB/s"] = Counter((read + written) * iterations * 1e-9, Counter::kIsRate);
 }
 
-// Every weight looked at once: what nothing that reads them all can pass.
+LAMINA_WIDE uint32_t largest_bits(const float* weights, int64_t count) {
+  uint32_t largest = 0;
+  for (int64_t j = 0; j < count; ++j) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, weights + j, sizeof(bits));
+    largest = std::max(largest, bits & 0x7fffffffu);
+  }
+  return largest;
+}
+
+LAMINA_WIDE void top_bytes(const float* weights, int64_t count, int8_t* bytes) {
+  for (int64_t j = 0; j < count; ++j) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, weights + j, sizeof(bits));
+    bytes[j] = static_cast<int8_t>(bits >> 24);
+  }
+}
+
+// Every weight looked at once.
 void run_read(benchmark::State& state, int threads) {
   const Matrix<float>& weights = down_weights();
   for (auto _ : state) {
     uint32_t largest = 0;
 #pragma omp parallel for schedule(static) num_threads(threads) reduction(max : largest)
-    for (int64_t i = 0; i < weights.rows; ++i) {
-      const float* row = weights.row(i);
-      for (int64_t j = 0; j < weights.cols; ++j) {
-        uint32_t bits = 0;
-        std::memcpy(&bits, row + j, sizeof(bits));
-        largest = std::max(largest, bits & 0x7fffffffu);
-      }
-    }
+    for (int64_t i = 0; i < weights.rows; ++i)
+      largest = std::max(largest, largest_bits(weights.row(i), weights.cols));
     benchmark::DoNotOptimize(largest);
   }
   count_bytes(state, 0);
+}
+
+// And a byte of each written into memory as fresh as codes are: no rounding to bytes can be faster.
+void run_narrow(benchmark::State& state, int threads) {
+  const Matrix<float>& weights = down_weights();
+  for (auto _ : state) {
+    Codes codes;
+    codes.resize(weights.data.size());
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < weights.rows; ++i)
+      top_bytes(weights.row(i), weights.cols, codes.data() + i * weights.cols);
+    benchmark::DoNotOptimize(codes.data());
+  }
+  count_bytes(state, static_cast<double>(weights.data.size()));
 }
 
 void run_scheme(benchmark::State& state, const Scheme& scheme, int threads) {
@@ -147,6 +174,8 @@ void register_compression(const Registry& registry) {
   for (const int threads : thread_counts) {
     add(fmt::format("read/down_proj/t{}", threads),
         [=](benchmark::State& state) { run_read(state, threads); });
+    add(fmt::format("narrow/down_proj/t{}", threads),
+        [=](benchmark::State& state) { run_narrow(state, threads); });
     for (const Named& named : {Named{"int8", 0, false}, Named{"int4", 128, false}, Named{"int4", 32, false},
                                Named{"int4", 128, true}, Named{"fp8", 0, false}}) {
       Problems problems;

@@ -147,6 +147,12 @@ std::string method_asked(const Row& row) {
   return escaped(text);
 }
 
+// Held-out tokens that the NMSE is of, where another count than the usual one was asked for.
+std::string quality_tokens(const Row& row) {
+  const std::string tokens = count(*row.record, "quality_tokens");
+  return tokens == "16" ? "" : tokens;
+}
+
 // What a compressed all_reduce sends: "int8 b128", with "ef" for error feedback.
 std::string payload(const Row& row) {
   const Record& record = *row.record;
@@ -191,6 +197,7 @@ const std::vector<Column>& forward_columns() {
       number_column("weight MB", "weight_bytes", 3, 1e-6),
       number_column(kCommunication, "comm_bytes", 3, 1e-3),
       {"exposed µs", true, exposed},
+      {"NMSE over tokens", true, quality_tokens},
       {"NMSE", true,
        [](const Row& row) {
          const double nmse = row.record->number("quality_nmse");
@@ -221,6 +228,7 @@ const std::vector<Column>& collective_columns() {
       number_column("algbw GB/s", "algbw_gb_per_s", 3),
       number_column("busbw GB/s", "busbw_gb_per_s", 3),
       {"limit", true, [](const Row& row) { return limit(*row.record); }},
+      {"NMSE over tokens", true, quality_tokens},
       {"NMSE", true,
        [](const Row& row) {
          const double nmse = row.record->number("quality_nmse");

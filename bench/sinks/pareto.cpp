@@ -41,10 +41,13 @@ bool compares(const Record& record) {
 // What rows must share to be an alternative to each other.
 std::string place(const Row& row) {
   const Record& record = *row.record;
+  const double asked = record.number("quality_tokens");
+  const double quality_tokens =
+      std::isfinite(asked) ? asked : 16;  // of what was recorded before one could ask
   return fmt::format("{} {} {} {} {} {} {} {} {}", row.run->machine, record.text("device"),
                      record.text("cache"), record.text("shard"), record.integer("nodes"),
                      record.integer("ranks"), record.integer("threads"), record.text("weights_source"),
-                     record.integer("quality_tokens"));
+                     quality_tokens);
 }
 
 // The rows on a front, smallest weights first; `notes` says on which.

@@ -248,7 +248,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.packed_group = fmt::format("{} {} {} {} {} o{} t{} {} {}", parts.workload, spec.weights_group,
                                   parts.what, placement.device, parts.shard, parts.overlap, placement.threads,
                                   placement.cache, placement.communicator);
-  spec.group = fmt::format("{} m{}", spec.packed_group, tokens);
+  spec.group = fmt::format("{} m{} q{}", spec.packed_group, tokens, parts.layers.front().quality_tokens);
 
   const int local_ranks = std::min(placement.ranks, launch.local_ranks);
   const int64_t ranks = placement.ranks, held = std::max(tokens, parts.layers.front().quality_tokens);
@@ -339,7 +339,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     // Beside the packed copies: canonical weights while they are packed, activations, outputs and sums.
     int64_t needed = copies * packed + part;
     for (const LayerRef& layer : parts.layers)
-      needed += (16 * layer.shape.in_features + 12 * layer.shape.out_features) * held;
+      needed += (16 * layer.shape.in_features + 12 * layer.shape.out_features) * tokens;
     const Device* device = find_device(placement.device);
     if (spec.skip_reason.empty() && device != nullptr)
       spec.skip_reason = too_little_gpu_memory(needed, device->free_bytes());
@@ -350,6 +350,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   spec.estimated_step_s = std::max(static_cast<double>(packed) / kNominalBandwidth,
                                    2 * macs * static_cast<double>(tokens) / kNominalFlops);
   spec.estimated_compress_s = compress;
+  const auto compared = static_cast<double>(parts.layers.front().quality_tokens);
+  spec.estimated_quality_s = std::ceil(compared / static_cast<double>(tokens)) * spec.estimated_step_s +
+                             2 * macs * compared / kNominalFlops;
   spec.estimated_pack_s = static_cast<double>(packed) * copies * 1e-9;
 
   Record& id = spec.identity;

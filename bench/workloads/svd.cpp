@@ -284,7 +284,7 @@ std::unique_ptr<CaseSpec> read_svd(const Params& params, const LaunchInfo& launc
                   task.distribution.grid_cols, task.distribution.block);
   spec->packed_group = fmt::format("svd {} t{}", spec->weights_group, spec->threads);
   spec->group = spec->packed_group;
-  estimate_svd(*spec, task, *method, rank);
+  estimate_svd(*spec, task, *method, rank, launch);
   fill_identity(*spec, *one, *method, layout, scaling);
   spec->identity.set("case", spec->name);
   return spec;

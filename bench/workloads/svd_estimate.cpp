@@ -88,7 +88,8 @@ std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, 
   return why_no_room(method.gpu_bytes(shape, rank, ranks, options));
 }
 
-void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank) {
+void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank,
+                  const LaunchInfo& launch) {
   const Shape shape = task.ref.shape;
   const auto part_bytes = [&](const Distribution& distribution) {
     const Shape part = local_shape(shape, distribution, spec.ranks, 0);  // no other has more
@@ -107,10 +108,11 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   if (!on_gpus) whole.eigensolver = "lapack";
   const double gram_s = seconds_of("gram", shape, static_cast<double>(rank), whole, spec.ranks);
   task.seek_optimum = gram_s <= kMostForOptimumS;
+  // By what all ranks know: it is a factorisation by all of them.
   if (on_gpus)
     task.seek_optimum =
         task.seek_optimum &&
-        why_no_room(find_svd_method("gram")->gpu_bytes(shape, rank, spec.ranks, task.options)).empty();
+        find_svd_method("gram")->gpu_bytes(shape, rank, spec.ranks, task.options) <= launch.gpu_free_bytes;
 
   spec.shared_bytes = part;
   spec.stated_bytes = part + method_bytes;

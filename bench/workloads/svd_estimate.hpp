@@ -19,6 +19,7 @@ std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, 
 
 // Fills the spec's memory and time, and whether the task may look for the least error: `rank` is what comes
 // out at most. Needs the spec's ranks.
-void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank);
+void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank,
+                  const LaunchInfo& launch);
 
 }  // namespace lamina

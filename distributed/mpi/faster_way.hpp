@@ -13,11 +13,11 @@
 
 namespace lamina {
 
-// Lamina's own way of a collective, or the MPI library's: the first calls of a kind and size take a few of the
-// one and a few of the other by turns, and after those, by the slowest rank's mean times, all ranks the same
-// one. Of exactly that size: codes of compressed sums, still in the cache, may go faster the other way than
-// numbers of about as many bytes. For collectives that move bytes: their results do not tell which way they
-// came.
+// Lamina's own way of a collective, or the MPI library's: the first calls of a kind and size take a few of
+// the one and a few of the other by turns, and after those, by the slowest rank's mean times, all ranks the
+// same one. Of exactly that size: codes of compressed sums, still in the cache, may go faster the other way
+// than numbers of about as many bytes. For collectives that move bytes: their results do not tell which way
+// they came.
 class FasterWay {
  public:
   explicit FasterWay(MpiGroup& group) : group_(group) {}

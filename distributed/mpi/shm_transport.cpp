@@ -21,10 +21,10 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kLine = 64;
-// While a rank of more than two has to read no more of the others' for it, each adds up everything itself: one
-// meeting instead of two. Two ranks always do, but for long messages of f16, of which adding costs more than
-// moving.
-constexpr int64_t kOneShotReads = 8 << 10;
+// While a rank of more than two has to read no more of the others' for it, each adds up everything itself:
+// one meeting instead of two. Two ranks always do, but for long messages of f16, of which adding costs more
+// than moving.
+constexpr int64_t kOneShotReads = 32 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
 constexpr int64_t kTrialBytes = 64 << 10;  // from here MPI may be faster, which copies once
 // Of a long message between two ranks: small enough for slots to leave the caches to the message itself.

@@ -50,7 +50,11 @@ int blas_int(int64_t value) {
 // A row-major product is the column-major one of the transposes in reverse order.
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const float* a,
               int64_t lda, const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
-  if (m == 0 || n == 0 || k == 0) return;
+  if (m == 0 || n == 0) return;
+  if (k == 0) {  // a rank without rows, of which BLAS would not take the strides
+    for (int64_t i = 0; i < m && !add; ++i) std::fill_n(c + i * ldc, n, 0);
+    return;
+  }
   const int im = blas_int(m), in = blas_int(n), ik = blas_int(k);
   const int ia = blas_int(lda), ib = blas_int(ldb), ic = blas_int(ldc);
   const float one = 1, beta = add ? 1 : 0;
@@ -60,7 +64,11 @@ void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t 
 
 void multiply(bool transpose_a, bool transpose_b, int64_t m, int64_t n, int64_t k, const double* a,
               int64_t lda, const double* b, int64_t ldb, double* c, int64_t ldc, bool add) {
-  if (m == 0 || n == 0 || k == 0) return;
+  if (m == 0 || n == 0) return;
+  if (k == 0) {  // a rank without rows, of which BLAS would not take the strides
+    for (int64_t i = 0; i < m && !add; ++i) std::fill_n(c + i * ldc, n, 0);
+    return;
+  }
   const int im = blas_int(m), in = blas_int(n), ik = blas_int(k);
   const int ia = blas_int(lda), ib = blas_int(ldb), ic = blas_int(ldc);
   const double one = 1, beta = add ? 1 : 0;

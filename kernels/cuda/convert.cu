@@ -10,14 +10,14 @@ namespace {
 
 template <bool kHalf>
 __global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
-  FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
+  LAMINA_FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
 }
 
 __global__ void widen_kernel(const uint16_t* from, int64_t count, float* to) {
-  FOR_EACH(i, count) to[i] = __uint_as_float(uint32_t{from[i]} << 16);
+  LAMINA_FOR_EACH(i, count) to[i] = __uint_as_float(uint32_t{from[i]} << 16);
 }
 __global__ void widen_fours_kernel(const uint2* from, int64_t count, float4* to) {
-  FOR_EACH(i, count) {
+  LAMINA_FOR_EACH(i, count) {
     const uint2 four = from[i];
     to[i] = {__uint_as_float(four.x << 16), __uint_as_float(four.x & 0xffff0000u),
              __uint_as_float(four.y << 16), __uint_as_float(four.y & 0xffff0000u)};
@@ -26,7 +26,7 @@ __global__ void widen_fours_kernel(const uint2* from, int64_t count, float4* to)
 
 template <class In, class Out, int kShift>
 __global__ void pad_kernel(const In* from, int64_t rows, int64_t cols, int64_t stride, Out* to) {
-  FOR_EACH(i, rows * stride) {
+  LAMINA_FOR_EACH(i, rows * stride) {
     const int64_t row = i / stride, col = i % stride;
     to[i] = col < cols ? static_cast<Out>(from[row * cols + col] >> kShift) : Out{0};
   }
@@ -34,7 +34,7 @@ __global__ void pad_kernel(const In* from, int64_t rows, int64_t cols, int64_t s
 
 __global__ void divide_kernel(const uint16_t* from, int64_t rows, int64_t cols, int64_t stride,
                               const float* input_scales, uint16_t* to) {
-  FOR_EACH(i, rows * stride) {
+  LAMINA_FOR_EACH(i, rows * stride) {
     const int64_t row = i / stride, col = i % stride;
     to[i] = col < cols ? static_cast<uint16_t>(divided_bf16(from[row * cols + col], input_scales[col]))
                        : uint16_t{0};
@@ -42,10 +42,10 @@ __global__ void divide_kernel(const uint16_t* from, int64_t rows, int64_t cols, 
 }
 
 __global__ void add_kernel(const float* x, int64_t count, float* y) {
-  FOR_EACH(i, count) y[i] += x[i];
+  LAMINA_FOR_EACH(i, count) y[i] += x[i];
 }
 __global__ void add_fours_kernel(const float4* x, int64_t count, float4* y) {
-  FOR_EACH(i, count) {
+  LAMINA_FOR_EACH(i, count) {
     const float4 a = x[i], b = y[i];
     y[i] = {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
   }

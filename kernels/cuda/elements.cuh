@@ -15,6 +15,6 @@ inline int blocks_for(int64_t count) {
 }  // namespace lamina
 
 // Elements of this thread, by the grid's x.
-#define FOR_EACH(i, count)                                                      \
+#define LAMINA_FOR_EACH(i, count)                                               \
   for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < (count); \
        i += int64_t{gridDim.x} * blockDim.x)

@@ -18,14 +18,15 @@ template <class T>
 __global__ void add_on_grid_kernel(const T* from, int64_t from_stride, int64_t rows, int64_t cols,
                                    double shift, double* sums, int64_t stride) {
   for (int64_t i = blockIdx.y; i < rows; i += gridDim.y) {
-    FOR_EACH(j, cols) sums[i * stride + j] += on_grid(static_cast<double>(from[i * from_stride + j]), shift);
+    LAMINA_FOR_EACH(j, cols)
+    sums[i * stride + j] += on_grid(static_cast<double>(from[i * from_stride + j]), shift);
   }
 }
 
 template <class T>
 __global__ void widen_kernel(const T* from, int64_t rows, int64_t cols, const double* factors, double* to) {
   for (int64_t i = blockIdx.y; i < rows; i += gridDim.y) {
-    FOR_EACH(j, cols) {
+    LAMINA_FOR_EACH(j, cols) {
       const double x = from[i * cols + j];
       to[i * cols + j] = factors == nullptr ? x : x * factors[j];
     }
@@ -34,7 +35,7 @@ __global__ void widen_kernel(const T* from, int64_t rows, int64_t cols, const do
 
 template <class T>
 __global__ void narrow_kernel(const T* from, int64_t count, double factor, float* to) {
-  FOR_EACH(i, count) to[i] = static_cast<float>(from[i] * factor);
+  LAMINA_FOR_EACH(i, count) to[i] = static_cast<float>(from[i] * factor);
 }
 
 // Bits of doubles that are not negative are in their order.
@@ -42,7 +43,7 @@ template <class T>
 __global__ void largest_kernel(const T* from, int64_t rows, int64_t cols, double* most) {
   const int64_t begin = int64_t{blockIdx.y} * kRowsAtATime;
   const int64_t end = begin + kRowsAtATime < rows ? begin + kRowsAtATime : rows;
-  FOR_EACH(j, cols) {
+  LAMINA_FOR_EACH(j, cols) {
     double own = 0;
     for (int64_t i = begin; i < end; ++i) {
       const double magnitude = fabs(static_cast<double>(from[i * cols + j]));
@@ -58,7 +59,7 @@ __global__ void squares_kernel(const T* from, int64_t rows, int64_t cols, const 
                                double* sums) {
   const int64_t begin = int64_t{blockIdx.y} * kRowsAtATime;
   const int64_t end = begin + kRowsAtATime < rows ? begin + kRowsAtATime : rows;
-  FOR_EACH(j, cols) {
+  LAMINA_FOR_EACH(j, cols) {
     double own = 0;
     for (int64_t i = begin; i < end; ++i) {
       const double x = from[i * cols + j];
@@ -87,7 +88,7 @@ __global__ void block_squares_kernel(const double* from, int64_t rows, int64_t c
 
 __global__ void reverse_kernel(const double* from, int64_t rows, int64_t cols, double* to) {
   for (int64_t i = blockIdx.y; i < rows; i += gridDim.y) {
-    FOR_EACH(j, cols) to[i * cols + j] = from[(rows - 1 - i) * cols + j];
+    LAMINA_FOR_EACH(j, cols) to[i * cols + j] = from[(rows - 1 - i) * cols + j];
   }
 }
 
@@ -110,7 +111,7 @@ __global__ void transpose_kernel(const float* from, int64_t stride, int64_t rows
 __global__ void sketch_kernel(uint64_t seed, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols,
                               float* to) {
   for (int64_t i = blockIdx.y; i < rows; i += gridDim.y) {
-    FOR_EACH(j, cols)
+    LAMINA_FOR_EACH(j, cols)
     to[i * cols + j] =
         sketch_number(seed, static_cast<uint64_t>(first_row + i), static_cast<uint64_t>(first_col + j));
   }

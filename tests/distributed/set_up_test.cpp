@@ -73,12 +73,13 @@ TEST(SetUpOfRanks, FailsForAllWhereItFailsForOne) {
 // The time is that of all steps together, and the ranks are in step for what comes next.
 TEST(SetUpOfRanks, CountsTheTimeOfEarlierSteps) {
   const auto begin = std::chrono::steady_clock::now();
-  const Outcome outcome = outcome_of(0.2, [&](AgreedSetUp& set_up) {
+  const Outcome outcome = outcome_of(1, [&](AgreedSetUp& set_up) {
     set_up.settle([&] {
-      return std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(300) ? kGoing : kDone;
+      return std::chrono::steady_clock::now() - begin < std::chrono::milliseconds(700) ? kGoing : kDone;
     });
-    set_up.settle([&] { return kDone; });
+    set_up.settle([&] { return kGoing; });
   });
+  EXPECT_LT(outcome.seconds, 1.6);  // a second of its own would end after 1.7
   EXPECT_THAT(outcome.message, HasSubstr("not set up within"));
   EXPECT_EQ(world().sum(1), world().size());
 }

@@ -10,9 +10,7 @@
 //   gpu-throw, gpu-hang, gpu-die         the same of a GPU's kernel, between two collectives of its check: a
 //                                        timed step is replayed from a graph, and calls nobody
 //   gpu-stray                            writes where the GPU has no memory, in a timed step
-//   gpu-full                             nothing, but of the GPU's memory 8 GiB alone are free: what limits
-//   are
-//                                        measured with, and little more
+//   gpu-full                             nothing, but only 8 GiB of the GPU's memory are free
 // or one communicator:
 //   garble  float32 numbers that ranks gather, such as a factor of a matrix, come out wrong in places
 #include <algorithm>
