@@ -20,23 +20,25 @@ constexpr int64_t kHugePage = int64_t{2} << 20;
 
 }  // namespace
 
+void* allocate_pages(int64_t bytes) {
+  // Streaming weights would otherwise miss the TLB, and touching them first takes longer than writing them.
+  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : kLine;
+  if (bytes < 0 || bytes > INT64_MAX - alignment) throw std::bad_alloc();
+  const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  void* data = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded));
+  if (data == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+  if (alignment == kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
+#endif
+  return data;
+}
+
 Buffer Buffer::untouched(int64_t bytes) {
   Buffer buffer;
-  if (bytes < 0) throw std::bad_alloc();
   if (bytes == 0) return buffer;
-  // Large buffers lie on huge pages where the system grants them: streaming weights would otherwise miss the
-  // TLB.
-  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : kLine;
-  if (bytes > INT64_MAX - alignment) throw std::bad_alloc();
-  const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  buffer.data_ = static_cast<std::byte*>(
-      std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded)));
-  if (buffer.data_ == nullptr) throw std::bad_alloc();
+  buffer.data_ = static_cast<std::byte*>(allocate_pages(bytes));
   buffer.bytes_ = bytes;
   buffer.release_ = std::free;
-#ifdef __linux__
-  if (alignment == kHugePage) madvise(buffer.data_, static_cast<size_t>(rounded), MADV_HUGEPAGE);
-#endif
   return buffer;
 }
 

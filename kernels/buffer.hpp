@@ -9,6 +9,10 @@
 
 namespace lamina {
 
+// Memory that nobody has touched, large blocks on huge pages where the system grants them; std::free gives it
+// back. Throws std::bad_alloc.
+void* allocate_pages(int64_t bytes);
+
 class Buffer {
  public:
   Buffer() = default;

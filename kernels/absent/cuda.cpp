@@ -6,9 +6,12 @@ namespace lamina {
 void choose_gpu(int) {}
 
 const DeviceInfo& cuda_device_info() {
-  static const DeviceInfo info = {
-      .type = "cuda",
-      .reason = "built without CUDA; configure with the `cuda` preset (needs the CUDA Toolkit's nvcc)"};
+  static const DeviceInfo info = [] {
+    DeviceInfo made;
+    made.type = "cuda";
+    made.reason = "built without CUDA; configure with the `cuda` preset (needs the CUDA Toolkit's nvcc)";
+    return made;
+  }();
   return info;
 }
 

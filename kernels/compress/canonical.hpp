@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <new>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/buffer.hpp"
 #include "kernels/matrix.hpp"
 
 namespace lamina {
@@ -52,6 +54,10 @@ struct Unfilled : std::allocator<T> {
   struct rebind {
     using other = Unfilled<U>;
   };
+  T* allocate(size_t count) {
+    return static_cast<T*>(allocate_pages(static_cast<int64_t>(count * sizeof(T))));
+  }
+  void deallocate(T* data, size_t) { std::free(data); }
   template <class U, class... Arguments>
   void construct(U* at, Arguments&&... arguments) {
     if constexpr (sizeof...(Arguments) == 0)
