@@ -203,12 +203,6 @@ std::string turbo(const std::string& root) {
   return "";
 }
 
-void return_large_blocks() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_THRESHOLD, 8 << 20);
-#endif
-}
-
 void give_back_freed() {
 #ifdef __GLIBC__
   malloc_trim(0);

@@ -38,10 +38,6 @@ std::string clock_governor(int cpu, const std::string& root = "");
 // "on", "off"; empty where it is not said.
 std::string turbo(const std::string& root = "");
 
-// To be called before memory is allocated: blocks of 8 MiB and more come from the system and go back to it
-// when freed. The C library's allocator would keep ever larger ones, so that what a case takes, and what is
-// left to others, depended on the cases before it.
-void return_large_blocks();
 // Freed memory to the system, for other processes. The C library's allocator keeps blocks that lie below used
 // ones, tens of megabytes each where larger ones were freed before.
 void give_back_freed();
