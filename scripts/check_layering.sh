@@ -48,19 +48,19 @@ breach 'distributed/ must include nothing of bench/' < <(search "${include}[\"<]
 breach 'the program must include nothing of tests/' < <(search "${include}[\"<](\.\./)*tests/" kernels distributed bench)
 breach 'project headers are included relative to the root: "kernels/layer.hpp"' \
   < <(search "${include}\"" "${all[@]}" | grep -vE 'include *"((kernels|distributed|bench|tests)/[^"]+|commit\.inc)"' || true)
-# bench/bare/ is a program of its own, which stands beside all of this and uses none of it.
-breach 'bench/bare/ must include nothing else of the project' \
-  < <(search "${include}\"" bench/bare | grep -v 'include *"bench/bare/' || true)
-breach 'mpi.h belongs under distributed/{mpi,scalapack,nccl}/ and bench/bare/' \
-  < <(search "${include}[\"<]mpi\.h" "${all[@]}" |
-    except distributed/mpi/ distributed/scalapack/ distributed/nccl/ bench/bare/)
-breach 'nccl.h belongs under distributed/nccl/ and bench/bare/' \
-  < <(search "${include}[\"<]nccl\.h" "${all[@]}" | except distributed/nccl/ bench/bare/)
+# lamina_bare is a program of its own, which uses nothing of what it is held against.
+bare=(distributed/mpi/bare distributed/nccl/bare.cpp distributed/absent/bare_nccl.cpp)
+breach 'the loops of lamina_bare must include nothing else of the project' \
+  < <(search "${include}\"" "${bare[@]}" | grep -v 'include *"distributed/mpi/bare/' || true)
+breach 'mpi.h belongs under distributed/{mpi,scalapack,nccl}/' \
+  < <(search "${include}[\"<]mpi\.h" "${all[@]}" | except distributed/mpi/ distributed/scalapack/ distributed/nccl/)
+breach 'nccl.h belongs under distributed/nccl/' \
+  < <(search "${include}[\"<]nccl\.h" "${all[@]}" | except distributed/nccl/)
 breach 'hwloc.h belongs under bench/hwloc/' \
   < <(search "${include}[\"<]hwloc" "${all[@]}" | except bench/hwloc/)
-breach 'CUDA headers belong under kernels/cuda/, distributed/nccl/ and bench/bare/' \
+breach 'CUDA headers belong under kernels/cuda/ and distributed/nccl/' \
   < <(search "${include}[\"<](cuda|cublas|cusparse|cusolver|curand)[A-Za-z0-9_]*\.h" "${all[@]}" |
-    except kernels/cuda/ distributed/nccl/ bench/bare/)
+    except kernels/cuda/ distributed/nccl/)
 breach "oneDNN's headers belong in kernels/cpu/onednn.cpp" \
   < <(search "${include}[\"<]([a-z]+/)*dnnl" "${all[@]}" | except 'kernels/cpu/onednn\.cpp')
 breach "LIBXSMM's headers belong in kernels/cpu/libxsmm.cpp" \

@@ -9,7 +9,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#include "bench/bare/bare.hpp"
+#include "distributed/mpi/bare/bare.hpp"
 
 namespace bare {
 namespace {

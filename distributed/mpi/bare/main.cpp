@@ -13,7 +13,7 @@
 #include <memory>
 #include <random>
 
-#include "bench/bare/bare.hpp"
+#include "distributed/mpi/bare/bare.hpp"
 
 namespace bare {
 namespace {

@@ -1,5 +1,5 @@
 // CUDA or NCCL was not built: lamina_bare has MPI's loop alone.
-#include "bench/bare/bare.hpp"
+#include "distributed/mpi/bare/bare.hpp"
 
 namespace bare {
 
