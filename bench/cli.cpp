@@ -16,9 +16,8 @@ namespace {
 
 constexpr const char* kAbout =
     "Lamina measures compressed linear layers of language models (dense, int8, int4, fp8, pruned,\n"
-    "low-rank), on CPU cores and GPUs, alone or cut over MPI ranks. One JSON file in, one table of rows "
-    "out:\n"
-    "each with its latency, its share of the machine's limit and its error, after its result was checked.\n";
+    "low-rank), on CPU cores and GPUs, alone or cut over MPI ranks. One JSON file in, one table out, each\n"
+    "row with its latency, its share of the machine's limit and its error, after its result was checked.\n";
 
 constexpr const char* kFirstSteps = R"(First steps:
   lamina run configs/quickstart.json               a table within a minute

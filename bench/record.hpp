@@ -11,6 +11,10 @@
 
 namespace lamina {
 
+// Held-out tokens that `quality` is computed on unless a config asks for others, and in every record that
+// does not say: so schemes compare across token counts.
+inline constexpr int64_t kQualityTokens = 16;
+
 // How sinks print a key's values.
 enum class Unit {
   none,

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "bench/record.hpp"
 #include "distributed/compress.hpp"
 #include "distributed/sharded_layer.hpp"
 #include "distributed/svd.hpp"
@@ -30,7 +31,7 @@ struct LayerRef {
   std::string compressed;  // a file of `lamina compress`, which has all schemes but dense ones
   uint64_t seed = 1;
   // That `quality` is computed on, whatever a case's own count: so schemes compare across token counts.
-  int64_t quality_tokens = 16;
+  int64_t quality_tokens = kQualityTokens;
   // Equal keys mean equal weights and activations.
   std::string key() const;
   std::unique_ptr<WeightSource> open() const;

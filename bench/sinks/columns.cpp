@@ -149,8 +149,7 @@ std::string method_asked(const Row& row) {
 
 // Held-out tokens that the NMSE is of, where another count than the usual one was asked for.
 std::string quality_tokens(const Row& row) {
-  const std::string tokens = count(*row.record, "quality_tokens");
-  return tokens == "16" ? "" : tokens;
+  return row.record->integer("quality_tokens") == kQualityTokens ? "" : count(*row.record, "quality_tokens");
 }
 
 // What a compressed all_reduce sends: "int8 b128", with "ef" for error feedback.

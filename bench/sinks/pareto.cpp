@@ -42,8 +42,7 @@ bool compares(const Record& record) {
 std::string place(const Row& row) {
   const Record& record = *row.record;
   const double asked = record.number("quality_tokens");
-  const double quality_tokens =
-      std::isfinite(asked) ? asked : 16;  // of what was recorded before one could ask
+  const double quality_tokens = std::isfinite(asked) ? asked : kQualityTokens;
   return fmt::format("{} {} {} {} {} {} {} {} {}", row.run->machine, record.text("device"),
                      record.text("cache"), record.text("shard"), record.integer("nodes"),
                      record.integer("ranks"), record.integer("threads"), record.text("weights_source"),

@@ -61,9 +61,7 @@ class LayerCase : public ForwardCase {
   DeviceState device_state() override { return layer_.device().state(); }
 
   CheckResult check() override {
-    Matrix<float> x(tokens_, inputs_.cols);
-    std::copy_n(inputs_.data.begin(), x.data.size(), x.data.begin());
-    return check_layer(layer_, x, stream_, ref_.seed);
+    return check_layer(layer_, first_tokens(inputs_, tokens_), stream_, ref_.seed);
   }
 
   std::optional<Quality> quality() override {
@@ -72,7 +70,7 @@ class LayerCase : public ForwardCase {
           layer_.forward(0, x.as<float>(), y_.as<float>(), count, stream_);
         });
     return compare_quality(
-        y, *store_.product(ref_, "quality", ref_.activations(ref_.quality_tokens), layer_.comm()));
+        y, *store_.product(ref_, "quality", first_tokens(inputs_, ref_.quality_tokens), layer_.comm()));
   }
 
   Cost cost() const override { return layer_.cost(tokens_); }

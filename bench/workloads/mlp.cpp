@@ -91,8 +91,7 @@ class MlpCase : public ForwardCase {
   DeviceState device_state() override { return down_.device().state(); }
 
   CheckResult check() override {
-    Matrix<float> x(tokens_, inputs_.cols);
-    std::copy_n(inputs_.data.begin(), x.data.size(), x.data.begin());
+    const Matrix<float> x = first_tokens(inputs_, tokens_);
     CheckResult result = check_layer(up_, x, stream_, refs_.gate_up.seed);
     // The block as it is timed, with every buffer poisoned; then each part held against what the one before
     // it gave.
@@ -160,8 +159,7 @@ class MlpCase : public ForwardCase {
         up_, down_, inputs_, refs_.gate_up.quality_tokens, tokens_, y_,
         [&](const Buffer& x, int64_t count) { forward(0, x.data(), y_.as<float>(), count, Part::all); });
     return compare_quality(
-        y,
-        original_block(refs_, store_, refs_.gate_up.activations(refs_.gate_up.quality_tokens), down_.comm()));
+        y, original_block(refs_, store_, first_tokens(inputs_, refs_.gate_up.quality_tokens), down_.comm()));
   }
 
   Cost cost() const override {

@@ -33,7 +33,7 @@ const std::vector<KeySpec>& recorded_keys() {
       file_key("inputs", "a .safetensors file of the layer's recorded inputs (default: synthetic)"),
       {"inputs_tensor", "its tensor, [tokens × in_features]", std::string("inputs")},
       file_key("compressed", "a file of `lamina compress` to read the scheme's weights from"),
-      {"quality_tokens", "held-out tokens that quality is computed on", int64_t{16}, 1, 1 << 20}};
+      {"quality_tokens", "held-out tokens that quality is computed on", kQualityTokens, 1, 1 << 20}};
   return keys;
 }
 

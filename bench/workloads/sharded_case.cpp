@@ -111,6 +111,12 @@ Buffer place_inputs(ShardedLayer& layer, const Matrix<float>& inputs, Range toke
   return x;
 }
 
+Matrix<float> first_tokens(const Matrix<float>& inputs, int64_t tokens) {
+  Matrix<float> first(tokens, inputs.cols);
+  std::copy_n(inputs.data.begin(), first.data.size(), first.data.begin());
+  return first;
+}
+
 Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Matrix<float>& inputs,
                               int64_t wanted, int64_t tokens, const Buffer& y,
                               const std::function<void(const Buffer& x, int64_t count)>& forward) {

@@ -26,6 +26,9 @@ bool replicate_cold(const std::vector<ShardedLayer*>& layers, int64_t cold_bytes
 // This rank's part of `tokens` of the inputs, on the layer's device in the type that it reads. Collective.
 Buffer place_inputs(ShardedLayer& layer, const Matrix<float>& inputs, Range tokens);
 
+// The first `tokens` rows of a layer's inputs.
+Matrix<float> first_tokens(const Matrix<float>& inputs, int64_t tokens);
+
 // What layers from `first` to `last` make of the first `wanted` tokens of `inputs`, `tokens` at a time, by
 // forward(x, count) into `y`: [wanted × last's N] on every rank. Collective.
 Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Matrix<float>& inputs,

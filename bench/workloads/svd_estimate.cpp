@@ -51,11 +51,6 @@ double seconds_of(const std::string& method, Shape shape, double rank, const Svd
   return (parallel / cores + serial) / kNominalFlops;
 }
 
-std::string why_no_room(int64_t bytes) {
-  const Device* device = find_device("cuda");
-  return device == nullptr ? "" : too_little_gpu_memory(bytes, device->free_bytes());
-}
-
 }  // namespace
 
 int64_t most_rank(const RankRule& rule, Shape shape, const SvdMethod& method) {
@@ -85,7 +80,10 @@ std::string why_not_on_gpus(const SvdMethod& method, Shape shape, int64_t rank, 
       return "cuda: no communicator for GPUs' memory in this build; build with NCCL, or take 1 rank";
     if (!type->absent.empty()) return fmt::format("communicator {}: {}", type->name, type->absent);
   }
-  return why_no_room(method.gpu_bytes(shape, rank, ranks, options));
+  const Device* device = find_device("cuda");
+  return device == nullptr
+             ? ""
+             : too_little_gpu_memory(method.gpu_bytes(shape, rank, ranks, options), device->free_bytes());
 }
 
 void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_t rank,
