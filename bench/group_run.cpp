@@ -9,6 +9,8 @@
 #include <optional>
 #include <stdexcept>
 
+#include "kernels/cpu/core_clock.hpp"
+
 namespace lamina {
 namespace {
 
@@ -147,6 +149,10 @@ void set_times(Record& record, const Series& series) {
     const Interval interval = series.interval();
     record.set("latency_us_ci_low", interval.low);
     record.set("latency_us_ci_high", interval.high);
+  }
+  if (const double cycles = series.p50_cycles(); !std::isnan(cycles)) {
+    record.set("core_clock_mhz", median(series.block_clocks_mhz));
+    record.set("cycles_p50", cycles);
   }
   record.set("samples_us", us);
   record.set("samples", static_cast<int64_t>(us.size()));
@@ -293,7 +299,10 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       if (!entry.open()) continue;
       entry.all.step = step_of(entry, Part::all);
       entry.all.name = entry.compute.name = entry.communicate.name = entry.planned->spec->name;
-      if (entry.replay) entry.all.timed = replay_of(entry, *entry.replay, comm);
+      if (entry.replay)
+        entry.all.timed = replay_of(entry, *entry.replay, comm);
+      else if (comm.size() == 1 && group.threads == 1 && entry.planned->spec->forward)
+        entry.all.clock_mhz = core_clock_mhz;  // of several cores nobody knows whose clock decides
       entry.all.rule = rule;
       series.push_back(&entry.all);
       if (entry.prepared->collectives() == 0 || comm.size() == 1) continue;

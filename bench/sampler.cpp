@@ -65,11 +65,13 @@ void run_block(Series& series, Communicator& comm, const std::function<void()>& 
     series.add_long(seconds);
     return;
   }
-  // First one step that only counts against the timeout: the block before left the caches and predictors to
-  // another kernel.
+  // First a sample that only counts against the timeout: the block before left the caches and predictors to
+  // another kernel, and one step does not bring all of them back.
   std::vector<double> seconds;
+  std::vector<double> clocks_mhz;
   for (int i = 0; i <= kBlockSamples; ++i) {
-    seconds.push_back(time_sample(series, comm, i == 0 ? 1 : series.iterations_per_sample));
+    seconds.push_back(time_sample(series, comm, series.iterations_per_sample));
+    if (series.clock_mhz && i > 0) clocks_mhz.push_back(series.clock_mhz());
     pulse();
   }
   const double own = std::accumulate(seconds.begin() + 1, seconds.end(), 0.0);
@@ -80,13 +82,17 @@ void run_block(Series& series, Communicator& comm, const std::function<void()>& 
   }
   seconds.erase(seconds.begin());
   series.own_s += own;
-  series.add_block(seconds);
+  series.add_block(seconds, steady_clock_mhz(clocks_mhz));
 }
 
 }  // namespace
 
 double Series::p50_us() const {
   return timed_out() ? std::nan("") : median(block_medians);
+}
+
+double Series::p50_cycles() const {
+  return timed_out() || block_cycles.size() < kMinSteadyBlocks ? std::nan("") : median(block_cycles);
 }
 
 double Series::own_us() const {
@@ -97,13 +103,17 @@ Interval Series::interval() const {
   return median_interval(block_medians);
 }
 
-void Series::add_block(const std::vector<double>& seconds) {
+void Series::add_block(const std::vector<double>& seconds, double beside_mhz) {
   std::vector<double> us;
   for (const double value : seconds) {
     timed_s_ += value;
     us.push_back(value * 1e6 / static_cast<double>(steps_per_sample()));
   }
   samples_us.insert(samples_us.end(), us.begin(), us.end());
+  if (beside_mhz > 0) {
+    block_cycles.push_back(*std::min_element(us.begin(), us.end()) * beside_mhz);  // µs · MHz
+    block_clocks_mhz.push_back(beside_mhz);
+  }
   block_medians.push_back(median(std::move(us)));
   apply_rule();
 }
@@ -132,6 +142,12 @@ void Series::apply_rule() {
     next_look_ = blocks + (blocks + 1) / 2;
   }
   if (stop_reason.empty() && timed_s_ >= rule.max_seconds) stop_reason = "max_seconds";
+}
+
+double steady_clock_mhz(std::vector<double> readings) {
+  if (readings.size() < 3) return 0;
+  std::sort(readings.begin(), readings.end());
+  return readings.back() <= readings[1] * kSteadyClock ? median(readings) : 0;
 }
 
 double quantile(std::vector<double> values, double q) {

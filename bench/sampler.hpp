@@ -18,6 +18,8 @@ inline constexpr int kMaxSamples = 2000;
 // A step that takes longer than max_seconds, and than this, is timed at most kMaxLongSamples times, and not
 // again once three times the longer of both are over.
 inline constexpr double kLongStepSeconds = 1;
+inline constexpr double kSteadyClock = 1.01;  // readings of a steady clock differ by less
+inline constexpr int kMinSteadyBlocks = 3;    // that cycles are told of
 inline constexpr int kMaxLongSamples = 3;
 
 struct Interval {
@@ -41,12 +43,18 @@ struct Series {
   // each of `steps` steps, and returns their seconds.
   std::function<double(int64_t iterations)> timed = {};
   int64_t steps = 1;
+  // MHz of the core that does all of a step, where one does; 0 where that is unknown. Read beside every
+  // block.
+  std::function<double()> clock_mhz = {};
   StopRule rule;
   std::string name;  // for progress
   // Filled by sample(), through add_block() or add_long():
   std::vector<double> samples_us;  // each: slowest rank's time a step
   std::vector<double>
       block_medians;  // of kBlockSamples samples each; of a long step's samples one, of them all
+  // Of the blocks beside which the clock was read and stood still: the cycles of their least sample, and that
+  // clock.
+  std::vector<double> block_cycles, block_clocks_mhz;
   int64_t iterations_per_sample = 1;
   bool long_step = false;  // timed a few times only, the first of them included
   int64_t steps_per_sample() const { return iterations_per_sample * steps; }
@@ -57,10 +65,14 @@ struct Series {
   // A step's time: the median of block medians, of which interval() is the 95 % interval. One estimator for
   // both, so that the one always lies within the other. NaN without a block, and for what timed out.
   double p50_us() const;
+  // Cycles that a step takes on its core, which a moving clock does not change: the median over the blocks of
+  // a steady one. NaN with fewer than kMinSteadyBlocks of them.
+  double p50_cycles() const;
   bool has_interval() const { return block_medians.size() >= kMinBlocksForInterval; }
   Interval interval() const;  // where has_interval()
-  // Takes the seconds of a block's samples and applies the rule; needs no clock.
-  void add_block(const std::vector<double>& seconds);
+  // Takes the seconds of a block's samples, and the core's steady clock beside them (0: none), and applies
+  // the rule; needs no clock.
+  void add_block(const std::vector<double>& seconds, double beside_mhz = 0);
   // Whether a first step of so many seconds makes this a series of a long step.
   bool is_long(double seconds) const;
   // Takes one sample of a long step.
@@ -72,6 +84,10 @@ struct Series {
   double timed_s_ = 0;
   size_t next_look_ = kMinBlocksForInterval;
 };
+
+// The clock that readings agree on, all but the lowest of them within 1 %: that one may have been
+// interrupted. 0 where they do not, or are fewer than three: the clock moved among them.
+double steady_clock_mhz(std::vector<double> readings);
 
 // 95 % confidence interval of the median from the order statistics of independent values (the sign test's; no
 // assumption on their distribution): at least kMinBlocksForInterval of them.

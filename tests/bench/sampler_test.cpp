@@ -71,6 +71,28 @@ TEST(MedianInterval, HoldsTheP50) {
   EXPECT_TRUE(std::isnan(Series().p50_us()));
 }
 
+TEST(SteadyClock, IsWhatReadingsAgreeOn) {
+  EXPECT_EQ(steady_clock_mhz({}), 0);
+  EXPECT_EQ(steady_clock_mhz({3000, 3020, 3010, 3015, 3005}), 3010);
+  EXPECT_EQ(steady_clock_mhz({3000, 3020, 9, 3010, 3005}), 3005) << "one was interrupted";
+  EXPECT_EQ(steady_clock_mhz({3000, 3600, 3000, 3600, 3600}), 0) << "it moved";
+  EXPECT_EQ(steady_clock_mhz({3000, 3020, 9, 9, 3010}), 0);
+}
+
+TEST(Series, CyclesAreOfTheBlocksWithASteadyClock) {
+  Series series;
+  series.rule.max_seconds = 1;
+  // 300 cycles a step, whatever the clock; the other samples of a block were interrupted.
+  for (const double mhz : {1000.0, 2500.0, 3000.0}) {
+    EXPECT_TRUE(std::isnan(series.p50_cycles()));
+    const double s = 300 / mhz * 1e-6;
+    series.add_block({2 * s, s, 3 * s, 9 * s, 2 * s}, mhz);
+    series.add_block({1, 1, 1, 1, 1});  // nobody knows at which clock
+  }
+  EXPECT_NEAR(series.p50_cycles(), 300, 1e-9);
+  EXPECT_EQ(median(series.block_clocks_mhz), 2500);
+}
+
 double from_normal(double z, bool exponential) {
   constexpr double kSpread = 0.03;
   const double above = 0.5 * std::erfc(z / std::sqrt(2.0));  // the same order, another shape
