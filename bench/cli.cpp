@@ -182,9 +182,12 @@ struct App {
     add_pairs(*selftest, options,
               "Pairs of launches of this program to measure (default: 30); gates of half as many are tried");
     selftest
-        ->add_option("--slow", options.slow_binary,
-                     "A build with LAMINA_INJECT_SLOWDOWN, launched beside each pair: does a gate find it?")
-        ->type_name("BINARY");
+        ->add_option(
+            "--slow", options.slow_binaries,
+            "A build with LAMINA_INJECT_SLOWDOWN, launched beside each pair: does a gate find it? May be "
+            "repeated")
+        ->type_name("BINARY")
+        ->allow_extra_args(false);
     add_rules(*selftest, options.report);
     selftest->footer(
         "Exit codes: 0 a gate finds 5 % here, 12 none of those tried does. docs/regression.md explains.");
@@ -220,6 +223,8 @@ struct App {
         ->type_name("PERCENT");
     command.add_option("--quality-factor", options.settings.quality_factor,
                        "An error that grew by more is a regression (default: 1.1)");
+    command.add_flag("--times", options.settings.times_only,
+                     "Compare times even where rows have their core's cycles");
     command.add_flag("--across-machines", options.settings.across_machines,
                      "Compare runs of different CPUs all the same");
   }

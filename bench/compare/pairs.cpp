@@ -39,7 +39,8 @@ Json plan_of(const AbOptions& options) {
                {"launcher", fmt::format("{}", fmt::join(options.start.launcher, " "))},
                {"filter", options.start.filter},
                {"set", options.start.overrides}};
-  plan["slow_digest"] = options.slow_binary.empty() ? Json(nullptr) : Json(digest(options.slow_binary));
+  plan["slow_digests"] = Json::array();
+  for (const std::string& slow : options.slow_binaries) plan["slow_digests"].push_back(digest(slow));
   return plan;
 }
 
@@ -94,7 +95,7 @@ Pairs open_pairs(const AbOptions& options) {
   pairs.path = options.out_dir.empty() ? fresh_run_folder("ab") : options.out_dir;
   pairs.count = options.launches;
   pairs.random.seed(open_plan(options, pairs.path));
-  const auto add = [&](const char* side, const std::string& binary) {
+  const auto add = [&](const std::string& side, const std::string& binary) {
     pairs.start.push_back(options.start);
     pairs.start.back().binary = binary;
     pairs.folder.push_back((fs::path(pairs.path) / side).string());
@@ -102,7 +103,8 @@ Pairs open_pairs(const AbOptions& options) {
   };
   add("base", options.base_binary);
   add("new", options.new_binary);
-  if (!options.slow_binary.empty()) add("slow", options.slow_binary);
+  for (size_t i = 0; i < options.slow_binaries.size(); ++i)
+    add(fmt::format("slow-{}", i + 1), options.slow_binaries[i]);
   drop_half_pairs(pairs);
   return pairs;
 }

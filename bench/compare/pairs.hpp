@@ -17,8 +17,8 @@ namespace lamina::compare {
 // Of `lamina ab`, and of `lamina selftest` with one build twice.
 struct AbOptions {
   std::string base_binary, new_binary;
-  std::string slow_binary;  // of selftest: a slower build, launched beside each pair; empty: none
-  Start start;              // but for its binary
+  std::vector<std::string> slow_binaries;  // of selftest: slower builds, launched beside each pair
+  Start start;                             // but for its binary
   int64_t launches = 0;
   std::string out_dir;  // empty: runs/ab-<UTC time>
   bool resume = false;
@@ -28,7 +28,7 @@ struct AbOptions {
 struct Pairs {
   std::string path;
   int64_t count = 0;         // at most
-  std::vector<Start> start;  // of BASE and NEW, and of the slower build where there is one
+  std::vector<Start> start;  // of BASE and NEW, and of the slower builds
   std::vector<std::string> folder;
   std::mt19937_64 random;  // of the order within each pair
   int64_t made = 0;        // by this process
@@ -53,7 +53,7 @@ double seconds_left(const Pairs& pairs, int64_t number);
 int with_pairs(const std::string& command, const AbOptions& options,
                const std::function<int(Pairs& pairs)>& work);
 
-// The first launches of a side (0: BASE, 1: NEW, 2: the slower build).
+// The first launches of a side (0: BASE, 1: NEW, from 2 on: the slower builds).
 Side read_launches(const Pairs& pairs, size_t side, int64_t count, std::vector<std::string>& warnings);
 
 }  // namespace lamina::compare

@@ -161,11 +161,15 @@ std::string rules_text(const Comparison& comparison) {
   const auto tested = std::count_if(comparison.rows.begin(), comparison.rows.end(),
                                     [](const Row& row) { return !std::isnan(row.p_value); });
   if (tested == 0) return "Nothing was tested: that takes two launches a side.";
+  const auto by_cycles = std::count_if(comparison.rows.begin(), comparison.rows.end(),
+                                       [](const Row& row) { return row.by_cycles; });
+  const std::string measure =
+      by_cycles == 0 ? "" : fmt::format(" ({} by their core's cycles, not its time)", by_cycles);
   return fmt::format(
-      "Of {} rows, {} Student's t of log-times per launch, Holm at {:.2g}, changes under {:.2g} % never "
+      "Of {} rows{}, {} Student's t of logarithms per launch, Holm at {:.2g}, changes under {:.2g} % never "
       "called; "
       "ok is a {:.4g} % interval below +{:.2g} %.",
-      tested,
+      tested, measure,
       comparison.paired ? "by pairs of interleaved launches:" : "launches not interleaved, Welch's form of",
       settings.alpha * settings.share, 100 * settings.floor, level_percent(comparison), 100 * settings.limit);
 }

@@ -53,7 +53,8 @@ std::string json_report(const Comparison& comparison) {
                  {"floor", settings.floor},
                  {"limit", settings.limit},
                  {"quality_factor", settings.quality_factor},
-                 {"across_machines", settings.across_machines}}},
+                 {"across_machines", settings.across_machines},
+                 {"times_only", settings.times_only}}},
                {"counts", Json::object()}};
   for (const Verdict verdict : {Verdict::ok, Verdict::slower, Verdict::faster, Verdict::inconclusive,
                                 Verdict::missing, Verdict::invalid, Verdict::added, Verdict::skipped})
@@ -73,6 +74,7 @@ std::string json_report(const Comparison& comparison) {
                     {"ratio_high", number(row.ratio_high)},
                     {"p_value", number(row.p_value)},
                     {"p_adjusted", number(row.p_adjusted)},
+                    {"measure", row.by_cycles ? "cycles" : "time"},
                     {"could_have_seen", number(row.visible)},
                     {"base_launches", row.base_launches},
                     {"new_launches", row.new_launches},

@@ -52,20 +52,26 @@ int64_t called_in(const std::vector<Row>& rows) {
 }
 
 void slow_down(Side& side, const std::string& name, double factor) {
-  for (Launch& launch : side.launches) launch.rows.at(name).time_us *= factor;
+  for (Launch& launch : side.launches) {
+    LaunchRow& row = launch.rows.at(name);
+    row.time_us *= factor;
+    row.cycles *= factor;
+  }
 }
 
-double time_of(const Launch& launch, const std::string& name) {
+const LaunchRow* row_of(const Launch& launch, const std::string& name) {
   const auto found = launch.rows.find(name);
-  return found == launch.rows.end() ? 0 : found->second.time_us;
+  return found == launch.rows.end() ? nullptr : &found->second;
 }
 
 // The rows that a build with LAMINA_INJECT_SLOWDOWN slows down, its native kernels', with a time in every
 // launch.
 std::vector<std::string> slowed_rows(const Side& base, const Side& slow) {
   const auto timed = [](const Side& side, const std::string& name) {
-    return std::all_of(side.launches.begin(), side.launches.end(),
-                       [&](const Launch& launch) { return time_of(launch, name) > 0; });
+    return std::all_of(side.launches.begin(), side.launches.end(), [&](const Launch& launch) {
+      const LaunchRow* row = row_of(launch, name);
+      return row != nullptr && row->time_us > 0;
+    });
   };
   std::vector<std::string> names;
   if (slow.launches.empty()) return names;
@@ -86,34 +92,37 @@ bool found_slower(const Gate& gate, const Settings& settings, const std::string&
   return false;
 }
 
+// The rows of each slower build that are slower.
+using Slowed = std::vector<std::vector<std::string>>;
+
 // Gates whose pairs no other has.
-void judge_apart(const Side& base, const Side& next, const Side* slow, const std::vector<std::string>& slowed,
-                 const Settings& settings, Rate& rate) {
-  const size_t size = static_cast<size_t>(rate.pairs);
-  const std::vector<bool> as_recorded(base.launches.size(), false);
-  for (size_t begin = 0; begin + size <= base.launches.size(); begin += size) {
+void judge_apart(const Bank& bank, const Slowed& slowed, const Settings& settings, Rate& rate) {
+  const size_t size = static_cast<size_t>(rate.pairs), launches = bank.base.launches.size();
+  const std::vector<bool> as_recorded(launches, false);
+  for (size_t begin = 0; begin + size <= launches; begin += size) {
     std::vector<size_t> pairs(size);
     std::iota(pairs.begin(), pairs.end(), begin);
-    const Gate gate = gate_of(base, next, pairs, as_recorded);
+    const Gate gate = gate_of(bank.base, bank.next, pairs, as_recorded);
     const std::vector<Row> rows = judged(gate, settings);
     const int64_t called = called_in(rows);
     ++rate.apart_gates;
     rate.apart_rows += static_cast<int64_t>(rows.size());
     rate.apart_false_rows += called;
     rate.apart_false_gates += called > 0;
-    for (const std::string& name : slowed) {
-      Gate slower = gate;
-      take_row(slower.next, *slow, pairs, name);
-      ++rate.slow_apart;
-      rate.slow_apart_found += found_slower(slower, settings, name);
-    }
+    for (size_t build = 0; build < slowed.size(); ++build)
+      for (const std::string& name : slowed[build]) {
+        Gate slower = gate;
+        take_row(slower.next, bank.slow[build], pairs, name);
+        ++rate.slow[build].apart;
+        rate.slow[build].apart_found += found_slower(slower, settings, name);
+      }
   }
 }
 
-void judge_drawn(const Side& base, const Side& next, const Side* slow, const std::vector<std::string>& names,
-                 const std::vector<std::string>& slow_rows, const Settings& settings, Rate& rate) {
+void judge_drawn(const Bank& bank, const std::vector<std::string>& names, const Slowed& slowed_names,
+                 const Settings& settings, Rate& rate) {
   std::mt19937_64 random(1);
-  std::vector<size_t> order(base.launches.size());
+  std::vector<size_t> order(bank.base.launches.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::vector<bool> swapped(order.size());
   std::vector<int64_t> found(kInjected.size());
@@ -123,7 +132,7 @@ void judge_drawn(const Side& base, const Side& next, const Side* slow, const std
     for (size_t i = 0; i < swapped.size(); ++i) swapped[i] = random() >> 63 != 0;
     std::vector<size_t> pairs(order.begin(), order.begin() + rate.pairs);
     std::sort(pairs.begin(), pairs.end());
-    const Gate gate = gate_of(base, next, pairs, swapped);
+    const Gate gate = gate_of(bank.base, bank.next, pairs, swapped);
     const std::vector<Row> rows = judged(gate, settings);
     const int64_t called = called_in(rows);
     rate.rows += static_cast<int64_t>(rows.size());
@@ -141,12 +150,14 @@ void judge_drawn(const Side& base, const Side& next, const Side* slow, const std
       ++tried;
       seen += called_slower;
     }
-    if (slow_rows.empty()) continue;
-    const std::string& slow_name = slow_rows[random() % slow_rows.size()];
-    Gate slower = gate;
-    take_row(slower.next, *slow, pairs, slow_name);
-    ++rate.slow_gates;
-    rate.slow_found += found_slower(slower, settings, slow_name);
+    for (size_t build = 0; build < slowed_names.size(); ++build) {
+      if (slowed_names[build].empty()) continue;
+      const std::string& slow_name = slowed_names[build][random() % slowed_names[build].size()];
+      Gate slower = gate;
+      take_row(slower.next, bank.slow[build], pairs, slow_name);
+      ++rate.slow[build].drawn;
+      rate.slow[build].drawn_found += found_slower(slower, settings, slow_name);
+    }
   }
   for (const int64_t count : found)
     rate.found.push_back(static_cast<double>(count) / static_cast<double>(rate.gates));
@@ -156,24 +167,56 @@ double percent(int64_t part, int64_t whole) {
   return whole > 0 ? 100 * static_cast<double>(part) / static_cast<double>(whole) : 0;
 }
 
+// What gates find of builds that are really slower.
+std::string slower_builds_text(const Bank& bank, const std::vector<Rate>& rates) {
+  std::string text, head = "| pairs |", rule = "|------:|";
+  for (size_t build = 0; build < bank.slow.size(); ++build) {
+    std::vector<double> ratios = slowdowns(bank.base, bank.slow[build]);
+    if (ratios.empty()) continue;
+    std::sort(ratios.begin(), ratios.end());
+    text += fmt::format("{}. a build whose {} native rows take {:.1f} to {:.1f} % more, median {:.1f} %\n",
+                        build + 1, ratios.size(), 100 * (ratios.front() - 1), 100 * (ratios.back() - 1),
+                        100 * (median(ratios) - 1));
+    head += fmt::format(" {}: apart | {}: drawn |", build + 1, build + 1);
+    rule += "---------:|---------:|";
+  }
+  if (text.empty()) return "";
+  text = "\nBuilds made slower:\n\n" + text +
+         "\nOne row at a time is of such a build's launches, the others of the second build's. Called slower "
+         "in gates\n"
+         "without a pair in common (apart), and in drawn ones:\n\n" +
+         head + "\n" + rule + "\n";
+  for (const Rate& rate : rates) {
+    text += fmt::format("| {:>5} |", rate.pairs);
+    for (const SlowRate& slow : rate.slow) {
+      if (slow.apart == 0) continue;
+      text += fmt::format(" {:.1f} % of {} |", percent(slow.apart_found, slow.apart), slow.apart);
+      text += slow.drawn > 0 ? fmt::format(" {:.1f} % |", percent(slow.drawn_found, slow.drawn)) : "  |";
+    }
+    text += "\n";
+  }
+  return text;
+}
+
 }  // namespace
 
-std::vector<Rate> rates_of(const Side& base, const Side& next, const Settings& settings, const Side* slow) {
-  const int64_t launches = static_cast<int64_t>(base.launches.size());
+std::vector<Rate> rates_of(const Bank& bank, const Settings& settings) {
+  const int64_t launches = static_cast<int64_t>(bank.base.launches.size());
   std::vector<std::string> names;
-  for (const Row& row : judged({base, next}, settings))
+  for (const Row& row : judged({bank.base, bank.next}, settings))
     if (row.base_launches == launches && row.new_launches == launches) names.push_back(row.name);
   if (names.empty()) throw std::runtime_error("no row has a time in every launch: there is nothing to try");
-  const std::vector<std::string> slowed =
-      slow == nullptr ? std::vector<std::string>{} : slowed_rows(base, *slow);
+  Slowed slowed;
+  for (const Side& slow : bank.slow) slowed.push_back(slowed_rows(bank.base, slow));
   std::vector<Rate> rates;
   for (const int64_t pairs : {3, 5, 7, 10, 15, 20, 30}) {
     if (pairs > launches) break;
     Rate rate;
     rate.pairs = pairs;
-    judge_apart(base, next, slow, slowed, settings, rate);
+    rate.slow.resize(bank.slow.size());
+    judge_apart(bank, slowed, settings, rate);
     // Drawing nearly all pairs time and again is one gate, not many.
-    if (2 * pairs <= launches) judge_drawn(base, next, slow, names, slowed, settings, rate);
+    if (2 * pairs <= launches) judge_drawn(bank, names, slowed, settings, rate);
     rates.push_back(rate);
   }
   return rates;
@@ -191,22 +234,43 @@ int64_t enough_pairs(const std::vector<Rate>& rates) {
 std::vector<double> slowdowns(const Side& base, const Side& slow) {
   std::vector<double> ratios;
   for (const std::string& name : slowed_rows(base, slow)) {
+    bool by_cycles = true;
+    for (const Side* side : {&base, &slow})
+      for (const Launch& launch : side->launches) by_cycles = by_cycles && launch.rows.at(name).cycles > 0;
     double logs = 0;
     for (size_t i = 0; i < base.launches.size(); ++i)
-      logs += std::log(time_of(slow.launches[i], name) / time_of(base.launches[i], name));
+      logs += std::log(slow.launches[i].rows.at(name).measured(by_cycles) /
+                       base.launches[i].rows.at(name).measured(by_cycles));
     ratios.push_back(std::exp(logs / static_cast<double>(base.launches.size())));
   }
   return ratios;
 }
 
-std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, const Settings& settings,
-                          std::vector<double> slower) {
+std::string times_text(const Bank& bank) {
+  std::string text = "pair,side,started,case,kernel,latency_us_p50,cycles_p50,core_clock_mhz\n";
+  const auto add = [&](const Side& side, const std::string& name) {
+    for (size_t i = 0; i < side.launches.size(); ++i)
+      for (const std::string& row_name : side.launches[i].cases) {
+        const LaunchRow& row = side.launches[i].rows.at(row_name);
+        if (row.time_us > 0)
+          text += fmt::format("{},{},{},{},{},{:.6g},{:.6g},{:.6g}\n", i + 1, name, side.launches[i].started,
+                              row_name, row.kernel, row.time_us, row.cycles, row.clock_mhz);
+      }
+  };
+  add(bank.base, "base");
+  add(bank.next, "new");
+  for (size_t build = 0; build < bank.slow.size(); ++build)
+    add(bank.slow[build], fmt::format("slow-{}", build + 1));
+  return text;
+}
+
+std::string selftest_text(const Bank& bank, const std::vector<Rate>& rates, const Settings& settings) {
   std::string text = fmt::format(
       "One build against itself, {} interleaved pairs of launches; alpha {:.2g}, floor {:.2g} %.\n\n"
       "False alarms in gates without a pair in common, as recorded:\n\n"
       "| pairs | gates | with an alarm | rows | called "
       "|\n|------:|------:|--------------:|-----:|-------:|\n",
-      launches, settings.alpha, 100 * settings.floor);
+      bank.base.launches.size(), settings.alpha, 100 * settings.floor);
   for (const Rate& rate : rates)
     text += fmt::format("| {:>5} | {:>5} | {:>13} | {:>4} | {:>6} |\n", rate.pairs, rate.apart_gates,
                         rate.apart_false_gates, rate.apart_rows, rate.apart_false_rows);
@@ -234,21 +298,7 @@ std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, cons
     for (const auto& [name, counts] : largest->rows_at_5)
       text += fmt::format("| {} | {:.0f} % |\n", printable(name), percent(counts.second, counts.first));
   }
-  if (!slower.empty()) {
-    std::sort(slower.begin(), slower.end());
-    text += fmt::format(
-        "\nA build made slower, whose {} rows take {:.1f} to {:.1f} % longer (median {:.1f} %). One row at a "
-        "time is "
-        "of\nits launches, the others of the second build's, and called slower in\n\n"
-        "| pairs | of gates without a pair in common | of drawn gates |\n|------:|------:|------:|\n",
-        slower.size(), 100 * (slower.front() - 1), 100 * (slower.back() - 1), 100 * (median(slower) - 1));
-    for (const Rate& rate : rates) {
-      const std::string drawn =
-          rate.slow_gates > 0 ? fmt::format("{:.1f} %", percent(rate.slow_found, rate.slow_gates)) : "";
-      text += fmt::format("| {:>5} | {:.1f} % of {} | {} |\n", rate.pairs,
-                          percent(rate.slow_apart_found, rate.slow_apart), rate.slow_apart, drawn);
-    }
-  }
+  text += slower_builds_text(bank, rates);
   const int64_t enough = enough_pairs(rates);
   if (enough > 0)
     return text +
@@ -267,17 +317,18 @@ int run_selftest(AbOptions options) {
         fmt::print(stderr, "lamina: pair {} of {} is done; about {:.0f} s left\n", number, pairs.count,
                    seconds_left(pairs, number));
     std::vector<std::string> warnings;
-    const Side base = read_launches(pairs, 0, pairs.count, warnings),
-               next = read_launches(pairs, 1, pairs.count, warnings);
-    Side slow;
-    if (!options.slow_binary.empty()) slow = read_launches(pairs, 2, pairs.count, warnings);
+    Bank bank;
+    bank.base = read_launches(pairs, 0, pairs.count, warnings);
+    bank.next = read_launches(pairs, 1, pairs.count, warnings);
+    for (size_t side = 2; side < pairs.folder.size(); ++side)
+      bank.slow.push_back(read_launches(pairs, side, pairs.count, warnings));
     for (const std::string& warning : warnings)
       fmt::print(stderr, "lamina: warning: {}\n", printable(warning));
-    const std::vector<Rate> rates =
-        rates_of(base, next, options.report.settings, slow.launches.empty() ? nullptr : &slow);
-    const std::string text =
-        selftest_text(rates, pairs.count, options.report.settings, slowdowns(base, slow));
-    write_file_atomically((std::filesystem::path(pairs.path) / "selftest.md").string(), text);
+    const std::vector<Rate> rates = rates_of(bank, options.report.settings);
+    const std::string text = selftest_text(bank, rates, options.report.settings);
+    const std::filesystem::path folder = pairs.path;
+    write_file_atomically((folder / "times.csv").string(), times_text(bank));
+    write_file_atomically((folder / "selftest.md").string(), text);
     if (!print_out(text)) return kExitFailed;
     return enough_pairs(rates) > 0 ? kExitOk : kExitInconclusive;
   });

@@ -14,6 +14,19 @@ namespace lamina::compare {
 // Slowdowns that are injected, by multiplying recorded times.
 inline const std::vector<double> kInjected = {0.01, 0.02, 0.03, 0.05, 0.10};
 
+// Launches in pairs: launch K of each side ran beside launch K of the others.
+struct Bank {
+  Side base{"base", {}}, next{"new", {}};  // one build
+  std::vector<Side> slow = {};             // builds made slower
+};
+
+// With one native row of a slower build's launches at a time in place of NEW's: rows tried, and called
+// slower.
+struct SlowRate {
+  int64_t apart = 0, apart_found = 0;  // in gates without a pair in common
+  int64_t drawn = 0, drawn_found = 0;
+};
+
 // What gates of so many pairs do.
 struct Rate {
   int64_t pairs = 0;
@@ -24,27 +37,26 @@ struct Rate {
   std::vector<double> found;  // share of gates in which the one slowed row is called slower, per kInjected
   // The same at +5 % by row: how often it was the slowed one, and called slower.
   std::map<std::string, std::pair<int64_t, int64_t>> rows_at_5;
-  // With one native row of a slower build's launches at a time in place of NEW's: rows tried, and called
-  // slower.
-  int64_t slow_apart = 0, slow_apart_found = 0, slow_gates = 0, slow_found = 0;
+  std::vector<SlowRate> slow;  // of each slower build
 };
 
-// From launches of one build on both sides, interleaved, and of a slower one beside them, which may be null.
-// Deterministic. All have as many launches; throws std::runtime_error where they do not compare.
-std::vector<Rate> rates_of(const Side& base, const Side& next, const Settings& settings,
-                           const Side* slow = nullptr);
+// Deterministic. All sides have as many launches, interleaved; throws std::runtime_error where they do not
+// compare.
+std::vector<Rate> rates_of(const Bank& bank, const Settings& settings);
 
-// How much slower each row of a native kernel is in `slow` than in `base`, as new / base by geometric means,
-// in the order of names. Rows must have a time in every launch.
+// How much slower each row of a native kernel is in `slow` than in `base`, as new / base by geometric means
+// of what is compared (cycles or times), in the order of names. Rows must have a time in every launch.
 std::vector<double> slowdowns(const Side& base, const Side& slow);
 
 // The fewest pairs with which a row that is 5 % slower is found in 95 % of gates, and 1 % of rows at most are
 // false alarms; 0 where none of those tried does.
 int64_t enough_pairs(const std::vector<Rate>& rates);
 
-// `slower`: slowdowns() of the slower build; empty without one.
-std::string selftest_text(const std::vector<Rate>& rates, int64_t launches, const Settings& settings,
-                          std::vector<double> slower = {});
+// What selftest.md holds.
+std::string selftest_text(const Bank& bank, const std::vector<Rate>& rates, const Settings& settings);
+
+// What times.csv holds, a line a row and launch: enough to judge the bank again.
+std::string times_text(const Bank& bank);
 
 // Measures this program against itself, `options.launches` pairs, and prints the rates. Returns 0 where a
 // gate is worth having, 12 where it is not, 1 where a launch failed, or 64.

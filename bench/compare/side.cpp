@@ -19,7 +19,7 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kPrefix = "launch-";
 // A picosecond and 30 years: no step takes less or more.
-constexpr double kShortestUs = 1e-6, kLongestUs = 1e15;
+constexpr double kShortestUs = 1e-6, kLongestUs = 1e15, kMostCycles = 1e19;
 
 double ratio_or(double value, double over, double otherwise) {
   const double ratio = value / over;
@@ -39,6 +39,11 @@ LaunchRow read_row(const Record& record) {
       row.reason = std::isnan(us) ? "ok, but without latency_us_p50"
                                   : fmt::format("latency_us_p50: expected {:g} to {:g}, found {:g}",
                                                 kShortestUs, kLongestUs, us);
+    }
+    const double cycles = record.number("cycles_p50"), clock_mhz = record.number("core_clock_mhz");
+    if (record.text("cache") == "hot" && cycles > 0 && cycles <= kMostCycles && clock_mhz > 0) {
+      row.cycles = cycles;
+      row.clock_mhz = clock_mhz;
     }
     const auto* passed = std::get_if<bool>(&record.get("check_passed"));
     if (passed != nullptr && !*passed) {

@@ -12,13 +12,18 @@ namespace lamina::compare {
 // What a comparison wants of a record.
 struct LaunchRow {
   std::string status;
-  std::string reason;                 // why it has no time, whether the record says so or this program does
-  double time_us = 0;                 // latency_us_p50; 0 where the row has none
+  std::string reason;  // why it has no time, whether the record says so or this program does
+  double time_us = 0;  // latency_us_p50; 0 where the row has none
+  // cycles_p50 and core_clock_mhz of a row whose weights stay in the caches, so that all it takes goes by its
+  // core's clock; 0 elsewhere.
+  double cycles = 0, clock_mhz = 0;
   double quality = -1;                // quality_nmse, or svd_error²; negative where the row has none
   double check_share = -1;            // check_error / check_tolerance; negative where unknown
   std::string kernel;                 // who computed it, and by which instructions: `auto` may choose anew
   std::string shape;                  // sizes, ranks and the like, which the same case has everywhere
   std::vector<std::string> warnings;  // what makes the row dubious
+
+  double measured(bool by_cycles) const { return by_cycles ? cycles : time_us; }
 };
 
 // What a difference of a fact means.

@@ -91,21 +91,41 @@ bool settle(const Rows& base, const Rows& next, Row& row) {
   return true;
 }
 
+double mean_log(const Rows& rows, double LaunchRow::*value) {
+  std::vector<double> logs;
+  for (const LaunchRow* row : rows) logs.push_back(std::log(row->*value));
+  return mean(logs);
+}
+
 // Ratio and test, where both sides have two launches. Every row of `next` is ok, and one of `base`.
 std::optional<Estimate> estimate(const Rows& base, const Rows& next, bool by_pairs, const Settings& settings,
                                  Row& row) {
-  std::vector<double> old_times, new_times;
-  for (size_t i = 0; i < base.size(); ++i)
-    if (base[i] && is_ok(*base[i])) old_times.push_back(std::log(base[i]->time_us));
+  Rows old_rows, new_rows;
+  for (const LaunchRow* one : base)
+    if (one && is_ok(*one)) old_rows.push_back(one);
   for (size_t i = 0; i < next.size(); ++i)
-    if (!by_pairs || (base[i] && is_ok(*base[i]))) new_times.push_back(std::log(next[i]->time_us));
-  row.base_launches = static_cast<int64_t>(old_times.size());
-  row.new_launches = static_cast<int64_t>(new_times.size());
-  row.base_us = std::exp(mean(old_times));
-  row.new_us = std::exp(mean(new_times));
-  row.ratio = std::exp(mean(new_times) - mean(old_times));
+    if (!by_pairs || (base[i] && is_ok(*base[i]))) new_rows.push_back(next[i]);
+  row.base_launches = static_cast<int64_t>(old_rows.size());
+  row.new_launches = static_cast<int64_t>(new_rows.size());
+  const auto has_cycles = [](const LaunchRow* one) { return one->cycles > 0; };
+  row.by_cycles = !settings.times_only && std::all_of(old_rows.begin(), old_rows.end(), has_cycles) &&
+                  std::all_of(new_rows.begin(), new_rows.end(), has_cycles);
+  row.base_us = std::exp(mean_log(old_rows, &LaunchRow::time_us));
+  row.new_us = std::exp(mean_log(new_rows, &LaunchRow::time_us));
+  if (row.by_cycles) {
+    const double old_clock = mean_log(old_rows, &LaunchRow::clock_mhz),
+                 new_clock = mean_log(new_rows, &LaunchRow::clock_mhz);
+    if (std::fabs(new_clock - old_clock) > std::log1p(settings.floor))
+      row.notes.push_back(
+          fmt::format("its core ran at {:.0f} MHz in BASE, at {:.0f} in NEW: cycles are compared",
+                      std::exp(old_clock), std::exp(new_clock)));
+  }
+  std::vector<double> old_logs, new_logs;
+  for (const LaunchRow* one : old_rows) old_logs.push_back(std::log(one->measured(row.by_cycles)));
+  for (const LaunchRow* one : new_rows) new_logs.push_back(std::log(one->measured(row.by_cycles)));
+  row.ratio = std::exp(mean(new_logs) - mean(old_logs));
   if (row.base_launches < 2 || row.new_launches < 2) return std::nullopt;
-  const Estimate result = by_pairs ? paired(old_times, new_times) : unpaired(old_times, new_times);
+  const Estimate result = by_pairs ? paired(old_logs, new_logs) : unpaired(old_logs, new_logs);
   row.ratio = std::exp(result.log_ratio);
   // Very few launches that differ wildly have an interval beyond what a double holds.
   const Interval within = interval(result, settings.level());

@@ -16,6 +16,7 @@ struct Settings {
   double limit = 0.05;          // a row is ok when its interval stays below +5 %
   double quality_factor = 1.1;  // a larger growth of the error is a regression
   bool across_machines = false;
+  bool times_only = false;  // not by cycles, even where rows have them
   // Of alpha, and of the interval's 5 %, for one of several looks at growing data: they add up to 1.
   double share = 1;
   // Of the rows' intervals: 95 %, or more at one of several looks.
@@ -38,6 +39,7 @@ struct Row {
   int64_t base_launches = 0, new_launches = 0;  // that the ratio is of
   // NaN where there is none. Ratios are new / base; the interval is of this row alone, at Settings::level().
   double base_us = kUnknown, new_us = kUnknown;  // geometric means over launches
+  bool by_cycles = false;                        // the ratio is of cycles, not of times
   double ratio = kUnknown, ratio_low = kUnknown, ratio_high = kUnknown;
   double p_value = kUnknown, p_adjusted = kUnknown;
   double visible = kUnknown;  // the slowdown that would have been found in 95 of 100 such comparisons: 0.034

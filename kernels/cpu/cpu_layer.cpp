@@ -4,7 +4,6 @@
 
 #include <bit>
 #include <cfloat>
-#include <chrono>
 #include <climits>
 #include <cmath>
 #include <cstring>
@@ -62,17 +61,11 @@ void CpuLayer::forward_then(Layer& next, const float* x, float* middle, float* y
 }
 
 void CpuLayer::compute_rows(const float* x, float* y, int64_t tokens, Range rows, int part) {
-  using Clock = std::chrono::steady_clock;
   const double slowdown = injected_slowdown();
-  const auto begin = slowdown > 0 ? Clock::now() : Clock::time_point();
-  compute(x, y, tokens, rows, part);
-  if (slowdown <= 0) return;
-  // By the clock: rows computed again would take less than their share, out of the caches, and of a small
-  // layer a unit of rows more than it.
-  const auto once = Clock::now(),
-             until = once + std::chrono::duration_cast<Clock::duration>(slowdown * (once - begin));
-  while (Clock::now() < until) {
-  }
+  if (slowdown > 0)
+    slow_down(this, tokens, slowdown, [&] { compute(x, y, tokens, rows, part); });
+  else
+    compute(x, y, tokens, rows, part);
 }
 
 void CpuLayer::share(const float* x, float* y, int64_t tokens) {

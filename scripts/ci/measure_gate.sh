@@ -1,27 +1,34 @@
 #!/usr/bin/env bash
 # Says what a gate by `lamina ab` is worth on this machine: one build against itself, and beside each pair of launches
-# a build whose kernels are really slower (LAMINA_INJECT_SLOWDOWN).
-#   scripts/ci/measure_gate.sh [FOLDER] [CONFIG] [PAIRS] [PERCENT]
-# FOLDER (runs/gate-bank) gets the launches and selftest.md; CONFIG is configs/gate.json, PAIRS 90, PERCENT 5: about
-# 20 minutes. It goes on with a FOLDER that an earlier call left. Exit codes: those of `lamina selftest`: 0 a
-# gate finds 5 % here, 12 none of those tried does; 64 bad usage; 69 where the program cannot be built.
+# builds whose kernels are really slower (LAMINA_INJECT_SLOWDOWN).
+#   scripts/ci/measure_gate.sh [FOLDER] [CONFIG] [PAIRS] [PERCENT...]
+# FOLDER (runs/gate-bank) gets the launches, selftest.md and times.csv; CONFIG is configs/gate.json, PAIRS 90, PERCENT
+# 1 2 3 5 10: about half an hour on 2 cores. It goes on with a FOLDER that an earlier call left. Exit codes: those of
+# `lamina selftest`: 0 a gate finds 5 % here, 12 none of those tried does; 64 bad usage; 69 where the program cannot be
+# built.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
-folder=${1:-$root/runs/gate-bank} config=${2:-$root/configs/gate.json} pairs=${3:-90} percent=${4:-5}
-if ! [[ $percent =~ ^(100|[0-9]{1,2}(\.[0-9]+)?)$ && $percent =~ [1-9] ]]; then
-  say "PERCENT: expected more than 0 and at most 100, found $percent"
-  exit 64
-fi
-for slower in 0 "$percent"; do
+folder=${1:-$root/runs/gate-bank} config=${2:-$root/configs/gate.json} pairs=${3:-90}
+percents=("${@:4}")
+[ ${#percents[@]} -gt 0 ] || percents=(1 2 3 5 10)
+for percent in "${percents[@]}"; do
+  if ! [[ $percent =~ ^(100|[0-9]{1,2}(\.[0-9]+)?)$ && $percent =~ [1-9] ]]; then
+    say "PERCENT: expected more than 0 and at most 100, found $percent"
+    exit 64
+  fi
+done
+slow=()
+for slower in 0 "${percents[@]}"; do
   tree=$root/build-slower-$slower
   configure cpu "$tree" -DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF "-DLAMINA_INJECT_SLOWDOWN=$slower"
   if ! build "$tree" lamina; then
     say "cannot build $tree"
     exit "$exit_unavailable"
   fi
+  [ "$slower" = 0 ] || slow+=(--slow "$tree/lamina")
 done
 resume=()
 [ ! -f "$folder/ab.json" ] || resume=(--resume)
-exec "$root/build-slower-0/lamina" selftest "$config" --slow "$root/build-slower-$percent/lamina" --launches "$pairs" \
-  -o "$folder" ${resume[@]+"${resume[@]}"}
+exec "$root/build-slower-0/lamina" selftest "$config" "${slow[@]}" --launches "$pairs" -o "$folder" \
+  ${resume[@]+"${resume[@]}"}

@@ -74,11 +74,13 @@ TEST(CommandLine, WhatStartsOthers) {
   EXPECT_THAT(ab.ab.start.launcher, ElementsAre("mpirun", "-n", "2"));
   EXPECT_THAT(ab.ab.start.overrides, ElementsAre("seed=2"));
   EXPECT_DOUBLE_EQ(ab.ab.report.settings.floor, 0.04);
-  const CommandLine self = read({"selftest", "c.json", "--limit", "7", "--slow", "s"});
+  const CommandLine self =
+      read({"selftest", "c.json", "--limit", "7", "--slow", "s", "--slow", "t", "--times"});
   EXPECT_EQ(self.command, Command::selftest) << self.text;
   EXPECT_TRUE(self.starts_others());
   EXPECT_EQ(self.ab.launches, 30);
-  EXPECT_EQ(self.ab.slow_binary, "s");
+  EXPECT_THAT(self.ab.slow_binaries, ElementsAre("s", "t"));
+  EXPECT_TRUE(self.ab.report.settings.times_only);
   EXPECT_DOUBLE_EQ(self.ab.report.settings.limit, 0.07);
   const CommandLine many = read({"run", "c.json", "--launches", "3", "-o", "d", "--filter", "x"});
   EXPECT_EQ(many.command, Command::run_launches) << many.text;

@@ -330,9 +330,13 @@ Pair bank_of(int launches, double noise) {
   return bank;
 }
 
+Bank only(const Pair& pair) {
+  return {pair.base, pair.next, {}};
+}
+
 TEST(Selftest, SaysHowManyLaunchesAGateTakes) {
-  const Pair quiet = bank_of(30, 0.005), noisy = bank_of(30, 0.1);
-  const std::vector<Rate> rates = rates_of(quiet.base, quiet.next, {});
+  const Bank quiet = only(bank_of(30, 0.005)), noisy = only(bank_of(30, 0.1));
+  const std::vector<Rate> rates = rates_of(quiet, {});
   ASSERT_EQ(rates.front().pairs, 3);
   EXPECT_EQ(rates.front().apart_gates, 10);
   EXPECT_EQ(rates.front().apart_rows, 40);
@@ -343,16 +347,17 @@ TEST(Selftest, SaysHowManyLaunchesAGateTakes) {
     for (size_t i = 1; i < rate.found.size(); ++i) EXPECT_GE(rate.found[i], rate.found[i - 1]);
   }
   EXPECT_EQ(enough_pairs(rates), 5);
-  EXPECT_THAT(selftest_text(rates, 30, {}), HasSubstr("worth having here: --launches 5"));
-  const std::vector<Rate> bad = rates_of(noisy.base, noisy.next, {});
+  EXPECT_THAT(selftest_text(quiet, rates, {}), HasSubstr("worth having here: --launches 5"));
+  EXPECT_THAT(selftest_text(quiet, rates, {}), Not(HasSubstr("made slower")));
+  const std::vector<Rate> bad = rates_of(noisy, {});
   EXPECT_EQ(enough_pairs(bad), 0);
-  EXPECT_THAT(selftest_text(bad, 30, {}), HasSubstr("No gate of these sizes"));
-  EXPECT_THROW(rates_of(quiet.base, quiet.base, {}), std::runtime_error) << "one launch twice";
+  EXPECT_THAT(selftest_text(noisy, bad, {}), HasSubstr("No gate of these sizes"));
+  EXPECT_THROW(rates_of({quiet.base, quiet.base, {}}, {}), std::runtime_error) << "one launch twice";
 }
 
-TEST(Selftest, TriesRowsOfASlowerBuildOneAtATime) {
-  const Pair bank = bank_of(30, 0.005);
-  // Each row of it is slower, by 5 % as recorded; the first build's own launches are as far off as they come.
+TEST(Selftest, TriesRowsOfSlowerBuildsOneAtATime) {
+  Bank bank = only(bank_of(30, 0.005));
+  // Each row of the first is slower, by 5 % as recorded; the second's launches are as fast as any.
   Side slow = bank_of(30, 0.005).base, same = slow;
   for (Launch& launch : slow.launches)
     for (auto& [name, row] : launch.rows) {
@@ -362,22 +367,65 @@ TEST(Selftest, TriesRowsOfASlowerBuildOneAtATime) {
   for (Launch& launch : same.launches)
     for (auto& [name, row] : launch.rows) row.kernel = "native avx2";
   for (const double ratio : slowdowns(bank.base, slow)) EXPECT_NEAR(ratio, 1.05, 1e-9);
-  const std::vector<Rate> rates = rates_of(bank.base, bank.next, {}, &slow);
+  bank.slow = {slow, same};
+  const std::vector<Rate> rates = rates_of(bank, {});
   ASSERT_EQ(rates[3].pairs, 10);
-  EXPECT_EQ(rates[3].slow_apart, 3 * 4) << "three gates of ten pairs, four rows";
-  EXPECT_EQ(rates[3].slow_apart_found, 12);
-  EXPECT_EQ(rates[3].slow_found, rates[3].slow_gates);
-  EXPECT_THAT(selftest_text(rates, 30, {}, slowdowns(bank.base, slow)),
-              HasSubstr("|    10 | 100.0 % of 12 | 100.0 % |"));
-  const std::vector<Rate> none = rates_of(bank.base, bank.next, {}, &same);
-  EXPECT_EQ(none[3].slow_apart_found, 0);
-  EXPECT_THAT(selftest_text(rates_of(bank.base, bank.next, {}), 30, {}),
-              testing::Not(HasSubstr("made slower")));
-  slow.launches[0].rows.rbegin()->second.kernel = "openblas";
-  EXPECT_EQ(rates_of(bank.base, bank.next, {}, &slow)[3].slow_apart, 3 * 3) << "a library is not made slower";
-  slow.launches[4].rows.begin()->second.time_us = 0;
-  EXPECT_EQ(rates_of(bank.base, bank.next, {}, &slow)[3].slow_apart, 3 * 2)
-      << "and a row without a time is left out";
+  EXPECT_EQ(rates[3].slow[0].apart, 3 * 4) << "three gates of ten pairs, four rows";
+  EXPECT_EQ(rates[3].slow[0].apart_found, 12);
+  EXPECT_EQ(rates[3].slow[0].drawn_found, rates[3].slow[0].drawn);
+  EXPECT_EQ(rates[3].slow[1].apart_found, 0);
+  EXPECT_THAT(selftest_text(bank, rates, {}), HasSubstr("|    10 | 100.0 % of 12 | 100.0 % | 0.0 % of 12 |"));
+  const std::string times = times_text(bank);
+  EXPECT_THAT(times, HasSubstr("\n30,slow-2,2026-01-01T00:29:10Z,"));
+  EXPECT_EQ(std::count(times.begin(), times.end(), '\n'), 1 + 4 * 30 * 4);
+  bank.slow[0].launches[0].rows.rbegin()->second.kernel = "openblas";
+  EXPECT_EQ(rates_of(bank, {})[3].slow[0].apart, 3 * 3) << "a library is not made slower";
+  bank.slow[0].launches[4].rows.begin()->second.time_us = 0;
+  EXPECT_EQ(rates_of(bank, {})[3].slow[0].apart, 3 * 2) << "and a row without a time is left out";
+}
+
+// A core whose clock moves: times differ by 10 % from launch to launch, cycles by a thousandth.
+Pair of_moving_clock(double by) {
+  Pair pair(6, by);
+  for (Side* side : {&pair.base, &pair.next})
+    for (size_t i = 0; i < side->launches.size(); ++i) {
+      LaunchRow& row = side->launches[i].rows["a"];
+      row.clock_mhz = 3000 + 300.0 * static_cast<double>((i * 7 + (side == &pair.next)) % 3);
+      row.cycles = row.time_us * 3000;
+      row.time_us = row.cycles / row.clock_mhz;
+    }
+  return pair;
+}
+
+TEST(Verdicts, CyclesOfAMovingClockDecideWhereTimesCannot) {
+  Settings times;
+  times.times_only = true;
+  EXPECT_EQ(verdict_of(of_moving_clock(1.03)), Verdict::slower);
+  EXPECT_EQ(verdict_of(of_moving_clock(1.0)), Verdict::ok);
+  EXPECT_EQ(verdict_of(of_moving_clock(1.03), times), Verdict::inconclusive);
+  const Comparison result = of_moving_clock(1.03).compared();
+  EXPECT_TRUE(result.rows[0].by_cycles);
+  EXPECT_NEAR(result.rows[0].ratio, 1.03, 0.005);
+  EXPECT_THAT(terminal_report(result, false), HasSubstr("1 by their core's cycles"));
+  EXPECT_THAT(json_report(result), HasSubstr("\"measure\": \"cycles\""));
+}
+
+TEST(Verdicts, ARowWithoutCyclesInOneLaunchIsComparedByTimes) {
+  Pair pair = of_moving_clock(1.03);
+  pair.row(2).cycles = 0;
+  EXPECT_FALSE(pair.compared().rows[0].by_cycles);
+}
+
+TEST(Verdicts, ASlowerClockIsToldNotJudged) {
+  Pair pair = of_moving_clock(1.0);
+  for (Launch& launch : pair.next.launches) {
+    launch.rows["a"].clock_mhz *= 0.9;
+    launch.rows["a"].time_us /= 0.9;
+  }
+  const Comparison result = pair.compared();
+  EXPECT_EQ(result.rows[0].verdict, Verdict::ok);
+  ASSERT_THAT(result.rows[0].notes, SizeIs(1));
+  EXPECT_THAT(result.rows[0].notes[0], HasSubstr("cycles are compared"));
 }
 
 TEST(Looks, ShareAlpha) {

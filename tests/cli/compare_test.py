@@ -378,15 +378,19 @@ sys.exit(code)
     def test_selftest_measures_a_slower_build_beside_each_pair(self):
         config = self.write("tiny.json", tiny())
         bank = self.folder / "bank"
-        result = lamina("selftest", config, "--slow", LAMINA, "--launches", "3", "-o", bank)
+        result = lamina("selftest", config, "--slow", LAMINA, "--slow", LAMINA, "--launches", "3", "-o", bank)
         self.assertEqual(result.returncode, 12, result.stderr)
-        self.assertIn("A build made slower", result.stdout)
+        self.assertIn("Builds made slower", result.stdout)
+        self.assertIn("2. a build whose", result.stdout)
         self.assertEqual((bank / "selftest.md").read_text(), result.stdout)
-        for side in ("base", "new", "slow"):
+        for side in ("base", "new", "slow-1", "slow-2"):
             self.assertTrue((bank / side / "launch-3" / "records.jsonl").is_file(), side)
         other = lamina("selftest", config, "--launches", "3", "-o", bank, "--resume")
         self.assertEqual(other.returncode, 64)
-        self.assertIn("slow_digest", other.stderr)
+        self.assertIn("slow_digests", other.stderr)
+        times = (bank / "times.csv").read_text().splitlines()
+        rows = len((bank / "base" / "launch-1" / "records.jsonl").read_text().splitlines())
+        self.assertEqual(len(times), 1 + 4 * 3 * rows)
 
     def test_ab_of_a_build_that_is_not_there(self):
         result = self.ab(new=self.folder / "none")

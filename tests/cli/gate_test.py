@@ -93,7 +93,7 @@ class WithPrograms(Case):
 
 
 class MeasureGate(WithPrograms):
-    """scripts/ci/measure_gate.sh with both builds made already."""
+    """scripts/ci/measure_gate.sh with the builds made already."""
 
     def setUp(self):
         super().setUp()
@@ -107,21 +107,21 @@ fi""")
     def measure(self, *arguments):
         return self.run_there(self.folder / "scripts" / "ci" / "measure_gate.sh", *arguments)
 
-    def test_measures_both_builds_and_goes_on(self):
+    def test_measures_the_builds_and_goes_on(self):
         bank, config = self.folder / "bank", self.write("tiny.json", tiny())
-        result = self.measure(bank, config, "3", "5")
+        result = self.measure(bank, config, "3", "5", "10")
         self.assertEqual(result.returncode, 12, result.stderr)  # three pairs are too few to say
         self.assertIn("One build against itself, 3 interleaved pairs", result.stdout)
-        self.assertIn("A build made slower, whose 2 rows", result.stdout)
+        self.assertIn("2. a build whose 2 native rows", result.stdout)
         self.assertEqual((bank / "selftest.md").read_text(), result.stdout)
         made = [line for line in self.said() if "--preset" in line]
         self.assertEqual([(line.split("-DLAMINA_INJECT_SLOWDOWN=")[1].split()[0], line.split(" -B ")[1].split()[0]) for line in made],
-                         [(percent, str(self.folder / f"build-slower-{percent}")) for percent in ("0", "5")])
+                         [(percent, str(self.folder / f"build-slower-{percent}")) for percent in ("0", "5", "10")])
         for number in (1, 2, 3):
-            for side in ("base", "new", "slow"):
+            for side in ("base", "new", "slow-1", "slow-2"):
                 rows = self.records(bank / side / f"launch-{number}")
-                self.assertEqual({WARNING in row["warnings"] for row in rows}, {side == "slow"}, side)
-        again = self.measure(bank, config, "3", "5")
+                self.assertEqual({WARNING in row["warnings"] for row in rows}, {side.startswith("slow")}, side)
+        again = self.measure(bank, config, "3", "5", "10")
         self.assertEqual((again.returncode, again.stdout), (12, result.stdout))
         self.assertNotIn("is done", again.stderr)
 
