@@ -11,8 +11,10 @@ namespace lamina {
 // Of two registers: since Golden Cove additions of constants are done before they are issued, several a
 // cycle.
 #define LAMINA_ADD "add %1, %0\n\t"
+#define LAMINA_WAIT "lfence"
 #else
 #define LAMINA_ADD "add %0, %0, %1\n\t"
+#define LAMINA_WAIT "dsb sy\n\tisb"
 #endif
 #define LAMINA_ADD8 LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD
 
@@ -23,9 +25,11 @@ bool counts_cycles() {
 void spend_cycles(int64_t cycles) {
   unsigned long sum = 1;
   const unsigned long step = 3;
+  asm volatile(LAMINA_WAIT ::: "memory");  // nothing before or after goes on meanwhile
   for (int64_t i = 0; i < cycles / 32; ++i)
     asm volatile(LAMINA_ADD8 LAMINA_ADD8 LAMINA_ADD8 LAMINA_ADD8 : "+r"(sum) : "r"(step));
   for (int64_t i = 0; i < cycles % 32; ++i) asm volatile(LAMINA_ADD : "+r"(sum) : "r"(step));
+  asm volatile(LAMINA_WAIT ::: "memory");
 }
 
 double core_clock_mhz() {
