@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Nsight Compute's counters of each native kernel on a layer of 28672×8192, at one token and at 2048, as a table.
 #   scripts/profile_gpu_kernels.sh [BUILD_FOLDER]
-# profile_gpu.sh prints all of one case.
+# profile_gpu.sh prints all of one case. About three minutes: the cases with many tokens come last.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 build=${1:-build-cuda}
