@@ -1,6 +1,7 @@
 #include "kernels/cuda/decode_pruned.hpp"
 
 #include "kernels/cuda/decode_formats.cuh"
+#include "kernels/cuda/ptx.cuh"
 
 namespace lamina {
 namespace {
@@ -74,40 +75,56 @@ __global__ void __launch_bounds__(kThreads)
   while (kept < most) values[kept++ * 32] = 0;
 }
 
-// A warp unpacks a chunk into shared memory and writes whole rows of it.
+// Eight weights of a row, from a column that is a multiple of 8 on.
+__device__ __forceinline__ void write_eight(const DecodeLayout& layout, uint16_t* to, int64_t row,
+                                            int64_t col, const uint4& eight) {
+  if (row >= layout.rows || col >= layout.cols) return;
+  uint16_t* const out = to + row * layout.cols + col;
+  if (layout.cols % 8 == 0) {
+    *reinterpret_cast<uint4*>(out) = eight;
+    return;
+  }
+  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
+#pragma unroll
+  for (int i = 0; i < 8; ++i)
+    if (col + i < layout.cols) out[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
+}
+
+// A warp fetches a chunk into shared memory, where every lane takes its values from a column of its own.
 __global__ void __launch_bounds__(kThreads)
     bitmap_expand_kernel(DecodeLayout layout, const uint8_t* packed, const uint32_t* offsets, uint16_t* to) {
-  __shared__ __align__(16) uint16_t tiles[kWarps][kStripRows][Bitmap::kChunkCols + 8];
+  __shared__ __align__(16) uint8_t chunks[kWarps][Bitmap::kBitBytes + kLaneWeights * Bitmap::kValueBytes];
   const Chunk chunk = chunk_of(layout);
-  const int lane = threadIdx.x % 32;
   if (chunk.index >= layout.strips * layout.chunks) return;
-  auto& tile = tiles[threadIdx.x / 32];
-  const uint8_t* const base = packed + int64_t{offsets[chunk.index]} * 64;
-  const uint4 bitmap = *reinterpret_cast<const uint4*>(base + lane * 16);
+  const int lane = threadIdx.x % 32;
+  uint8_t* const own = chunks[threadIdx.x / 32];
+  const uint32_t from = offsets[chunk.index], bytes = (offsets[chunk.index + 1] - from) * 64;
+  const auto shared = static_cast<uint32_t>(__cvta_generic_to_shared(own));
+  for (uint32_t at = lane * 16; at < bytes; at += 512)
+    copy_async(shared + at, packed + int64_t{from} * 64 + at);
+  asm volatile("cp.async.wait_all;" ::: "memory");
+  __syncwarp();
+  const uint4 bitmap = *reinterpret_cast<const uint4*>(own + lane * 16);
   const uint32_t words[4] = {bitmap.x, bitmap.y, bitmap.z, bitmap.w};
-  const auto* value = reinterpret_cast<const uint16_t*>(base + Bitmap::kBitBytes) + lane;
+  const auto* value = reinterpret_cast<const uint16_t*>(own + Bitmap::kBitBytes) + lane;
 #pragma unroll
   for (int word = 0; word < 4; ++word)
-#pragma unroll 8
-    for (int bit = 0; bit < 32; bit += 2) {
-      uint32_t two = 0;
-      if (words[word] >> bit & 1) two = *value, value += 32;
-      if (words[word] >> bit & 2) two |= uint32_t{*value} << 16, value += 32;
-      const Place place = place_of(lane, word * 32 + bit);
-      *reinterpret_cast<uint32_t*>(&tile[place.row][place.col]) = two;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      uint32_t pairs[8];  // two steps of four registers: those of a row are every other one
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int bit = half * 16 + i * 2;
+        pairs[i] = 0;
+        if (words[word] >> bit & 1) pairs[i] = *value, value += 32;
+        if (words[word] >> bit & 2) pairs[i] |= uint32_t{*value} << 16, value += 32;
+      }
+      const Place place = place_of(lane, word * 32 + half * 16);
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        write_eight(layout, to, chunk.row + place.row + i * 8, chunk.col + place.col,
+                    {pairs[i], pairs[2 + i], pairs[4 + i], pairs[6 + i]});
     }
-  __syncwarp();
-  const int64_t cols =
-      layout.cols - chunk.col < Bitmap::kChunkCols ? layout.cols - chunk.col : Bitmap::kChunkCols;
-  for (int row = 0; row < kStripRows && chunk.row + row < layout.rows; ++row) {
-    uint16_t* const out = to + (chunk.row + row) * layout.cols + chunk.col;
-    if (layout.cols % 4 == 0) {
-      if (lane * 4 < cols)
-        *reinterpret_cast<uint2*>(out + lane * 4) = *reinterpret_cast<const uint2*>(&tile[row][lane * 4]);
-    } else {
-      for (int64_t col = lane; col < cols; col += 32) out[col] = tile[row][col];
-    }
-  }
 }
 
 __device__ __forceinline__ uint32_t named_column(const uint2& columns, int tile, int step) {
@@ -146,26 +163,52 @@ __global__ void __launch_bounds__(kThreads)
                 });
 }
 
-// `to` holds zeros. What fills up a row's blocks is 0 and must not be written over another.
+constexpr int kRangeBlocks = 64;  // of 16 columns, that a block of threads expands of a strip
+constexpr int kRangeItems = 4;    // of them and a tile of rows, that a warp has on the way
+
+// Every block of a range, those that were not kept as zeros. A tile's kept blocks are in order, so that a
+// name of 0 that is not its first one's fills up.
 __global__ void __launch_bounds__(kThreads)
     blocks_expand_kernel(DecodeLayout layout, const uint4* packed, const uint2* columns, uint16_t* to) {
-  const Chunk chunk = chunk_of(layout);
-  if (chunk.index >= layout.strips * layout.chunks) return;
-  packed += chunk.index * (kCodeBytes / 16);
+  constexpr int kNone = -1;
+  __shared__ int slots[kTiles][kRangeBlocks];
+  const int64_t strip = blockIdx.x, row = strip * kStripRows, first = int64_t{blockIdx.y} * kRangeBlocks;
+  for (int i = threadIdx.x; i < kTiles * kRangeBlocks; i += kThreads)
+    slots[i / kRangeBlocks][i % kRangeBlocks] = kNone;
+  __syncthreads();
+  columns += strip * layout.chunks;
+  packed += strip * layout.chunks * (kCodeBytes / 16);
+  for (int chunk = threadIdx.x; chunk < layout.chunks; chunk += kThreads) {
+    const uint2 named = columns[chunk];
+#pragma unroll
+    for (int i = 0; i < kTiles * Blocks::kSteps; ++i) {
+      const uint32_t column = named_column(named, i / 2, i % 2);
+      const int64_t at = int64_t{column} - first;
+      if (at < 0 || at >= kRangeBlocks || (column == 0 && (chunk > 0 || i % 2 > 0))) continue;
+      slots[i / 2][at] = chunk * (kTiles * Blocks::kSteps) + i;
+    }
+  }
+  __syncthreads();
   const int lane = threadIdx.x % 32;
-  const uint2 named = columns[chunk.index];
-  uint4 registers[kTiles * Blocks::kSteps];
+  for (int item = threadIdx.x / 32 * kRangeItems; item < kTiles * kRangeBlocks;
+       item += kWarps * kRangeItems) {
+    const int tile = item / kRangeBlocks, block = item % kRangeBlocks;
+    uint4 registers[kRangeItems];
 #pragma unroll
-  for (int i = 0; i < kTiles * Blocks::kSteps; ++i) registers[i] = packed[i * 32 + lane];
+    for (int i = 0; i < kRangeItems; ++i) {
+      const int slot = slots[tile][block + i];
+      registers[i] = slot == kNone ? uint4{0, 0, 0, 0} : packed[slot * 32 + lane];
+    }
 #pragma unroll
-  for (int i = 0; i < kTiles * Blocks::kSteps; ++i) {
-    const int64_t col = static_cast<int64_t>(named_column(named, i / 2, i % 2)) * 16 + lane % 4 * 4;
-    const uint2 halves[2] = {{registers[i].x, registers[i].z}, {registers[i].y, registers[i].w}};
+    for (int i = 0; i < kRangeItems; ++i) {
+      const int64_t col = (first + block + i) * 16 + lane % 4 * 4;
+      const uint2 halves[2] = {{registers[i].x, registers[i].z}, {registers[i].y, registers[i].w}};
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {  // rows g and g + 8, four columns each
-      const int64_t row = chunk.row + i / 2 * 16 + lane / 4 + half * 8;
-      if ((halves[half].x | halves[half].y) != 0 && row < layout.rows)
-        *reinterpret_cast<uint2*>(to + row * layout.cols + col) = halves[half];
+      for (int half = 0; half < 2; ++half) {  // rows g and g + 8, four columns each
+        const int64_t own_row = row + tile * 16 + lane / 4 + half * 8;
+        if (col < layout.cols && own_row < layout.rows)
+          *reinterpret_cast<uint2*>(to + own_row * layout.cols + col) = halves[half];
+      }
     }
   }
 }
@@ -218,10 +261,11 @@ void bitmap_expand(const DecodeLayout& layout, const void* packed, const uint32_
 
 void blocks_expand(const DecodeLayout& layout, const void* packed, const uint2* columns, void* to,
                    cudaStream_t stream) {
-  cudaMemsetAsync(to, 0, static_cast<size_t>(layout.rows * layout.cols) * 2,
-                  stream);  // check_launch() follows
-  blocks_expand_kernel<<<blocks_for(layout), kThreads, 0, stream>>>(layout, static_cast<const uint4*>(packed),
-                                                                    columns, static_cast<uint16_t*>(to));
+  constexpr int64_t kRangeCols = kRangeBlocks * 16;
+  const dim3 grid(static_cast<unsigned>(layout.strips),
+                  static_cast<unsigned>((layout.cols + kRangeCols - 1) / kRangeCols));
+  blocks_expand_kernel<<<grid, kThreads, 0, stream>>>(layout, static_cast<const uint4*>(packed), columns,
+                                                      static_cast<uint16_t*>(to));
 }
 
 }  // namespace lamina

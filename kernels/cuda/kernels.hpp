@@ -16,6 +16,7 @@ Kernel cublaslt_bf16_kernel();
 Kernel cublaslt_fp16_kernel();
 Kernel cublaslt_int8_kernel();
 Kernel cublaslt_fp8_kernel();
+Kernel cublaslt_fast_fp8_kernel();
 Kernel cuda_dense_kernel();
 Kernel cuda_packed_kernel();
 Kernel cuda_pruned_kernel();

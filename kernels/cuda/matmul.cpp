@@ -60,16 +60,18 @@ struct Plan {
   cublasLtMatmulAlgo_t algorithm{};
   cudaDataType_t scale = CUDA_R_32F;
 
+  void name(const MatmulScales& scales) const {
+    if (scales.w == nullptr) return;
+    check_cublas(cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
+                                                &scales.w, sizeof scales.w),
+                 "naming scales");
+    check_cublas(cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
+                                                &scales.x, sizeof scales.x),
+                 "naming scales");
+  }
   cublasStatus_t run(const void* w_data, const void* x_data, void* y_data, cudaStream_t stream,
-                     MatmulScales scales) const {
-    if (scales.w != nullptr) {
-      check_cublas(cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_A_SCALE_POINTER,
-                                                  &scales.w, sizeof scales.w),
-                   "naming scales");
-      check_cublas(cublasLtMatmulDescSetAttribute(operation.get(), CUBLASLT_MATMUL_DESC_B_SCALE_POINTER,
-                                                  &scales.x, sizeof scales.x),
-                   "naming scales");
-    }
+                     const MatmulScales& scales) const {
+    name(scales);
     const float one = 1, zero = 0;
     const int32_t int_one = 1, int_zero = 0;
     const bool whole = scale == CUDA_R_32I;
@@ -139,7 +141,7 @@ void choose(Plan& plan, const std::string& what, const void* w, const void* x, v
   plan.algorithm = winner;
 }
 
-Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k) {
+Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const MatmulScales& scales) {
   Plan plan;
   cublasLtMatmulDesc_t made = nullptr;
   check_cublas(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "describing a product");
@@ -154,6 +156,8 @@ Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k) {
     set(CUBLASLT_MATMUL_DESC_A_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
     set(CUBLASLT_MATMUL_DESC_B_SCALE_MODE, CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F);
   }
+  if (types.fast_sums) set(CUBLASLT_MATMUL_DESC_FAST_ACCUM, int8_t{1});
+  plan.name(scales);  // the heuristic offers nothing for scales that have no place yet
   plan.w = make_layout(types.in, k, n);
   plan.x = make_layout(types.in, k, m);
   plan.y = make_layout(types.out, n, m);
@@ -170,9 +174,10 @@ void check_cublas(cublasStatus_t status, const char* what) {
 void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
             cudaStream_t stream, MatmulScales scales) {
   // Of one device: a process uses one.
-  static std::map<std::tuple<int, int, int, bool, int64_t, int64_t, int64_t>, Plan> plans;
-  const auto key = std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
-                                   static_cast<int>(types.compute), types.outer_scales, n, m, k);
+  static std::map<std::tuple<int, int, int, bool, bool, int64_t, int64_t, int64_t>, Plan> plans;
+  const auto key =
+      std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
+                      static_cast<int>(types.compute), types.outer_scales, types.fast_sums, n, m, k);
   auto found = plans.find(key);
   if (found == plans.end()) {
     const std::string what = fmt::format("{} tokens by {}×{}", m, n, k);
@@ -180,15 +185,15 @@ void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const voi
     check_cuda(cudaStreamIsCapturing(stream, &capturing), "asking for a capture");
     if (capturing != cudaStreamCaptureStatusNone)
       throw DeviceError(fmt::format("cuda: a capture met {} for the first time; run it once before", what));
-    Plan plan = make_plan(types, n, m, k);
+    Plan plan = make_plan(types, n, m, k, scales);
     choose(plan, what, w, x, y, stream, scales);
     found = plans.emplace(key, std::move(plan)).first;
   }
   check_cublas(found->second.run(w, x, y, stream, scales), "multiplying by cuBLASLt");
 }
 
-bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k) {
-  const Plan plan = make_plan(types, n, m, k);
+bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, MatmulScales scales) {
+  const Plan plan = make_plan(types, n, m, k, scales);
   int count = 0;
   cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
   candidates(plan, &count, &status);

@@ -15,6 +15,7 @@ struct MatmulTypes {
   cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
   cudaDataType_t scale = CUDA_R_32F;
   bool outer_scales = false;  // y[t][i] = sum · scales.w[i] · scales.x[t]
+  bool fast_sums = false;     // of 8-bit floats: all of K by the tensor cores, in about 14 bits
 };
 // float32, one a row of W and one a token; of types with outer_scales.
 struct MatmulScales {
@@ -28,7 +29,7 @@ struct MatmulScales {
 // capture meets a shape for the first time.
 void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
             cudaStream_t stream, MatmulScales scales = {});
-// Whether cuBLASLt's heuristic offers anything for it.
-bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k);
+// Whether cuBLASLt's heuristic offers anything for it. It has to see scales that a product will have.
+bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, MatmulScales scales = {});
 
 }  // namespace lamina

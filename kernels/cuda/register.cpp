@@ -12,6 +12,7 @@ void register_cuda_kernels(Registry& registry) {
   registry.add(cublaslt_fp16_kernel());
   registry.add(cublaslt_int8_kernel());
   registry.add(cublaslt_fp8_kernel());
+  registry.add(cublaslt_fast_fp8_kernel());
   registry.add(cuda_dense_kernel());
   registry.add(cuda_packed_kernel());
   registry.add(cuda_pruned_kernel());

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <string>
 #include <vector>
@@ -15,6 +16,21 @@ namespace lamina {
 namespace {
 
 constexpr int64_t kGuarded = 64;  // floats beside y
+
+// For tools under which everything takes a hundred times as long (scripts/sanitize_gpu.sh): of each scheme
+// the first shape by a few numbers of tokens, each once, and our own kernels alone.
+bool brief() {
+  static const bool is = std::getenv("LAMINA_BRIEF_GPU_TESTS") != nullptr;
+  return is;
+}
+bool left_out(const Kernel& kernel, const Leaf& leaf) {
+  return !kernel.absent.empty() || !kernel.refuses(leaf).empty() ||
+         (brief() && (kernel.name == "cusparselt" || kernel.name == "cusparse"));
+}
+std::vector<int64_t> numbers_of_tokens() {
+  if (brief()) return {1, 9, 33, 130};
+  return {1, 2, 3, 5, 8, 9, 16, 17, 33, 64, 65, 130, 144, 300};
+}
 
 // y in the device's memory: NaN before, nothing but y written.
 class DeviceOutput {
@@ -69,7 +85,7 @@ void check_kernel(Device& device, const Kernel& kernel, const Leaf& leaf, const 
   EXPECT_GT(layer->weight_bytes(), 0);
   EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
   Stream stream = device.stream(1);
-  for (int64_t tokens : {1, 2, 3, 5, 8, 9, 16, 17, 33, 64, 65, 130, 300}) {
+  for (int64_t tokens : numbers_of_tokens()) {
     if (tokens > problem.x.rows) continue;
     const Buffer x = place_activations(device, problem.x.data.data(), tokens * leaf.cols, kernel.input);
     DeviceOutput first(device, tokens * leaf.rows), second(device, tokens * leaf.rows);
@@ -78,6 +94,7 @@ void check_kernel(Device& device, const Kernel& kernel, const Leaf& leaf, const 
     EXPECT_LE(worst_error(y, tokens, problem.reference), kernel.rounding)
         << kernel.name << ", " << tokens << " tokens";
     EXPECT_TRUE(first.intact()) << kernel.name << " wrote beside y, " << tokens << " tokens";
+    if (brief()) continue;
     // Captured, by another copy that shares its scratch, and twice: the same to the bit.
     const auto replay =
         device.capture(stream, [&] { copy->forward(x.as<float>(), second.y(), tokens, stream); });
@@ -102,13 +119,14 @@ TEST_P(EveryCudaKernel, MatchesReference) {
         compress_whole(*scheme, random_matrix(shape.out_features, shape.in_features, 7, 0.05f));
     for (const Leaf& leaf : weights.leaves) {
       for (const Kernel* kernel : test_registry().kernels("cuda")) {
-        if (!kernel->absent.empty() || !kernel->refuses(leaf).empty()) continue;
+        if (left_out(*kernel, leaf)) continue;
         SCOPED_TRACE(scheme->name() + " " + std::to_string(shape.out_features) + "×" +
                      std::to_string(shape.in_features) + " by " + kernel->name);
         check_kernel(*device, *kernel, leaf, make_problem(leaf, kernel->input, 11, GetParam().max_tokens));
         ++kernels;
       }
     }
+    if (brief()) break;
   }
   if (kernels == 0) GTEST_SKIP() << "no kernel for GPUs takes " << GetParam().name;
 }
@@ -161,10 +179,10 @@ TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
     const Canonical weights =
         compress_whole(*scheme, random_matrix(one.shape.out_features, one.shape.in_features, 3, 0.05f));
     for (const Kernel* kernel : test_registry().kernels("cuda")) {
-      if (!kernel->absent.empty() || !kernel->refuses(weights.leaves[0]).empty()) continue;
+      if (left_out(*kernel, weights.leaves[0])) continue;
       SCOPED_TRACE(scheme->name() + " by " + kernel->name);
       check_kernel(*device, *kernel, weights.leaves[0],
-                   make_problem(weights.leaves[0], kernel->input, 5, 140));
+                   make_problem(weights.leaves[0], kernel->input, 5, 144));
     }
   }
 }
@@ -186,7 +204,7 @@ TEST(CudaKernels, TakeGroupsOfZerosAndFarScales) {
       for (int64_t j = 32; far && j < 64; ++j) w(5, j) *= 1e-28f;
       const Canonical weights = compress_whole(*scheme, w);
       for (const Kernel* kernel : test_registry().kernels("cuda")) {
-        if (!kernel->absent.empty() || !kernel->refuses(weights.leaves[0]).empty()) continue;
+        if (left_out(*kernel, weights.leaves[0])) continue;
         SCOPED_TRACE(scheme->name() + (far ? ", far scales, by " : " by ") + kernel->name);
         check_kernel(*device, *kernel, weights.leaves[0],
                      make_problem(weights.leaves[0], kernel->input, 5, 140));
