@@ -49,11 +49,11 @@ class Fp8Layer final : public CudaLayer {
     MatmulScales scales;
     if (types_.outer_scales) scales = {scales_.as<float>(), token_scales_->as<float>()};
     if (types_.outer_scales && n_ == rows() && tokens % kAlign == 0) {
-      matmul(types_, n_, tokens, k_, weights_.data(), codes_->data(), y, on, scales);
+      matmul(types_, n_, tokens, k_, weights_.data(), codes_->data(), y, stream, scales);
       return;
     }
     // All rows at once: by blocks whose sums stay in the cache it was slower.
-    matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), on, scales);
+    matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), stream, scales);
     const bool scaled = types_.outer_scales;
     scale_float(sums_->as<float>(), tokens, rows(), n_, scaled ? nullptr : scales_.as<float>(),
                 scaled ? nullptr : token_scales_->as<float>(), y, rows(), on);
