@@ -103,7 +103,7 @@ const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& op
 
 // Multiprocessors that sums beside products take, and products leave them. The variable is for who compares.
 int side_multiprocessors() {
-  constexpr int kUsual = 16;
+  constexpr int kUsual = 8;
   const char* set = std::getenv("LAMINA_OVERLAP_MULTIPROCESSORS");
   return set == nullptr ? kUsual : std::atoi(set);
 }
