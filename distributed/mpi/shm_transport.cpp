@@ -33,7 +33,8 @@ constexpr int64_t kExchangeBytes = 64 << 10;
 constexpr int64_t kDemoteBytes = 1 << 10, kClaimBytes = 8 << 10;
 // The output of longer ones is in no near cache: lines are claimed so far ahead of what is written, piece by
 // piece.
-constexpr int64_t kAheadBytes = 4 << 10, kPieceBytes = 1 << 10;
+constexpr int64_t kAheadBytes = 4 << 10, kSlowAheadBytes = 2 << 10, kPieceBytes = 1 << 10;
+constexpr int64_t kSlowSumBytes = 32 << 10;  // longer ones of f16 are added up by halves
 
 class ShmTransport final : public ForwardingTransport {
  public:
@@ -56,10 +57,11 @@ class ShmTransport final : public ForwardingTransport {
       const std::byte* all = node_.exchange_tiny(in, bytes);
       for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
       combine(parts_.data(), locals(), out, count, dtype, op);
-    } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kChunkBytes)) {
-      exchange(in, bytes, out, [&](int64_t begin, const std::byte* theirs, int64_t length) {
-        combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
-      });
+    } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kSlowSumBytes)) {
+      exchange(in, bytes, out, adds_slowly(dtype),
+               [&](int64_t begin, const std::byte* theirs, int64_t length) {
+                 combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
+               });
     } else if (bytes * (locals() - 1) <= std::min(kOneShotReads, chunk_bytes())) {
       reduce_at_once(in, out, count, dtype, op);
     } else {
@@ -73,7 +75,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return copy_bytes(out, in, count * width);
     if (!node_.even()) return inner().reduce_scatter(in, out, count, dtype, op, stream);
     if (two_alone())
-      return exchange(at(in, other() * count * width), count * width, out,
+      return exchange(at(in, other() * count * width), count * width, out, adds_slowly(dtype),
                       [&](int64_t begin, const std::byte* theirs, int64_t length) {
                         combine_with(at(in, rank() * count * width + begin), theirs, at(out, begin),
                                      length / width, dtype, op);
@@ -130,11 +132,16 @@ class ShmTransport final : public ForwardingTransport {
   bool two_alone() const { return locals() == 2 && node_.nodes() == 1; }
   int other() const { return 1 - me(); }  // of two
 
+  // Halves, which are widened and rounded.
+  static bool adds_slowly(DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; }
+
   // Of two ranks: each hands the other `bytes` bytes. take(begin, theirs, length) for every piece of the
   // other's, of a multiple of a cache line but for the last; what it writes lies at the same place of `out`.
+  // `slow`: it takes longer than moving does.
   template <class Take>
-  void exchange(const void* in, int64_t bytes, void* out, Take&& take) {
-    if (bytes > std::min(kExchangeBytes, node_.slot_bytes())) return exchange_long(in, bytes, out, take);
+  void exchange(const void* in, int64_t bytes, void* out, bool slow, Take&& take) {
+    if (bytes > std::min(slow ? kClaimBytes : kExchangeBytes, node_.slot_bytes()))
+      return exchange_long(in, bytes, out, slow, take);
     if (bytes == 0) return;
     node_.begin();
     std::byte* mine = node_.slot_by_turns(me());
@@ -147,12 +154,12 @@ class ShmTransport final : public ForwardingTransport {
     take(0, theirs, bytes);
   }
   // In chunks, each written while the one before it is taken: the lines of the one come from memory, of the
-  // other from the other core's cache.
+  // other from the other core's cache. A slow take hides either itself, if it is told in time what it reads.
   template <class Take>
-  void exchange_long(const void* in, int64_t bytes, void* out, Take&& take) {
+  void exchange_long(const void* in, int64_t bytes, void* out, bool slow, Take&& take) {
     const int64_t most = std::min(kExchangeBytes, node_.slot_bytes());
     node_.begin();
-    copy_bytes(node_.slot_by_turns(me()), in, most);
+    copy_bytes(node_.slot_by_turns(me()), in, std::min(most, bytes));
     for (int64_t chunk = 0; chunk < bytes; chunk += most) {
       node_.publish();
       node_.await_all();
@@ -162,14 +169,18 @@ class ShmTransport final : public ForwardingTransport {
       std::byte* mine = node_.slot_by_turns(me());
       for (int64_t begin = 0; begin < length; begin += kPieceBytes) {
         const int64_t place = chunk + begin, ahead = place + kAheadBytes;
-        claim(at(out, ahead), std::min(kPieceBytes, bytes - ahead));
+        if (slow)
+          claim(theirs + begin + kSlowAheadBytes, std::min(kPieceBytes, length - begin - kSlowAheadBytes));
+        else
+          claim(at(out, ahead), std::min(kPieceBytes, bytes - ahead));
         take(place, theirs + begin, std::min(kPieceBytes, length - begin));
-        copy_bytes(mine + begin, at(in, place + length), std::min(kPieceBytes, next - begin));
+        if (!slow) copy_bytes(mine + begin, at(in, place + length), std::min(kPieceBytes, next - begin));
       }
+      if (slow) copy_bytes(mine, at(in, chunk + length), next);
     }
   }
   void swap(const void* in, void* out, int64_t bytes) {
-    exchange(in, bytes, out, [&](int64_t begin, const std::byte* theirs, int64_t length) {
+    exchange(in, bytes, out, false, [&](int64_t begin, const std::byte* theirs, int64_t length) {
       copy_bytes(at(out, begin), theirs, length);
     });
   }
