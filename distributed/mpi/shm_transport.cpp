@@ -263,6 +263,7 @@ class ShmTransport final : public ForwardingTransport {
     for_each_slot(bytes, [&](int64_t begin, int64_t length) {
       node_.begin();
       if (rank() == root) copy_bytes(node_.slot(me()), at(data, begin), length);
+      if (rank() == root && length <= kDemoteBytes) demote(node_.slot(me()), length);
       node_.publish();
       if (rank() == root) return;
       node_.await(node_.local_of(root));
