@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
@@ -98,6 +99,13 @@ const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& op
       fmt::format("expected one kernel for all {} ranks' parts, found none that takes every one of them; "
                   "use another rank count or shard",
                   comm.size()));
+}
+
+// Multiprocessors that sums beside products take, and products leave them. The variable is for who compares.
+int side_multiprocessors() {
+  constexpr int kUsual = 8;
+  const char* set = std::getenv("LAMINA_OVERLAP_MULTIPROCESSORS");
+  return set == nullptr ? kUsual : std::atoi(set);
 }
 
 // Packs the stage's part once more; a rank without a part has nothing to pack.
@@ -243,7 +251,7 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
       throw std::invalid_argument(
           fmt::format("overlap {}: expected 1 where tokens are cut over ranks", options.overlap));
     overlap_ = options.overlap;
-    if (overlap_ > 1) side_ = device_->beside();
+    if (overlap_ > 1) side_ = device_->beside(side_multiprocessors());
     if (overlap_ > 1 && side_ == nullptr)
       throw std::invalid_argument(fmt::format(
           "overlap {}: expected a GPU, whose second stream sums while the first computes, found device {}; "
@@ -346,7 +354,9 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
         reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(x) + begin * token_bytes);
     float* to = out + begin * stage.local_out;
     if (part != Part::communicate) {
-      product(s, copy, from, to, count, stream);
+      // Alone, products have the whole GPU, and the first has nothing beside it.
+      Stream narrowed = side_->beside(stream);
+      product(s, copy, from, to, count, part == Part::all && begin > 0 ? narrowed : stream);
       if (stage.adds)
         device_->add(stages_[s - 1].output.as<float>() + begin * stage.local_out, to, count * stage.local_out,
                      stream);

@@ -32,7 +32,7 @@ class CpuDevice final : public Device {
   void add(const float* x, float* y, int64_t count, Stream& stream) override {
     add_floats(x, y, count, stream.threads);
   }
-  std::unique_ptr<SideStream> beside() override { return nullptr; }
+  std::unique_ptr<SideStream> beside(int /*multiprocessors*/) override { return nullptr; }
   DeviceState state() override { return {}; }
   std::vector<DeviceProbe> probes() override { return {}; }
   int64_t free_bytes() const override { return 0; }

@@ -20,6 +20,9 @@ namespace lamina {
 struct Stream {
   int threads = 1;
   void* handle = nullptr;  // the GPU's own stream; null on the CPU
+  // Of a GPU's, how many work on it should take, so that work beside it has the others; 0: all it likes. Who
+  // cannot hold itself to it takes more.
+  int multiprocessors = 0;
 };
 
 // What a device could not do: what, where, and what to do about it.
@@ -59,11 +62,14 @@ class Replay {
   std::function<void()> begin_with_;
 };
 
-// A second stream of a GPU, for work beside another stream's. Both calls are captured where `main` is.
+// A second stream of a GPU, for work beside another stream's, which it goes before. Both calls are captured
+// where `main` is.
 class SideStream {
  public:
   virtual ~SideStream() = default;
   virtual Stream& stream() = 0;
+  // `main` for work beside this stream's: it leaves this one its multiprocessors.
+  virtual Stream beside(const Stream& main) const = 0;
   // What is put on the side from now on waits for what `main` holds by now.
   virtual void follow(Stream& main) = 0;
   // And the other way round. A capture of `main` must end joined.
@@ -101,8 +107,8 @@ class Device {
   virtual void clear(void* to, int64_t bytes, Stream& stream) = 0;
   // y += x, `count` floats in the device's memory, in the stream's order.
   virtual void add(const float* x, float* y, int64_t count, Stream& stream) = 0;
-  // Null on the CPU.
-  virtual std::unique_ptr<SideStream> beside() = 0;
+  // A side that takes so many multiprocessors. Null on the CPU.
+  virtual std::unique_ptr<SideStream> beside(int multiprocessors) = 0;
   virtual DeviceState state() = 0;
   // Each holds its buffers while it lives. None on the CPU, whose limits bench/ceilings measures by ranks.
   virtual std::vector<DeviceProbe> probes() = 0;

@@ -14,12 +14,24 @@
 
 namespace lamina {
 
-// Fetches a cache line to read it now and write it later, where the machine can.
-inline void claim(const std::byte* line) {
+// Fetches cache lines that will be written, soon or after they were read, where the machine can.
+inline void claim(const std::byte* lines, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) {
 #if defined(__x86_64__)
-  asm volatile("prefetchw %0" : : "m"(*line));  // the builtin reads only, unless compiled for newer machines
+    asm volatile("prefetchw %0"
+                 :
+                 : "m"(lines[i]));  // the builtin reads only, unless compiled for newer machines
 #else
-  __builtin_prefetch(line, 1, 3);
+    __builtin_prefetch(lines + i, 1, 3);
+#endif
+  }
+}
+// Sends cache lines that were written to a cache that cores share, where the machine can: others fetch them
+// from there sooner.
+inline void demote([[maybe_unused]] const std::byte* lines, [[maybe_unused]] int64_t bytes) {
+#if defined(__x86_64__)
+  for (int64_t i = 0; i < bytes; i += 64)
+    asm volatile("cldemote %0" : : "m"(lines[i]));  // nothing at all on machines that do not know it
 #endif
 }
 
@@ -79,8 +91,8 @@ class ShmNode {
     return static_cast<int64_t>((step_ >> 1) % static_cast<uint64_t>(places)) * size;
   }
   // Of two ranks: the slot that a rank writes in this step, by turns its own and the other's. So a rank
-  // writes to what it read last, which its cache owns by then if it claimed what it read (claim()): a line
-  // crosses once a message instead of twice, to be read and to be taken back.
+  // writes to what it read last, which its cache holds by then: a line crosses once a message instead of
+  // twice, to be read and to be taken back.
   std::byte* slot_by_turns(int local) {
     return slot((local + static_cast<int>(step_ >> 1 & 1)) % 2, 0, step_);
   }

@@ -27,12 +27,14 @@ constexpr int64_t kLine = 64;
 constexpr int64_t kOneShotReads = 32 << 10;
 constexpr int64_t kChunkBytes = 256 << 10;
 constexpr int64_t kTrialBytes = 64 << 10;  // from here MPI may be faster, which copies once
-// Of a long message between two ranks: small enough for slots to leave the caches to the message itself.
-constexpr int64_t kLongChunkBytes = 64 << 10;
-// Two ranks write by turns what is this short, or longer than that; between, each its own slot, from place to
-// place.
-constexpr int64_t kTurnsToBytes = 16 << 10, kTurnsFromBytes = 32 << 10;
-constexpr int64_t kClaimBytes = 2 << 10, kPieceBytes = 2 << 10;  // claimed ahead, and done at a time
+// What two ranks hand each other in a step: small enough for slots to leave the caches to the message itself.
+constexpr int64_t kExchangeBytes = 64 << 10;
+// Of short ones they send the lines down to the cache that they share, and claim those that they read.
+constexpr int64_t kDemoteBytes = 1 << 10, kClaimBytes = 8 << 10;
+// The output of longer ones is in no near cache: lines are claimed so far ahead of what is written, piece by
+// piece.
+constexpr int64_t kAheadBytes = 4 << 10, kSlowAheadBytes = 2 << 10, kPieceBytes = 1 << 10;
+constexpr int64_t kSlowSumBytes = 32 << 10;  // longer ones of f16 are added up by halves
 
 class ShmTransport final : public ForwardingTransport {
  public:
@@ -55,10 +57,11 @@ class ShmTransport final : public ForwardingTransport {
       const std::byte* all = node_.exchange_tiny(in, bytes);
       for (int local = 0; local < locals(); ++local) part(local) = all + local * ShmNode::kTinyBytes;
       combine(parts_.data(), locals(), out, count, dtype, op);
-    } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kChunkBytes)) {
-      exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
-        combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
-      });
+    } else if (locals() == 2 && (dtype != DType::f16 || bytes <= kSlowSumBytes)) {
+      exchange(in, bytes, out, adds_slowly(dtype),
+               [&](int64_t begin, const std::byte* theirs, int64_t length) {
+                 combine_with(at(in, begin), theirs, at(out, begin), length / width, dtype, op);
+               });
     } else if (bytes * (locals() - 1) <= std::min(kOneShotReads, chunk_bytes())) {
       reduce_at_once(in, out, count, dtype, op);
     } else {
@@ -72,7 +75,7 @@ class ShmTransport final : public ForwardingTransport {
     if (size() == 1) return copy_bytes(out, in, count * width);
     if (!node_.even()) return inner().reduce_scatter(in, out, count, dtype, op, stream);
     if (two_alone())
-      return exchange(at(in, other() * count * width), count * width,
+      return exchange(at(in, other() * count * width), count * width, out, adds_slowly(dtype),
                       [&](int64_t begin, const std::byte* theirs, int64_t length) {
                         combine_with(at(in, rank() * count * width + begin), theirs, at(out, begin),
                                      length / width, dtype, op);
@@ -129,40 +132,55 @@ class ShmTransport final : public ForwardingTransport {
   bool two_alone() const { return locals() == 2 && node_.nodes() == 1; }
   int other() const { return 1 - me(); }  // of two
 
-  // Of two ranks: each hands the other `bytes` bytes, chunk by chunk. take(begin, theirs, length) for every
-  // piece of the other's, of a multiple of a cache line but for the last.
+  // Halves, which are widened and rounded.
+  static bool adds_slowly(DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; }
+
+  // Of two ranks: each hands the other `bytes` bytes. take(begin, theirs, length) for every piece of the
+  // other's, of a multiple of a cache line but for the last; what it writes lies at the same place of `out`.
+  // `slow`: it takes longer than moving does.
   template <class Take>
-  void exchange(const void* in, int64_t bytes, Take&& take) {
-    const int64_t most = bytes <= kChunkBytes ? chunk_bytes() : std::min(kLongChunkBytes, node_.slot_bytes());
+  void exchange(const void* in, int64_t bytes, void* out, bool slow, Take&& take) {
+    if (bytes > std::min(slow ? kClaimBytes : kExchangeBytes, node_.slot_bytes()))
+      return exchange_long(in, bytes, out, slow, take);
+    if (bytes == 0) return;
+    node_.begin();
+    std::byte* mine = node_.slot_by_turns(me());
+    copy_bytes(mine, in, bytes);
+    if (bytes <= kDemoteBytes) demote(mine, bytes);
+    node_.publish();
+    node_.await_all();
+    const std::byte* theirs = node_.slot_by_turns(other());
+    if (bytes <= kClaimBytes) claim(theirs, bytes);
+    take(0, theirs, bytes);
+  }
+  // In chunks, each written while the one before it is taken: the lines of the one come from memory, of the
+  // other from the other core's cache. A slow take hides either itself, if it is told in time what it reads.
+  template <class Take>
+  void exchange_long(const void* in, int64_t bytes, void* out, bool slow, Take&& take) {
+    const int64_t most = std::min(kExchangeBytes, node_.slot_bytes());
+    node_.begin();
+    copy_bytes(node_.slot_by_turns(me()), in, std::min(most, bytes));
     for (int64_t chunk = 0; chunk < bytes; chunk += most) {
-      const int64_t length = std::min(most, bytes - chunk);
-      node_.begin();
-      const bool by_turns = length <= kTurnsToBytes || length > kTurnsFromBytes;
-      const int64_t place = by_turns ? 0 : node_.place_for(length);
-      std::byte* mine = by_turns ? node_.slot_by_turns(me()) : node_.slot(me()) + place;
-      std::byte* theirs = by_turns ? node_.slot_by_turns(other()) : node_.slot(other()) + place;
-      in_pieces(by_turns ? nullptr : mine, length, [&](int64_t begin, int64_t piece) {
-        copy_bytes(mine + begin, at(in, chunk + begin), piece);
-      });
       node_.publish();
       node_.await_all();
-      in_pieces(by_turns ? theirs : nullptr, length,
-                [&](int64_t begin, int64_t piece) { take(chunk + begin, theirs + begin, piece); });
-    }
-  }
-  // work(begin, length) piece by piece, of what is claimed a little ahead.
-  template <class Work>
-  static void in_pieces(const std::byte* claimed, int64_t bytes, Work&& work) {
-    int64_t done = claimed == nullptr ? bytes : 0;
-    for (int64_t begin = 0; begin < bytes; begin += kPieceBytes) {
-      for (const int64_t ahead = std::min(bytes, begin + kPieceBytes + kClaimBytes); done < ahead;
-           done += kLine)
-        claim(claimed + done);
-      work(begin, std::min(kPieceBytes, bytes - begin));
+      const std::byte* theirs = node_.slot_by_turns(other());
+      const int64_t length = std::min(most, bytes - chunk), next = std::min(most, bytes - chunk - length);
+      if (next > 0) node_.begin();
+      std::byte* mine = node_.slot_by_turns(me());
+      for (int64_t begin = 0; begin < length; begin += kPieceBytes) {
+        const int64_t place = chunk + begin, ahead = place + kAheadBytes;
+        if (slow)
+          claim(theirs + begin + kSlowAheadBytes, std::min(kPieceBytes, length - begin - kSlowAheadBytes));
+        else
+          claim(at(out, ahead), std::min(kPieceBytes, bytes - ahead));
+        take(place, theirs + begin, std::min(kPieceBytes, length - begin));
+        if (!slow) copy_bytes(mine + begin, at(in, place + length), std::min(kPieceBytes, next - begin));
+      }
+      if (slow) copy_bytes(mine, at(in, chunk + length), next);
     }
   }
   void swap(const void* in, void* out, int64_t bytes) {
-    exchange(in, bytes, [&](int64_t begin, const std::byte* theirs, int64_t length) {
+    exchange(in, bytes, out, false, [&](int64_t begin, const std::byte* theirs, int64_t length) {
       copy_bytes(at(out, begin), theirs, length);
     });
   }
@@ -245,6 +263,7 @@ class ShmTransport final : public ForwardingTransport {
     for_each_slot(bytes, [&](int64_t begin, int64_t length) {
       node_.begin();
       if (rank() == root) copy_bytes(node_.slot(me()), at(data, begin), length);
+      if (rank() == root && length <= kDemoteBytes) demote(node_.slot(me()), length);
       node_.publish();
       if (rank() == root) return;
       node_.await(node_.local_of(root));

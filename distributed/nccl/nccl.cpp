@@ -67,7 +67,7 @@ constexpr const char* kSlowSetUp =
 // blocking one of the same ranks for the work.
 class NcclComm {
  public:
-  NcclComm(Communicator& comm, double timeout_seconds) : comm_(comm) {
+  NcclComm(Communicator& comm, double timeout_seconds) : comm_(comm), timeout_seconds_(timeout_seconds) {
     // A program that uses NVLink's multicast can put other programs' GPUs out of service: never here.
     setenv("NCCL_NVLS_ENABLE", "0", 1);
     ncclUniqueId id{};
@@ -78,11 +78,9 @@ class NcclComm {
     AgreedSetUp set_up(comm, "nccl", timeout_seconds, kSlowSetUp, [this] { give_up(); });
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
-    ncclResult_t begun = ncclCommInitRankConfig(&meeting_, comm.size(), id, comm.rank(), &config);
+    const ncclResult_t begun = ncclCommInitRankConfig(&meeting_, comm.size(), id, comm.rank(), &config);
     set_up.settle([&] { return state_of(begun, meeting_); });
-    config.blocking = 1;
-    begun = ncclCommSplit(meeting_, 0, comm.rank(), &work_, &config);
-    set_up.settle([&] { return state_of(begun, meeting_); });
+    split(set_up, 0, &work_);
     watcher_ = std::thread([this] { watch(); });
   }
   ~NcclComm() {
@@ -100,6 +98,20 @@ class NcclComm {
   NcclComm& operator=(const NcclComm&) = delete;
 
   ncclComm_t get() const { return work_; }
+  // Collective where it is the first on a stream that takes so many multiprocessors, which no capture may be.
+  ncclComm_t of(const Stream& stream) {
+    const int blocks = stream.multiprocessors;
+    if (blocks == 0) return work_;
+    if (narrow_ == nullptr || blocks != narrow_blocks_) {
+      AgreedSetUp set_up(comm_, "nccl", timeout_seconds_, kSlowSetUp, [] {});
+      ncclComm_t made = nullptr;
+      split(set_up, blocks, &made);
+      if (narrow_ != nullptr) ncclCommDestroy(narrow_);
+      narrow_ = made;
+      narrow_blocks_ = blocks;
+    }
+    return narrow_;
+  }
 
   void poll() {
     const std::string why = trouble();
@@ -107,6 +119,15 @@ class NcclComm {
   }
 
  private:
+  // A blocking one of the same ranks, whose calls take so many blocks of threads at most; 0: NCCL's choice.
+  void split(AgreedSetUp& set_up, int blocks, ncclComm_t* made) {
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 1;
+    if (blocks > 0) config.maxCTAs = blocks;
+    const ncclResult_t begun = ncclCommSplit(meeting_, 0, comm_.rank(), made, &config);
+    set_up.settle([&] { return state_of(begun, meeting_); });
+  }
+
   // What went wrong since calls returned; empty: nothing.
   std::string trouble() const {
     ncclResult_t state = ncclSuccess;
@@ -127,14 +148,16 @@ class NcclComm {
 
   // Without the other ranks: no communication.
   void give_up() {
-    if (work_ != nullptr) ncclCommAbort(work_);
-    if (meeting_ != nullptr) ncclCommAbort(meeting_);
-    work_ = meeting_ = nullptr;
+    for (ncclComm_t one : {narrow_, work_, meeting_})
+      if (one != nullptr) ncclCommAbort(one);
+    narrow_ = work_ = meeting_ = nullptr;
   }
 
   static constexpr std::chrono::milliseconds kLook{200};
   Communicator& comm_;
-  ncclComm_t meeting_ = nullptr, work_ = nullptr;
+  double timeout_seconds_;
+  ncclComm_t meeting_ = nullptr, work_ = nullptr, narrow_ = nullptr;
+  int narrow_blocks_ = 0;
   std::mutex mutex_;
   std::condition_variable wake_;
   bool over_ = false;
@@ -153,15 +176,15 @@ class NcclTransport final : public Transport {
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override {
     if (count == 0) return;
-    check_nccl(ncclAllReduce(in, out, static_cast<size_t>(count), nccl_type(dtype), nccl_op(op), comm_.get(),
-                             cuda_stream(stream)),
+    check_nccl(ncclAllReduce(in, out, static_cast<size_t>(count), nccl_type(dtype), nccl_op(op),
+                             comm_.of(stream), cuda_stream(stream)),
                "all-reduce");
   }
   void reduce_scatter(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                       Stream& stream) override {
     if (count == 0) return;
     check_nccl(ncclReduceScatter(in, out, static_cast<size_t>(count), nccl_type(dtype), nccl_op(op),
-                                 comm_.get(), cuda_stream(stream)),
+                                 comm_.of(stream), cuda_stream(stream)),
                "reduce-scatter");
   }
   void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {

@@ -65,8 +65,9 @@ class OneshotTransport final : public ForwardingTransport {
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override {
     const std::optional<OneshotType> type = oneshot_type(dtype);
-    const AllReduceWay way =
-        type && op == ReduceOp::sum ? way_of(times_, count * dtype_bytes(dtype)) : AllReduceWay::nccl;
+    // Our kernels spread over the whole GPU: beside other work it is NCCL's.
+    const bool ours = type && op == ReduceOp::sum && stream.multiprocessors == 0;
+    const AllReduceWay way = ours ? way_of(times_, count * dtype_bytes(dtype)) : AllReduceWay::nccl;
     all_reduce_by(way, in, out, count, dtype, op, stream);
   }
 

@@ -43,7 +43,7 @@ class DenseLayer final : public CudaLayer {
   }
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
-    matmul(types_, rows(), tokens, cols(), weights_.data(), x, y, cuda_stream(stream));
+    matmul(types_, rows(), tokens, cols(), weights_.data(), x, y, stream);
   }
   int64_t weight_bytes() const override { return weights_.bytes(); }
 

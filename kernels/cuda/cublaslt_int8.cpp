@@ -53,7 +53,7 @@ class Int8Layer final : public CudaLayer {
                   {.input_scales = input_scales_.as<float>(), .code_sums = code_sums()});
     check_launch("quantizing activations");
     matmul({CUDA_R_8I, CUDA_R_32I, CUBLAS_COMPUTE_32I, CUDA_R_32I}, n_, aligned(tokens), k_, weights_.data(),
-           codes_->data(), sums_->data(), on);
+           codes_->data(), sums_->data(), stream);
     scale_int32(sums_->as<int32_t>(), tokens, rows(), n_, scales_.as<float>(), token_scales_->as<float>(), y,
                 rows(), on, {.rows = zero_points_.as<int32_t>(), .code_sums = code_sums()});
     check_launch("scaling sums");

@@ -120,9 +120,13 @@ class DirectReplay final : public TimedReplay {
 
 class CudaSideStream final : public SideStream {
  public:
-  CudaSideStream() {
+  CudaSideStream(int own, int all) : all_(all) {
+    stream_.multiprocessors = std::clamp(own, 0, all - 2);
+    // Of what may start at the same time, this stream's blocks go first: the main stream's leave none free.
+    int least = 0, greatest = 0;
     cudaStream_t made = nullptr;
-    check_cuda(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "making a stream");
+    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
+    check_cuda(cudaStreamCreateWithPriority(&made, cudaStreamNonBlocking, greatest), "making a stream");
     stream_.handle = made;
     check_cuda(cudaEventCreateWithFlags(&followed_, cudaEventDisableTiming), "making an event");
     check_cuda(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "making an event");
@@ -133,6 +137,10 @@ class CudaSideStream final : public SideStream {
     if (stream_.handle != nullptr) cudaStreamDestroy(cuda_stream(stream_));
   }
   Stream& stream() override { return stream_; }
+  Stream beside(const Stream& main) const override {
+    const int own = stream_.multiprocessors;
+    return {main.threads, main.handle, own == 0 ? 0 : all_ - own};
+  }
   void follow(Stream& main) override { order(main, followed_, stream_); }
   void join(Stream& main) override { order(stream_, joined_, main); }
 
@@ -141,6 +149,7 @@ class CudaSideStream final : public SideStream {
     check_cuda(cudaEventRecord(event, cuda_stream(before)), "recording an event");
     check_cuda(cudaStreamWaitEvent(cuda_stream(after), event, 0), "ordering streams");
   }
+  int all_;
   Stream stream_;
   cudaEvent_t followed_ = nullptr, joined_ = nullptr;
 };
@@ -217,7 +226,9 @@ class CudaDevice final : public Device {
     check_launch("adding outputs");
   }
 
-  std::unique_ptr<SideStream> beside() override { return std::make_unique<CudaSideStream>(); }
+  std::unique_ptr<SideStream> beside(int multiprocessors) override {
+    return std::make_unique<CudaSideStream>(multiprocessors, properties_.multiprocessors);
+  }
 
   DeviceState state() override { return nvml_.state(); }
   std::vector<DeviceProbe> probes() override { return cuda_probes(*this); }

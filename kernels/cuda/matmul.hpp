@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "kernels/device.hpp"
+
 namespace lamina {
 
 struct MatmulTypes {
@@ -26,10 +28,17 @@ struct MatmulScales {
 // Puts the product on the stream. The first call for types and shape asks the heuristic and times its
 // candidates on these very buffers, which makes memory of the host's and waits; it must not be captured.
 // Later ones only launch. Throws DeviceError: where cuBLASLt has no algorithm for the shape, and where a
-// capture meets a shape for the first time.
+// capture meets a shape for the first time. Of a stream that leaves multiprocessors to others, the candidates
+// are told so, and timed while those are taken.
 void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
+<<<<<<< HEAD
             cudaStream_t stream, MatmulScales scales = {});
 // Whether cuBLASLt's heuristic offers anything for it. It has to see scales that a product will have.
 bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, MatmulScales scales = {});
+=======
+            const Stream& stream, MatmulScales scales = {});
+// Whether cuBLASLt's heuristic offers anything for it.
+bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k);
+>>>>>>> w7
 
 }  // namespace lamina

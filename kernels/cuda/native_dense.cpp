@@ -20,7 +20,7 @@ class NativeDenseLayer final : public CudaLayer {
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
     if (!forward_rounded(x, y, nullptr, tokens, stream))
-      matmul({}, rows(), tokens, cols(), weights_.data(), x, y, cuda_stream(stream));
+      matmul({}, rows(), tokens, cols(), weights_.data(), x, y, stream);
   }
   int64_t weight_bytes() const override { return weights_.bytes(); }
 

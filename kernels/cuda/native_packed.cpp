@@ -147,6 +147,7 @@ class PackedLayer final : public CudaLayer {
       arguments.partials = partials_->as<float>();
       arguments.counters = counters_.as<unsigned>();
       arguments.tokens = tokens;
+      arguments.multiprocessors = stream.multiprocessors;
       prefill(format_, layout_, arguments, on);
       check_launch("multiplying packed weights by many tokens");
       return;

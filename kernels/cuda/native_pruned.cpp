@@ -64,7 +64,7 @@ class PrunedLayer final : public CudaLayer {
           ? bitmap_expand(layout_, weights_.data(), places_.as<uint32_t>(), whole_->data(), on)
           : blocks_expand(layout_, weights_.data(), places_.as<uint2>(), whole_->data(), on);
       check_launch("expanding pruned weights");
-      matmul({}, rows(), tokens, cols(), whole_->data(), x, y, on);
+      matmul({}, rows(), tokens, cols(), whole_->data(), x, y, stream);
       return;
     }
     const void* in = x;

@@ -262,8 +262,8 @@ void launch(const DecodeLayout& layout, const PrefillArguments& a, int64_t token
             0,
             0};
   const int64_t tiles = int64_t{(work.row_tiles + kCluster - 1) / kCluster} * work.token_tiles;
-  const int64_t clusters =
-      std::min<int64_t>(cuda_properties().multiprocessors / kCluster, tiles * work.chunks);
+  const int multiprocessors = a.multiprocessors > 0 ? a.multiprocessors : cuda_properties().multiprocessors;
+  const int64_t clusters = std::min<int64_t>(multiprocessors / kCluster, tiles * work.chunks);
   work.whole_rounds = static_cast<int>(tiles / clusters);
   work.whole_tiles = static_cast<int>(work.whole_rounds * clusters);
   work.units = (tiles - work.whole_tiles) * work.chunks;

@@ -25,6 +25,7 @@ struct PrefillArguments {
   float* partials = nullptr;            // prefill_partial_bytes(), likewise
   unsigned* counters = nullptr;         // prefill_counters(), likewise: zeros, which every call leaves zero
   int64_t tokens = 0;
+  int multiprocessors = 0;  // to take at most; 0: all
 };
 int64_t prefill_x_bytes(DecodeFormat format, const DecodeLayout& layout, int64_t tokens);
 int64_t prefill_partial_bytes(DecodeFormat format, int64_t tokens);

@@ -27,8 +27,7 @@ DeviceProbe product_probe(Device& device, Arithmetic arithmetic, int64_t edge, i
   probe.arithmetic = arithmetic;
   probe.work = 2.0 * static_cast<double>(edge) * static_cast<double>(edge) * static_cast<double>(edge);
   probe.run = [=](Stream& stream) {
-    matmul(types, edge, edge, edge, operands->data(), operands->data() + in, result->data(),
-           cuda_stream(stream));
+    matmul(types, edge, edge, edge, operands->data(), operands->data() + in, result->data(), stream);
   };
   Stream stream = device.stream(1);
   probe.run(stream);

@@ -17,5 +17,7 @@ void silu_gate(const float* gate_up, void* hidden, HiddenType type, int64_t toke
                cudaStream_t stream);
 // Keeps the stream busy for so long, while the host queues what comes after.
 void hold(int64_t nanoseconds, cudaStream_t stream);
+// The same, and keeps so many multiprocessors from other work.
+void occupy(int multiprocessors, int64_t nanoseconds, cudaStream_t stream);
 
 }  // namespace lamina
