@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Does every header compile by itself, and twice in a row? Headers that need CUDA are compiled where nvcc is. Of a header
-# that its own .cpp includes before all else the build shows it, if every build compiles that file: not again here.
+# that its own .cpp or .cu includes before all else the build shows it, if every build compiles that file, or every build
+# with CUDA where nvcc is: not again here.
 #   scripts/check_headers.sh [FOLDER]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -12,7 +13,8 @@ check_header() {
   unit=$(printf '#include "%s"\n#include "%s"\n' "$header" "$header")
   if [[ $header == *.cuh ]] || grep -qE '#[[:space:]]*include[[:space:]]*<(cuda|cublas|cusparse|nccl)' "$header"; then
     [ -n "$nvcc" ] || return 0
-    "$nvcc" -std=c++20 -I. -x cu -o /dev/null -c - <<<"$unit"
+    # PTX, of which there is hardly any: nvcc's front end has then read the header, and nothing was assembled.
+    "$nvcc" -std=c++20 -I. -x cu -o /dev/null -ptx - <<<"$unit"
   elif [[ $header == distributed/mpi/* || $header == distributed/scalapack/* ]]; then
     "${MPICXX:-mpicxx}" -std=c++20 -I. -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX -Wall -Wextra -Werror -fsyntax-only \
       -x c++ - <<<"$unit"
@@ -28,7 +30,9 @@ export -f check_header
 # shown_by_build FILE
 shown_by_build() {
   local source=${1%.hpp}.cpp
-  [[ $1 == *.hpp && ! $1 =~ /(cuda|nccl|scalapack|hwloc)/ && -f $source ]] &&
+  [ -f "$source" ] || source=${1%.hpp}.cu
+  [[ $1 == *.hpp && ! $1 =~ /(nccl|scalapack|hwloc)/ && -f $source ]] &&
+    { [[ $1 != */cuda/* ]] || [ -n "$nvcc" ]; } &&
     [ "$(grep -m 1 '^#' "$source")" = "#include \"$1\"" ] && grep -q '^#pragma once$' "$1"
 }
 

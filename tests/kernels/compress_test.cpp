@@ -39,6 +39,7 @@ struct NamedKeys {
 
 std::vector<NamedKeys> all_schemes(Problems* problems) {
   const Value block = std::string("block"), int8 = std::string("int8"), text_2_4 = std::string("2:4");
+  const Value gradient = std::string("gradient"), tokens = int64_t{90};
   const Value fp8 = std::string("fp8"), pruned = std::string("pruned"), dense = std::string("dense");
   const Value bf16 = std::string("bf16"), mse = std::string("mse"), gptq = std::string("gptq");
   return {
@@ -66,13 +67,16 @@ std::vector<NamedKeys> all_schemes(Problems* problems) {
       {"int8", {{"group", int64_t{64}}, {"asymmetric", true}}, "int8-g64-asym"},
       {"int8", {{"method", std::string("mse")}, {"activations", std::string("f32")}}, "int8-mse-a32"},
       {"int8", {{"method", std::string("gptq")}, {"calibration_tokens", int64_t{40}}}, "int8-gptq-c40"},
-      {"pruned", {{"importance", std::string("gradient")}}, "pruned-50%-gradient"},
+      {"pruned", {{"importance", gradient}}, "pruned-50%-gradient"},
       {"pruned",
-       {{"importance", std::string("gradient")}, {"pattern", std::string("5:8")}, {"compensate", true}},
-       "pruned-5:8-gradient-compensated"},
+       {{"importance", gradient},
+        {"pattern", std::string("5:8")},
+        {"compensate", true},
+        {"calibration_tokens", tokens}},
+       "pruned-5:8-gradient-compensated-c90"},
       {"pruned",
-       {{"importance", std::string("gradient")}, {"pattern", block}, {"compensate", true}},
-       "pruned-block16-50%-gradient-compensated"},
+       {{"importance", gradient}, {"pattern", block}, {"compensate", true}, {"calibration_tokens", tokens}},
+       "pruned-block16-50%-gradient-compensated-c90"},
       {"pruned", {{"pattern", std::string("2:4")}}, "pruned-2:4"},
       {"pruned", {{"pattern", std::string("1:16")}}, "pruned-1:16"},
       {"pruned", {{"pattern", block}}, "pruned-block16-50%"},

@@ -83,16 +83,17 @@ class FewTokens final : public Calibrator {
  public:
   explicit FewTokens(int64_t channels) : channels_(channels) {}
 
-  Matrix<double> tokens(int64_t count) const {
+  const Matrix<double>& tokens(int64_t count) {
+    if (x_.rows == count) return x_;
     const Matrix<float> noise = random_matrix(count, channels_, 71), factors = random_matrix(count, 3, 72);
-    Matrix<double> x(count, channels_);
+    x_ = Matrix<double>(count, channels_);
     for (int64_t t = 0; t < count; ++t)
       for (int64_t k = 0; k < channels_; ++k)
-        x(t, k) = (k % 37 == 5 ? 8.0 : 1.0) * (static_cast<double>(noise(t, k)) + factors(t, k % 3));
-    return x;
+        x_(t, k) = (k % 37 == 5 ? 8.0 : 1.0) * (static_cast<double>(noise(t, k)) + factors(t, k % 3));
+    return x_;
   }
   ChannelStatistics channels(int64_t count) override {
-    const Matrix<double> x = tokens(count);
+    const Matrix<double>& x = tokens(count);
     ChannelStatistics statistics;
     for (int64_t k = 0; k < channels_; ++k) {
       double square = 0, magnitude = 0, largest = 0;
@@ -108,7 +109,7 @@ class FewTokens final : public Calibrator {
     return statistics;
   }
   std::unique_ptr<GramRoot> root(const std::vector<int64_t>& order, int64_t count, double damping) override {
-    const Matrix<double> x = tokens(count);
+    const Matrix<double>& x = tokens(count);
     Matrix<double> gram(channels_, channels_);
     double trace = 0;
     for (int64_t t = 0; t < count; ++t)
@@ -121,12 +122,15 @@ class FewTokens final : public Calibrator {
     return std::make_unique<Root>(std::move(gram));
   }
   Matrix<double> slopes(Range rows, int64_t count) override {
-    const Matrix<double> x = tokens(count);
-    Matrix<double> slopes(rows.size(), channels_);
+    const Matrix<double>& x = tokens(count);
+    // A row and a token have to do with one another by (row + token) % 3 alone.
+    Matrix<double> squares(3, channels_), slopes(rows.size(), channels_);
+    for (int64_t t = 0; t < count; ++t)
+      for (int64_t k = 0; k < channels_; ++k) squares(t % 3, k) += x(t, k) * x(t, k);
     for (int64_t i = 0; i < slopes.rows; ++i)
-      for (int64_t t = 0; t < count; ++t)
-        for (int64_t k = 0; k < channels_; ++k)
-          slopes(i, k) += x(t, k) * x(t, k) * static_cast<double>(1 + (rows.begin + i + t) % 3);
+      for (int64_t k = 0; k < channels_; ++k)
+        for (int64_t t = 0; t < 3; ++t)
+          slopes(i, k) += squares(t, k) * static_cast<double>(1 + (rows.begin + i + t) % 3);
     return slopes;
   }
   std::vector<int64_t> total(std::vector<int64_t> counts) override { return counts; }
@@ -160,6 +164,7 @@ class FewTokens final : public Calibrator {
     Matrix<double> lower_, rows_;
   };
   int64_t channels_;
+  Matrix<double> x_;
 };
 
 inline Canonical compress_whole(const Scheme& scheme, const Matrix<float>& w) {
