@@ -194,6 +194,13 @@ inline constexpr int64_t kPanelTokens = 256;
 // fast that the third would hold them back.
 enum class PanelOrder { rows, columns };
 
+// Of float32 activations, which rows would read from the third-level cache time and again once they are more
+// than the second holds.
+inline PanelOrder order_f32(int64_t tokens, int64_t columns) {
+  return std::min(tokens, kPanelTokens) * columns * 4 > int64_t{1} << 20 ? PanelOrder::columns
+                                                                         : PanelOrder::rows;
+}
+
 template <class Open, class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
                          int64_t tokens, TokenTiles tiles, Open open, Visit visit, int64_t panels = 2,

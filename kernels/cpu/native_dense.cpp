@@ -28,7 +28,7 @@ class DenseLayer final : public CpuLayer {
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 1024;
+  static constexpr int64_t kColumnBlock = 512;  // two panels of AVX2 within 32 KB
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(x, tokens, part, parts);
@@ -42,7 +42,8 @@ class DenseLayer final : public CpuLayer {
           ops_.panel_f32(weights_.as<uint8_t>() + (row * cols_ + col * ops_.panel_rows) * 4,
                          cols_ * ops_.panel_rows * 4, count, activations_.data(x, token, some, col), some,
                          cols, y + token * rows_ + row, rows_, col > 0);
-        });
+        },
+        2, order_f32(tokens, cols_));
   }
 
  private:

@@ -68,7 +68,8 @@ class Fp8Layer final : public CpuLayer {
               out = out * scales_.as<float>()[r] * scale;  // in this order: both scales may be tiny
             }
           }
-        });
+        },
+        2, order_f32(tokens, padded_));
   }
 
  private:

@@ -48,7 +48,8 @@ class Int4Layer final : public CpuLayer {
                               some, cols, out, rows_, col > 0);
           }
           if (col + cols == padded_) scale(y, {row, row + count}, {token, token + some});
-        });
+        },
+        2, order_f32(tokens, padded_));
   }
 
  private:
