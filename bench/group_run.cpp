@@ -136,6 +136,14 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
   }
 }
 
+// Whether all that a step takes goes by its core's clock: what it touches stays in half of the core's own
+// cache, wherever it lies in memory. Beyond, the third-level cache and the memory have clocks of their own.
+bool goes_by_core(const Entry& entry, const LaunchInfo& launch) {
+  if (!entry.planned->spec->forward || entry.record.text("cache") != "hot") return false;
+  const Cost cost = entry.prepared->cost();
+  return 2 * (cost.read_bytes + cost.write_bytes) <= static_cast<double>(launch.core_cache_bytes);
+}
+
 void set_times(Record& record, const Series& series) {
   const std::vector<double>& us = series.samples_us;
   record.set("latency_us_p50", series.p50_us());
@@ -301,7 +309,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       entry.all.name = entry.compute.name = entry.communicate.name = entry.planned->spec->name;
       if (entry.replay)
         entry.all.timed = replay_of(entry, *entry.replay, comm);
-      else if (comm.size() == 1 && group.threads == 1 && entry.planned->spec->forward)
+      else if (comm.size() == 1 && group.threads == 1 && goes_by_core(entry, context.machine.launch))
         entry.all.clock_mhz = core_clock_mhz;  // of several cores nobody knows whose clock decides
       entry.all.rule = rule;
       series.push_back(&entry.all);

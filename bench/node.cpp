@@ -143,6 +143,15 @@ std::map<int, int64_t> node_caches() {
   return caches;
 }
 
+int64_t second_cache_bytes(int cpu) {
+  for (int index = 0; index < 8; ++index) {
+    const std::string base = fmt::format("/sys/devices/system/cpu/cpu{}/cache/index{}/", cpu, index);
+    if (first_line(base + "level") == "2" && first_line(base + "type") != "Instruction")
+      return parse_size(first_line(base + "size"));
+  }
+  return 0;
+}
+
 int64_t bytes_of(const std::string& path, const std::string& key) {
   return std::atoll(field_of(path, key + ":").c_str()) * 1024;
 }

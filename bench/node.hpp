@@ -18,6 +18,8 @@ std::vector<int> affinity();
 std::vector<int> cores_of(const std::vector<int>& cpus, const std::string& root = "");
 // Level → bytes of all instances on the node, as sysfs lists them.
 std::map<int, int64_t> node_caches();
+// The second-level data cache of the core that `cpu` is of; 0 where the system does not tell.
+int64_t second_cache_bytes(int cpu);
 // Of a "KEY:  123 kB" line.
 int64_t bytes_of(const std::string& path, const std::string& key);
 // What follows reads files under `root`, so that tests can make up a machine.

@@ -58,12 +58,14 @@ const std::vector<RecordKey>& record_keys() {
       {"device_clock_mhz", Unit::count,
        "a GPU's clock: median of readings right after it was timed; null on the CPU", forwards},
       {"core_clock_mhz", Unit::count,
-       "the clock of the core that computed: median over the blocks in which it stood still; null on a "
-       "GPU, of "
-       "several ranks or threads, and with fewer than 3 such blocks",
+       "the clock of the core that computed: median over the blocks in which it stood still; null on a GPU, "
+       "of "
+       "several ranks or threads, of what half of the core's second-level cache does not hold, and with "
+       "fewer "
+       "than 3 such blocks",
        forwards},
       {"cycles_p50", Unit::count,
-       "median over the same blocks of their least sample times the clock beside it", forwards},
+       "median over the same blocks of their medians, each times the clock beside it", forwards},
       {"stop_reason", Unit::text, "why measuring stopped: precision or max_seconds"},
       {"compute_us_p50", Unit::microseconds, "median of the step without its collectives", forwards},
       {"comm_us_p50", Unit::microseconds, "median of its collectives alone", forwards},

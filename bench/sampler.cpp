@@ -110,11 +110,11 @@ void Series::add_block(const std::vector<double>& seconds, double beside_mhz) {
     us.push_back(value * 1e6 / static_cast<double>(steps_per_sample()));
   }
   samples_us.insert(samples_us.end(), us.begin(), us.end());
+  block_medians.push_back(median(std::move(us)));
   if (beside_mhz > 0) {
-    block_cycles.push_back(*std::min_element(us.begin(), us.end()) * beside_mhz);  // µs · MHz
+    block_cycles.push_back(block_medians.back() * beside_mhz);  // µs · MHz
     block_clocks_mhz.push_back(beside_mhz);
   }
-  block_medians.push_back(median(std::move(us)));
   apply_rule();
 }
 

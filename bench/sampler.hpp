@@ -52,7 +52,7 @@ struct Series {
   std::vector<double> samples_us;  // each: slowest rank's time a step
   std::vector<double>
       block_medians;  // of kBlockSamples samples each; of a long step's samples one, of them all
-  // Of the blocks beside which the clock was read and stood still: the cycles of their least sample, and that
+  // Of the blocks beside which the clock was read and stood still: the cycles of their median, and that
   // clock.
   std::vector<double> block_cycles, block_clocks_mhz;
   int64_t iterations_per_sample = 1;

@@ -32,9 +32,10 @@ struct LaunchInfo {
   int ranks = 1;        // of the launch
   int local_ranks = 1;  // on the fullest node
   int default_threads = 1;
-  int cores = 1;               // on this node, as the process may use them
-  int64_t cache_bytes = 0;     // last-level caches of a node, together
-  int64_t gpu_free_bytes = 0;  // of the ranks' GPUs, the least; 0: not every rank has one
+  int cores = 1;                 // on this node, as the process may use them
+  int64_t cache_bytes = 0;       // last-level caches of a node, together
+  int64_t core_cache_bytes = 0;  // second-level cache of a core; 0: unknown
+  int64_t gpu_free_bytes = 0;    // of the ranks' GPUs, the least; 0: not every rank has one
   uint64_t seed = 1;
   std::string default_cache = "cold";
 };

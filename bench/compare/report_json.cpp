@@ -80,6 +80,8 @@ std::string json_report(const Comparison& comparison) {
                     {"new_launches", row.new_launches},
                     {"base_us", number(row.base_us)},
                     {"new_us", number(row.new_us)},
+                    {"base_cycles", number(row.base_cycles)},
+                    {"new_cycles", number(row.new_cycles)},
                     {"base_quality", number(row.base_quality)},
                     {"new_quality", number(row.new_quality)},
                     {"reason", row.reason},

@@ -39,7 +39,10 @@ std::string line_of(const Row& row) {
   if (!std::isnan(row.ratio_low))
     interval = fmt::format("{} to {}", change(row.ratio_low), change(row.ratio_high));
   std::string times;
-  if (!std::isnan(row.base_us)) times = significant(row.base_us, 4) + " → " + significant(row.new_us, 4);
+  if (row.by_cycles)
+    times = significant(row.base_cycles, 4) + " → " + significant(row.new_cycles, 4) + " cycles";
+  else if (!std::isnan(row.base_us))
+    times = significant(row.base_us, 4) + " → " + significant(row.new_us, 4);
   return fmt::format("| {} | {} | {} | {} | {} | {} |\n", verdict_text(row), code(row.name),
                      std::isnan(row.ratio) ? "" : change(row.ratio), interval, times, notes);
 }

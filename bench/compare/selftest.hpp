@@ -25,6 +25,9 @@ struct Bank {
 struct SlowRate {
   int64_t apart = 0, apart_found = 0;  // in gates without a pair in common
   int64_t drawn = 0, drawn_found = 0;
+  // The rows that such a build computes as any other does, libraries': tried and called, which is a false
+  // alarm.
+  int64_t others = 0, others_called = 0;
 };
 
 // What gates of so many pairs do.
@@ -46,7 +49,7 @@ std::vector<Rate> rates_of(const Bank& bank, const Settings& settings);
 
 // How much slower each row of a native kernel is in `slow` than in `base`, as new / base by geometric means
 // of what is compared (cycles or times), in the order of names. Rows must have a time in every launch.
-std::vector<double> slowdowns(const Side& base, const Side& slow);
+std::vector<double> slowdowns(const Side& base, const Side& slow, const Settings& settings = {});
 
 // The fewest pairs with which a row that is 5 % slower is found in 95 % of gates, and 1 % of rows at most are
 // false alarms; 0 where none of those tried does.

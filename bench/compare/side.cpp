@@ -19,7 +19,8 @@ using Json = nlohmann::ordered_json;
 
 constexpr const char* kPrefix = "launch-";
 // A picosecond and 30 years: no step takes less or more.
-constexpr double kShortestUs = 1e-6, kLongestUs = 1e15, kMostCycles = 1e19;
+constexpr double kShortestUs = 1e-6, kLongestUs = 1e15;
+constexpr double kLeastMhz = 100, kMostMhz = 10'000;
 
 double ratio_or(double value, double over, double otherwise) {
   const double ratio = value / over;
@@ -41,7 +42,9 @@ LaunchRow read_row(const Record& record) {
                                                 kShortestUs, kLongestUs, us);
     }
     const double cycles = record.number("cycles_p50"), clock_mhz = record.number("core_clock_mhz");
-    if (record.text("cache") == "hot" && cycles > 0 && cycles <= kMostCycles && clock_mhz > 0) {
+    // Of the same blocks as the time, or nearly: else one of the three is no measurement.
+    if (clock_mhz >= kLeastMhz && clock_mhz <= kMostMhz && cycles > 0.5 * us * clock_mhz &&
+        cycles < 2 * us * clock_mhz) {
       row.cycles = cycles;
       row.clock_mhz = clock_mhz;
     }

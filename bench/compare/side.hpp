@@ -14,8 +14,7 @@ struct LaunchRow {
   std::string status;
   std::string reason;  // why it has no time, whether the record says so or this program does
   double time_us = 0;  // latency_us_p50; 0 where the row has none
-  // cycles_p50 and core_clock_mhz of a row whose weights stay in the caches, so that all it takes goes by its
-  // core's clock; 0 elsewhere.
+  // cycles_p50 and core_clock_mhz, of rows that go by their core's clock alone; 0 elsewhere.
   double cycles = 0, clock_mhz = 0;
   double quality = -1;                // quality_nmse, or svd_error²; negative where the row has none
   double check_share = -1;            // check_error / check_tolerance; negative where unknown

@@ -1,6 +1,7 @@
 #include "bench/compare/statistics.hpp"
 
 #include <algorithm>
+#include <boost/math/distributions/binomial.hpp>
 #include <boost/math/distributions/students_t.hpp>
 #include <cmath>
 #include <numeric>
@@ -103,6 +104,12 @@ std::vector<double> holm(const std::vector<double>& p_values) {
     adjusted[order[i]] = largest;
   }
   return adjusted;
+}
+
+double share_at_most(int64_t count, int64_t tries, double confidence) {
+  if (count >= tries) return 1;
+  return boost::math::binomial_distribution<>::find_upper_bound_on_p(
+      static_cast<double>(tries), static_cast<double>(count), 1 - confidence);
 }
 
 }  // namespace lamina::compare

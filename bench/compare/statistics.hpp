@@ -47,4 +47,8 @@ double visible(const Estimate& estimate, double alpha, double floor, double powe
 // any true "no difference" is rejected is at most alpha, however the rows depend on each other.
 std::vector<double> holm(const std::vector<double>& p_values);
 
+// The largest share that `count` of `tries` independent ones do not contradict at this confidence, one-sided
+// (Clopper and Pearson, 1934); 1 without tries.
+double share_at_most(int64_t count, int64_t tries, double confidence);
+
 }  // namespace lamina::compare

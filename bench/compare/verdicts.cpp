@@ -17,6 +17,7 @@ namespace lamina::compare {
 namespace {
 
 constexpr double kPower = 0.95;
+constexpr double kWithCycles = 0.8;  // share of launches that must have cycles for a row to be judged by them
 // Of Σ(y−y₀)²/Σy₀²: below, it is the rounding of float32, which any order of summation changes.
 constexpr double kRoundingError = 1e-10;
 constexpr size_t kMostWarnings = 5;
@@ -97,42 +98,81 @@ double mean_log(const Rows& rows, double LaunchRow::*value) {
   return mean(logs);
 }
 
-// Ratio and test, where both sides have two launches. Every row of `next` is ok, and one of `base`.
-std::optional<Estimate> estimate(const Rows& base, const Rows& next, bool by_pairs, const Settings& settings,
-                                 Row& row) {
-  Rows old_rows, new_rows;
+// Launches of both sides that have cycles, where nearly all have: pairs where launches are paired. A launch
+// in which the clock never stood still has none.
+bool with_cycles(const Rows& base, const Rows& next, bool by_pairs, Rows& old_rows, Rows& new_rows) {
+  const auto has = [](const LaunchRow* one) { return one->cycles > 0; };
+  for (size_t i = 0; i < base.size(); ++i)
+    if (has(base[i]) && (!by_pairs || has(next[i]))) old_rows.push_back(base[i]);
+  for (size_t i = 0; i < next.size(); ++i)
+    if (has(next[i]) && (!by_pairs || has(base[i]))) new_rows.push_back(next[i]);
+  const auto enough = [](const Rows& some, const Rows& all) {
+    return static_cast<double>(some.size()) >= kWithCycles * static_cast<double>(all.size());
+  };
+  return !old_rows.empty() && enough(old_rows, base) && enough(new_rows, next);
+}
+
+// What the tests of a row say. `time` is of the same row by time where the row is judged by cycles.
+struct Tests {
+  Estimate row;
+  std::optional<Estimate> time;
+};
+
+Estimate test_of(const Rows& base, const Rows& next, bool by_pairs, bool by_cycles) {
+  std::vector<double> old_logs, new_logs;
+  for (const LaunchRow* one : base) old_logs.push_back(std::log(one->measured(by_cycles)));
+  for (const LaunchRow* one : next) new_logs.push_back(std::log(one->measured(by_cycles)));
+  return by_pairs ? paired(old_logs, new_logs) : unpaired(old_logs, new_logs);
+}
+
+// Ratio and tests, where both sides have two launches. Every row of `next` is ok, and one of `base`.
+std::optional<Tests> estimate(const Rows& base, const Rows& next, bool by_pairs, const Settings& settings,
+                              Row& row) {
+  Rows old_rows, new_rows, old_cycles, new_cycles;
   for (const LaunchRow* one : base)
     if (one && is_ok(*one)) old_rows.push_back(one);
   for (size_t i = 0; i < next.size(); ++i)
     if (!by_pairs || (base[i] && is_ok(*base[i]))) new_rows.push_back(next[i]);
   row.base_launches = static_cast<int64_t>(old_rows.size());
   row.new_launches = static_cast<int64_t>(new_rows.size());
-  const auto has_cycles = [](const LaunchRow* one) { return one->cycles > 0; };
-  row.by_cycles = !settings.times_only && std::all_of(old_rows.begin(), old_rows.end(), has_cycles) &&
-                  std::all_of(new_rows.begin(), new_rows.end(), has_cycles);
   row.base_us = std::exp(mean_log(old_rows, &LaunchRow::time_us));
   row.new_us = std::exp(mean_log(new_rows, &LaunchRow::time_us));
+  row.ratio = row.new_us / row.base_us;
+  // Two machines' cycles are not of one length.
+  row.by_cycles = !settings.times_only && !settings.across_machines &&
+                  with_cycles(old_rows, new_rows, by_pairs, old_cycles, new_cycles);
   if (row.by_cycles) {
-    const double old_clock = mean_log(old_rows, &LaunchRow::clock_mhz),
-                 new_clock = mean_log(new_rows, &LaunchRow::clock_mhz);
+    row.base_cycles = std::exp(mean_log(old_cycles, &LaunchRow::cycles));
+    row.new_cycles = std::exp(mean_log(new_cycles, &LaunchRow::cycles));
+    row.ratio = row.new_cycles / row.base_cycles;
+    const double old_clock = mean_log(old_cycles, &LaunchRow::clock_mhz),
+                 new_clock = mean_log(new_cycles, &LaunchRow::clock_mhz);
     if (std::fabs(new_clock - old_clock) > std::log1p(settings.floor))
-      row.notes.push_back(
-          fmt::format("its core ran at {:.0f} MHz in BASE, at {:.0f} in NEW: cycles are compared",
-                      std::exp(old_clock), std::exp(new_clock)));
+      row.notes.push_back(fmt::format(
+          "its core ran at {:.0f} MHz in BASE, at {:.0f} in NEW: cycles are compared, and times where "
+          "they are certain",
+          std::exp(old_clock), std::exp(new_clock)));
+    if (old_cycles.size() < old_rows.size() || new_cycles.size() < new_rows.size())
+      row.notes.push_back(fmt::format("cycles in {} of {} launches of BASE, in {} of {} of NEW",
+                                      old_cycles.size(), old_rows.size(), new_cycles.size(),
+                                      new_rows.size()));
   }
-  std::vector<double> old_logs, new_logs;
-  for (const LaunchRow* one : old_rows) old_logs.push_back(std::log(one->measured(row.by_cycles)));
-  for (const LaunchRow* one : new_rows) new_logs.push_back(std::log(one->measured(row.by_cycles)));
-  row.ratio = std::exp(mean(new_logs) - mean(old_logs));
-  if (row.base_launches < 2 || row.new_launches < 2) return std::nullopt;
-  const Estimate result = by_pairs ? paired(old_logs, new_logs) : unpaired(old_logs, new_logs);
-  row.ratio = std::exp(result.log_ratio);
+  if (row.base_launches < 2 || row.new_launches < 2 ||
+      (row.by_cycles && std::min(old_cycles.size(), new_cycles.size()) < 2))
+    return std::nullopt;
+  Tests tests;
+  if (row.by_cycles) {
+    tests.row = test_of(old_cycles, new_cycles, by_pairs, true);
+    tests.time = test_of(old_rows, new_rows, by_pairs, false);
+  } else {
+    tests.row = test_of(old_rows, new_rows, by_pairs, false);
+  }
+  row.ratio = std::exp(tests.row.log_ratio);
   // Very few launches that differ wildly have an interval beyond what a double holds.
-  const Interval within = interval(result, settings.level());
+  const Interval within = interval(tests.row, settings.level());
   row.ratio_low = std::exp(std::max(within.low, -700.0));
   row.ratio_high = std::exp(std::min(within.high, 700.0));
-  row.p_value = result.p_value;
-  return result;
+  return tests;
 }
 
 void judge_quality(const Rows& base, const Rows& next, const Settings& settings, Row& row) {
@@ -168,29 +208,54 @@ void judge_quality(const Rows& base, const Rows& next, const Settings& settings,
         fmt::format("the check uses {:.2g} of its tolerance, {:.2g} before", new_check, old_check));
 }
 
-// A row with a test: all of them share alpha.
+// A row with tests: all tests share alpha.
 struct Tested {
   size_t row = 0;
-  Estimate estimate;
+  Tests tests;
 };
+
+// By cycles a build can be faster that makes its core slower. So its time is tested too: what is certain in
+// it counts.
+void judge_by_time(const Estimate& time, double p_adjusted, const Settings& settings, double alpha,
+                   Row& row) {
+  const double floor = std::log1p(settings.floor);
+  const bool slower = p_adjusted <= alpha && time.log_ratio >= floor;
+  const Interval within = interval(time, settings.level());
+  if (slower && row.verdict != Verdict::slower) {
+    row.verdict = Verdict::slower;
+    row.notes.push_back(
+        fmt::format("by its time, {:+.1f} %, not by its cycles", 100 * std::expm1(time.log_ratio)));
+  } else if (row.verdict == Verdict::faster && time.log_ratio > 0) {
+    row.verdict = Verdict::inconclusive;
+    row.notes.push_back("fewer cycles, in no less time");
+  } else if (row.verdict == Verdict::ok && within.low > std::log1p(settings.limit)) {
+    row.verdict = Verdict::inconclusive;
+    row.notes.push_back("no more cycles, in more time");
+  }
+}
 
 void judge_times(const std::vector<Tested>& tested, Comparison& result) {
   const Settings& settings = result.settings;
   std::vector<double> p_values;
-  for (const Tested& one : tested) p_values.push_back(one.estimate.p_value);
+  for (const Tested& one : tested) p_values.push_back(one.tests.row.p_value);
+  for (const Tested& one : tested)
+    if (one.tests.time) p_values.push_back(one.tests.time->p_value);
   const std::vector<double> adjusted = holm(p_values);
   const double floor = std::log1p(settings.floor), alpha = settings.alpha * settings.share;
+  size_t of_time = tested.size();
   for (size_t i = 0; i < tested.size(); ++i) {
     Row& row = result.rows[tested[i].row];
+    const Estimate& estimate = tested[i].tests.row;
+    row.p_value = estimate.p_value;
     row.p_adjusted = adjusted[i];
     // As the row with the least p-value is tested: no other needs less.
-    row.visible = std::expm1(std::min(
-        visible(tested[i].estimate, alpha / static_cast<double>(tested.size()), floor, kPower), 700.0));
-    const double log_ratio = tested[i].estimate.log_ratio;
-    if (adjusted[i] <= alpha && std::fabs(log_ratio) >= floor)
-      row.verdict = log_ratio > 0 ? Verdict::slower : Verdict::faster;
+    row.visible = std::expm1(
+        std::min(visible(estimate, alpha / static_cast<double>(p_values.size()), floor, kPower), 700.0));
+    if (adjusted[i] <= alpha && std::fabs(estimate.log_ratio) >= floor)
+      row.verdict = estimate.log_ratio > 0 ? Verdict::slower : Verdict::faster;
     else
       row.verdict = row.ratio_high <= 1 + settings.limit ? Verdict::ok : Verdict::inconclusive;
+    if (tested[i].tests.time) judge_by_time(*tested[i].tests.time, adjusted[of_time++], settings, alpha, row);
   }
 }
 

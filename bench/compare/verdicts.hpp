@@ -39,7 +39,9 @@ struct Row {
   int64_t base_launches = 0, new_launches = 0;  // that the ratio is of
   // NaN where there is none. Ratios are new / base; the interval is of this row alone, at Settings::level().
   double base_us = kUnknown, new_us = kUnknown;  // geometric means over launches
-  bool by_cycles = false;                        // the ratio is of cycles, not of times
+  // Whether the ratio is of cycles, not of times; and then what these are, as geometric means.
+  bool by_cycles = false;
+  double base_cycles = kUnknown, new_cycles = kUnknown;
   double ratio = kUnknown, ratio_low = kUnknown, ratio_high = kUnknown;
   double p_value = kUnknown, p_adjusted = kUnknown;
   double visible = kUnknown;  // the slowdown that would have been found in 95 of 100 such comparisons: 0.034

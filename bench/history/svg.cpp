@@ -83,9 +83,12 @@ Scale scale_of(const HistorySeries& series) {
     low = std::min({low, point.latency_us_p50, point.latency_us_ci_low.value_or(low)});
     high = std::max({high, point.latency_us_p50, point.latency_us_ci_high.value_or(high)});
   }
-  const double margin = high > low ? 0.08 * (high - low) : 0.05 * high;
+  // What differs in its last bits alone is one height.
+  const double margin = high - low > 1e-9 * high ? 0.08 * (high - low) : 0.05 * high;
   return {std::max(0.0, low - margin), high + margin, series.points.size()};
 }
+
+constexpr int kMostTicks = 12;
 
 // 1, 2 or 5 times a power of ten, so that about five fit.
 double step_of(const Scale& scale) {
@@ -104,9 +107,10 @@ std::string text_at(double x, double y, const char* anchor, const std::string& c
 
 std::string axes(const HistorySeries& series, const Scale& scale) {
   std::string out;
-  const double step = step_of(scale);
-  for (double tick = std::ceil(scale.low / step); tick * step <= scale.high; ++tick) {
-    const double y = scale.y(tick * step);
+  const double step = step_of(scale), first = std::ceil(scale.low / step);
+  // Counted: next to a large number one more may be the same number.
+  for (int i = 0; i < kMostTicks && (first + i) * step <= scale.high; ++i) {
+    const double tick = first + i, y = scale.y(tick * step);
     out += fmt::format("<line x1=\"{}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\" stroke=\"#d8dee4\"/>\n", kLeft,
                        y, kWidth - kRight, y);
     out += text_at(kLeft - 8, y + 4, "end", kInk, fmt::format("{:.10g}", tick * step));

@@ -5,31 +5,37 @@
 
 namespace lamina {
 
-#if defined(__x86_64__) || defined(__aarch64__)
-
 #if defined(__x86_64__)
+
+namespace {
+
 // Of two registers: since Golden Cove additions of constants are done before they are issued, several a
 // cycle.
 #define LAMINA_ADD "add %1, %0\n\t"
-#define LAMINA_WAIT "lfence"
-#else
-#define LAMINA_ADD "add %0, %0, %1\n\t"
-#define LAMINA_WAIT "dsb sy\n\tisb"
-#endif
 #define LAMINA_ADD8 LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD LAMINA_ADD
+
+void add(int64_t times) {
+  unsigned long sum = 1;
+  const unsigned long step = 3;
+  for (int64_t i = 0; i < times / 32; ++i)
+    asm volatile(LAMINA_ADD8 LAMINA_ADD8 LAMINA_ADD8 LAMINA_ADD8 : "+r"(sum) : "r"(step));
+  for (int64_t i = 0; i < times % 32; ++i) asm volatile(LAMINA_ADD : "+r"(sum) : "r"(step));
+}
+
+void wait() {
+  asm volatile("lfence" ::: "memory");
+}
+
+}  // namespace
 
 bool counts_cycles() {
   return true;
 }
 
 void spend_cycles(int64_t cycles) {
-  unsigned long sum = 1;
-  const unsigned long step = 3;
-  asm volatile(LAMINA_WAIT ::: "memory");  // nothing before or after goes on meanwhile
-  for (int64_t i = 0; i < cycles / 32; ++i)
-    asm volatile(LAMINA_ADD8 LAMINA_ADD8 LAMINA_ADD8 LAMINA_ADD8 : "+r"(sum) : "r"(step));
-  for (int64_t i = 0; i < cycles % 32; ++i) asm volatile(LAMINA_ADD : "+r"(sum) : "r"(step));
-  asm volatile(LAMINA_WAIT ::: "memory");
+  wait();
+  add(cycles);
+  wait();
 }
 
 double core_clock_mhz() {
@@ -45,8 +51,10 @@ double core_clock_mhz() {
         }
         return least;
       }();
+  wait();
   const auto begin = Clock::now();
-  spend_cycles(kCycles);
+  add(kCycles);
+  wait();
   const double us = Us(Clock::now() - begin).count() - reading_us;
   return us > 0 ? kCycles / us : 0;
 }

@@ -5,11 +5,11 @@
 
 namespace lamina {
 
-// Whether there is such work for this processor: x86-64 and AArch64.
+// Whether there is such work for this processor: x86-64.
 bool counts_cycles();
 
-// Takes so many cycles of the core, one at least: dependent additions. Nothing where counts_cycles() is
-// false.
+// Takes so many cycles of the core: dependent additions, which begin when all before is done, and which
+// nothing after overlaps. Nothing where counts_cycles() is false.
 void spend_cycles(int64_t cycles);
 
 // MHz at this moment: 4096 cycles, about a microsecond, held against the system's clock. So short, that right

@@ -31,15 +31,23 @@ std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes,
                                       : std::make_shared<Buffer>(bytes, threads);
 }
 
+template <class Work>
+void CpuLayer::lasting(int64_t tokens, const Work& work) {
+  const double slowdown = injected_slowdown();
+  slowdown > 0 ? slow_down(this, tokens, slowdown, work) : work();
+}
+
 void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream) {
   if (tokens < 1) return;
   // Workspaces are one a thread: no more threads than the layer was made for.
   const int threads = std::clamp(stream.threads, 1, threads_);
   if (threads == 1) {
-    x = divide(x, tokens, 0, 1);
-    prepare(x, tokens, 0, 1);
-    compute_rows(x, y, tokens, {0, rows_}, 0);
-    if (ops_.end_panels != nullptr) ops_.end_panels();
+    lasting(tokens, [&] {
+      x = divide(x, tokens, 0, 1);
+      prepare(x, tokens, 0, 1);
+      compute(x, y, tokens, {0, rows_}, 0);
+      if (ops_.end_panels != nullptr) ops_.end_panels();
+    });
     return;
   }
 #pragma omp parallel num_threads(threads)
@@ -60,14 +68,6 @@ void CpuLayer::forward_then(Layer& next, const float* x, float* middle, float* y
   }
 }
 
-void CpuLayer::compute_rows(const float* x, float* y, int64_t tokens, Range rows, int part) {
-  const double slowdown = injected_slowdown();
-  if (slowdown > 0)
-    slow_down(this, tokens, slowdown, [&] { compute(x, y, tokens, rows, part); });
-  else
-    compute(x, y, tokens, rows, part);
-}
-
 void CpuLayer::share(const float* x, float* y, int64_t tokens) {
   const int part = omp_get_thread_num(), parts = omp_get_num_threads();
   x = divide(x, tokens, part, parts);
@@ -76,7 +76,7 @@ void CpuLayer::share(const float* x, float* y, int64_t tokens) {
   }
   prepare(x, tokens, part, parts);
 #pragma omp barrier
-  compute_rows(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part);
+  lasting(tokens, [&] { compute(x, y, tokens, deal_rows(rows_, row_unit_, part, parts), part); });
   if (ops_.end_panels != nullptr) ops_.end_panels();
 }
 

@@ -91,8 +91,9 @@ class CpuLayer : public Layer {
   int64_t weight_bytes_ = 0;     // set by the derived class once it has packed
 
  private:
-  // compute(), and the wait of an injected slowdown.
-  void compute_rows(const float* x, float* y, int64_t tokens, Range rows, int part);
+  // Does the work of a forward, of several threads of compute() alone, and waits by an injected slowdown.
+  template <class Work>
+  void lasting(int64_t tokens, const Work& work);
   // A thread's share of forward(), within a region.
   void share(const float* x, float* y, int64_t tokens);
   // The activations over the input scales, where there are any: a thread's share of them.

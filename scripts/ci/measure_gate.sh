@@ -18,17 +18,18 @@ for percent in "${percents[@]}"; do
     exit 64
   fi
 done
+# One tree: what a slowdown changes is one file of it. Links and not copies would all be the last build.
+tree=$root/build-measure-gate
 slow=()
 for slower in 0 "${percents[@]}"; do
-  tree=$root/build-slower-$slower
   configure cpu "$tree" -DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF "-DLAMINA_INJECT_SLOWDOWN=$slower"
-  if ! build "$tree" lamina; then
+  if ! build "$tree" lamina || ! cp "$tree/lamina" "$tree/lamina-slower-$slower"; then
     say "cannot build $tree"
     exit "$exit_unavailable"
   fi
-  [ "$slower" = 0 ] || slow+=(--slow "$tree/lamina")
+  [ "$slower" = 0 ] || slow+=(--slow "$tree/lamina-slower-$slower")
 done
 resume=()
 [ ! -f "$folder/ab.json" ] || resume=(--resume)
-exec "$root/build-slower-0/lamina" selftest "$config" "${slow[@]}" --launches "$pairs" -o "$folder" \
+exec "$tree/lamina-slower-0" selftest "$config" "${slow[@]}" --launches "$pairs" -o "$folder" \
   ${resume[@]+"${resume[@]}"}

@@ -92,5 +92,12 @@ TEST(Statistics, OneLaunchIsRefused) {
   EXPECT_THROW(unpaired({1, 2}, {1}), std::invalid_argument);
 }
 
+TEST(ShareAtMost, IsTheExactBound) {
+  EXPECT_NEAR(share_at_most(0, 300, 0.95), 1 - std::pow(0.05, 1.0 / 300), 1e-9);
+  EXPECT_NEAR(share_at_most(3, 60, 0.95), 0.1241872, 1e-6);  // where 3 or fewer of 60 have a chance of 5 %
+  EXPECT_EQ(share_at_most(5, 5, 0.95), 1);
+  EXPECT_EQ(share_at_most(0, 0, 0.95), 1);
+}
+
 }  // namespace
 }  // namespace lamina::compare

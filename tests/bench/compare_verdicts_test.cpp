@@ -366,6 +366,8 @@ TEST(Selftest, TriesRowsOfSlowerBuildsOneAtATime) {
     }
   for (Launch& launch : same.launches)
     for (auto& [name, row] : launch.rows) row.kernel = "native avx2";
+  for (Side* side : {&slow, &same})
+    for (Launch& launch : side->launches) launch.run_id += side == &slow ? "slow" : "same";
   for (const double ratio : slowdowns(bank.base, slow)) EXPECT_NEAR(ratio, 1.05, 1e-9);
   bank.slow = {slow, same};
   const std::vector<Rate> rates = rates_of(bank, {});
@@ -410,22 +412,48 @@ TEST(Verdicts, CyclesOfAMovingClockDecideWhereTimesCannot) {
   EXPECT_THAT(json_report(result), HasSubstr("\"measure\": \"cycles\""));
 }
 
-TEST(Verdicts, ARowWithoutCyclesInOneLaunchIsComparedByTimes) {
+TEST(Verdicts, ALaunchWithoutCyclesIsLeftOutSeveralAreNot) {
   Pair pair = of_moving_clock(1.03);
   pair.row(2).cycles = 0;
+  const Comparison one = pair.compared();
+  EXPECT_TRUE(one.rows[0].by_cycles);
+  EXPECT_EQ(one.rows[0].verdict, Verdict::slower);
+  EXPECT_THAT(one.rows[0].notes, testing::Contains(HasSubstr("in 5 of 6 of NEW")));
+  pair.row(4).cycles = 0;
   EXPECT_FALSE(pair.compared().rows[0].by_cycles);
 }
 
-TEST(Verdicts, ASlowerClockIsToldNotJudged) {
-  Pair pair = of_moving_clock(1.0);
-  for (Launch& launch : pair.next.launches) {
-    launch.rows["a"].clock_mhz *= 0.9;
-    launch.rows["a"].time_us /= 0.9;
-  }
-  const Comparison result = pair.compared();
-  EXPECT_EQ(result.rows[0].verdict, Verdict::ok);
-  ASSERT_THAT(result.rows[0].notes, SizeIs(1));
-  EXPECT_THAT(result.rows[0].notes[0], HasSubstr("cycles are compared"));
+TEST(Verdicts, CyclesOfTwoMachinesAreNotCompared) {
+  Settings settings;
+  settings.across_machines = true;
+  EXPECT_FALSE(of_moving_clock(1.03).compared(settings).rows[0].by_cycles);
+}
+
+// NEW takes `cycles` times the cycles at `clock` times the clock.
+Comparison changed(double cycles, double clock) {
+  Pair pair(6);
+  for (Side* side : {&pair.base, &pair.next})
+    for (Launch& launch : side->launches) {
+      LaunchRow& row = launch.rows["a"];
+      const bool later = side == &pair.next;
+      row.clock_mhz = 3000 * (later ? clock : 1);
+      row.cycles = row.time_us * 3000 * (later ? cycles : 1);
+      row.time_us = row.cycles / row.clock_mhz;
+    }
+  return pair.compared();
+}
+
+TEST(Verdicts, MoreTimeInNoMoreCyclesIsSlowerAllTheSame) {
+  const Comparison wider = changed(0.92, 0.85);
+  EXPECT_TRUE(wider.rows[0].by_cycles);
+  EXPECT_LT(wider.rows[0].ratio, 1);
+  EXPECT_EQ(wider.rows[0].verdict, Verdict::slower) << "8 % fewer cycles, 8 % more time";
+  EXPECT_THAT(wider.rows[0].notes, testing::Contains(HasSubstr("by its time, +8")));
+  EXPECT_THAT(wider.rows[0].notes, testing::Contains(HasSubstr("its core ran at 3000 MHz")));
+  EXPECT_EQ(changed(1, 0.9).rows[0].verdict, Verdict::slower);
+  EXPECT_EQ(changed(0.9, 0.92).rows[0].verdict, Verdict::faster);
+  EXPECT_EQ(changed(0.97, 0.965).rows[0].verdict, Verdict::inconclusive) << "fewer cycles, in no less time";
+  EXPECT_EQ(changed(1, 1).rows[0].verdict, Verdict::ok);
 }
 
 TEST(Looks, ShareAlpha) {

@@ -82,11 +82,11 @@ TEST(SteadyClock, IsWhatReadingsAgreeOn) {
 TEST(Series, CyclesAreOfTheBlocksWithASteadyClock) {
   Series series;
   series.rule.max_seconds = 1;
-  // 300 cycles a step, whatever the clock; the other samples of a block were interrupted.
+  // 300 cycles a step, whatever the clock.
   for (const double mhz : {1000.0, 2500.0, 3000.0}) {
     EXPECT_TRUE(std::isnan(series.p50_cycles()));
     const double s = 300 / mhz * 1e-6;
-    series.add_block({2 * s, s, 3 * s, 9 * s, 2 * s}, mhz);
+    series.add_block({2 * s, s, s / 2, s, s}, mhz);
     series.add_block({1, 1, 1, 1, 1});  // nobody knows at which clock
   }
   EXPECT_NEAR(series.p50_cycles(), 300, 1e-9);

@@ -198,7 +198,7 @@ class Workflows(WithRepository):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual((self.folder / "output").read_text(), "status=10\n")
         self.assertIn("| case |", (self.folder / "summary").read_text())
-        self.assertIn("configs/quickstart.json --launches 15", self.said("lamina")[0])
+        self.assertIn("configs/gate.json --launches 15", self.said("lamina")[0])
 
         self.assertEqual(self.github("Comment").returncode, 0)
         self.assertEqual([line.split(" --jq")[0] for line in self.said("gh")], [

@@ -98,10 +98,12 @@ class MeasureGate(WithPrograms):
     def setUp(self):
         super().setUp()
         shutil.copytree(ROOT / "scripts", self.folder / "scripts")
+        # Configured without a slowdown or with one, it builds this program or a slower one.
         self.stand_in("cmake", f"""[ "${{FAIL_BUILD:-}}" != 1 ] || exit 1
 if [ "$1" = --build ]; then
-  case $2 in *-0) program={LAMINA} ;; *) program={SLOW} ;; esac
-  mkdir -p "$2" && ln -sf "$program" "$2/lamina"
+  mkdir -p "$2" && ln -sf "$(cat program)" "$2/lamina"
+else
+  case "$*" in *SLOWDOWN=0*) echo {LAMINA} ;; *) echo {SLOW} ;; esac >program
 fi""")
 
     def measure(self, *arguments):
@@ -116,7 +118,7 @@ fi""")
         self.assertEqual((bank / "selftest.md").read_text(), result.stdout)
         made = [line for line in self.said() if "--preset" in line]
         self.assertEqual([(line.split("-DLAMINA_INJECT_SLOWDOWN=")[1].split()[0], line.split(" -B ")[1].split()[0]) for line in made],
-                         [(percent, str(self.folder / f"build-slower-{percent}")) for percent in ("0", "5", "10")])
+                         [(percent, str(self.folder / "build-measure-gate")) for percent in ("0", "5", "10")])
         for number in (1, 2, 3):
             for side in ("base", "new", "slow-1", "slow-2"):
                 rows = self.records(bank / side / f"launch-{number}")
