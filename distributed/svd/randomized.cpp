@@ -164,12 +164,14 @@ class Randomized {
   // The float64 product has an error of at most s·u·|A||Q|, so s·u·√l·‖A‖ in all; LAPACK's eigenvalues are
   // some l²·u·‖A·Q‖² off in sum; ‖A‖² itself is a sum of (N + K) steps; and squares change twice as much.
   // Inner products are rounded to 2⁻⁴⁸ of the lengths in each block, which moves the eigenvalues' sum by √l·b
-  // of that, and QᵀQ from I by l·b.
+  // of that, and QᵀQ from I by l·b. Where A·Q's norm is off by d in ‖A‖, what it captures is by 2d, and the
+  // factors by another d, squared.
   double rounding() const {
     const auto s = static_cast<double>(input_.small_side()), l = static_cast<double>(columns());
     const auto sides = static_cast<double>(input_.shape.out_features + input_.shape.in_features);
     const double blocks = sides / static_cast<double>(kRowBlock) + 2;
-    return 0x1p-52 * (s * std::sqrt(l) + l * l + sides) + 0x1p-48 * blocks * (l + std::sqrt(l));
+    const double norm = std::sqrt(input_.norm_squared), lost = basis_.lost() / norm;
+    return lost * (2 + 2 * lost) + 0x1p-52 * (s * std::sqrt(l) + l * l + sides) + 0x1p-48 * blocks * (l + std::sqrt(l));
   }
 
   const Input& input_;
