@@ -291,7 +291,8 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
   const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
   const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
-  const int64_t multiplying = vectors + factors + panel_bytes(shape, ranks) + 8 * product;
+  const int64_t digits = few && digits_are_fast() ? digit_bytes(small, rank, options.threads) + vectors : 0;
+  const int64_t multiplying = vectors + factors + panel_bytes(shape, ranks) + 8 * product + digits;
   const bool coarse = coarse_is_fast();
   const int64_t summing = few ? gram_rows_bytes(shape, ranks, options.threads, coarse) : tiles + panels;
   return packed + std::max({summing, solving, multiplying});

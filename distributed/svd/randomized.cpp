@@ -12,6 +12,7 @@
 #include "distributed/partition.hpp"
 #include "distributed/svd/basis.hpp"
 #include "distributed/svd/coarse.hpp"
+#include "distributed/svd/digits.hpp"
 #include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/method.hpp"
 
@@ -240,7 +241,9 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t packed = coarse_is_fast() ? 2 : 0;
   const int64_t forward = basis + (4 + packed) * s * l + 4 * d_own * l;
   const int64_t back = (4 + packed) * d_own * l + 2 * basis + sums;
-  const int64_t project = products + basis + 8 * s * l;
+  const int64_t project =
+      products + basis + 8 * s * l +
+      (digits_are_fast() ? digit_bytes(s, l, options.threads) + 4 * kRowBlock * s * options.threads : 0);
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
   return kBlasBytes + (ranks > 1 ? kMpiBytes : 0) + copy +
