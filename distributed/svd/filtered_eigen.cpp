@@ -167,23 +167,9 @@ class Filtered {
 
   // Eigenpairs of QᵀGQ, the first `rank` vectors.
   Eigenpairs ritz(const Matrix<double>& q, const Matrix<double>& product, int64_t rank) {
-    const Matrix<double> h = inner_products(q, product, comm_, threads_);
-    SymmetricTiles tiles;
-    together(comm_, [&] {
-      tiles = SymmetricTiles(h.rows);
-      for (int64_t i = 0; i < tiles.tiles(); ++i) {
-        for (int64_t j = i; j < tiles.tiles(); ++j) {
-          double* to = tiles.tile(i, j);
-          const int64_t row = i * SymmetricTiles::kSide, col = j * SymmetricTiles::kSide;
-          for (int64_t a = 0; a < tiles.side(i); ++a) {
-            for (int64_t b = 0; b < tiles.side(j); ++b)
-              to[a * tiles.side(j) + b] = (h(row + a, col + b) + h(col + b, row + a)) / 2;
-          }
-        }
-      }
-    });
     return sketch_eigen(
-        std::move(tiles), [&](const std::vector<double>&) { return rank; }, comm_);
+        symmetric_products(q, product, comm_, threads_), [&](const std::vector<double>&) { return rank; },
+        comm_);
   }
 
   // Where a filter on [0, end] sees a value: within ±1 in there.

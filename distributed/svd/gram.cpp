@@ -33,6 +33,8 @@ constexpr int kElpaRanks = 4;  // ScaLAPACK is no slower with fewer
 // some 10^-7 of that, by its square. Where they leave out less than this, it is as if of float32 numbers.
 constexpr double kLeastCoarse = 0.05;
 
+constexpr int64_t kMpiBytes = int64_t{6} << 20;  // its buffers, as measured
+
 double left_out(const Input& input, const Factored& factored) {
   return std::max(0.0, 1 - factored.projected / input.norm_squared);
 }
@@ -201,7 +203,9 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   const Sides sides(given);
   const int threads = options.threads;
   Layout layout = given.distribution.layout;
-  if (layout == Layout::block_cyclic) layout = sides.long_is_rows ? Layout::rows : Layout::columns;
+  const bool few = gram_by_filters(given.rank, given.shape, options);
+  // For filters A is read twice, and they leave room for a copy.
+  if (few || layout == Layout::block_cyclic) layout = sides.long_is_rows ? Layout::rows : Layout::columns;
   const InLayout in_layout(given, layout, comm, threads);
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
                     given.norm_squared, given.rank,         given.rest};
@@ -211,7 +215,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   Eigenpairs pairs;
   Factored factored;
   bool filtered = false, coarse = coarse_is_fast();
-  for (bool again = gram_by_filters(input.rank, given.shape, options); again;) {
+  for (bool again = few; again;) {
     Matrix<float> rows;
     {
       const Phase phase(result.phases.multiply_s, comm);
@@ -292,10 +296,13 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
   const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
   const int64_t digits = few && digits_are_fast() ? digit_bytes(small, rank, options.threads) + vectors : 0;
-  const int64_t multiplying = vectors + factors + panel_bytes(shape, ranks) + 8 * product + digits;
+  // For filters A is copied where its shorter side is the spread one: then nothing moves with the panels.
+  const int64_t copy = few && ranks > 1 && shape.out_features < shape.in_features ? 4 * small * share : 0;
+  const int64_t multiplying = vectors + factors + panel_bytes(shape, few ? 1 : ranks) + 8 * product + digits;
   const bool coarse = coarse_is_fast();
   const int64_t summing = few ? gram_rows_bytes(shape, ranks, options.threads, coarse) : tiles + panels;
-  return packed + std::max({summing, solving, multiplying});
+  const int64_t buffers = few && ranks > 1 ? kMpiBytes : 0;
+  return packed + copy + buffers + std::max({summing, solving, multiplying});
 }
 
 }  // namespace

@@ -216,10 +216,11 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
   return result;
 }
 
+// Where A lies along the longer side.
 int64_t gram_rows_bytes(Shape shape, int ranks, int threads, bool coarse) {
   const int64_t small = std::min(shape.out_features, shape.in_features);
   const int64_t half = 2 * small * (small + kRowBlock), own = partition(small, ranks, kRowBlock)[0].size();
-  const int64_t summing = half + panel_bytes(shape, ranks, 4 + (coarse ? 2 : 0)) +
+  const int64_t summing = half + panel_bytes(shape, 1, 4 + (coarse ? 2 : 0)) +
                           4 * kRowBlock * (kMostColumns + kRowBlock) * threads;
   // Each rank's part comes as it goes; then own rows, and half of them to and from other ranks.
   const int64_t moving = ranks > 1 ? 2 * half : half;
