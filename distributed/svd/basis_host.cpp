@@ -126,7 +126,9 @@ class HostBasis final : public Basis {
     return sketch_eigen(std::move(tiles), choose, comm_);
   }
 
-  double lost() const override { return lost_; }
+  double lost() const override {
+    return lost_;
+  }
 
   Matrix<float> along_short(const Matrix<double>& w, int64_t r) override {
     return factor_of(q_, w, r, false);
@@ -175,9 +177,9 @@ class HostBasis final : public Basis {
   double norm_squared_;
   bool digits_may_do_;
   double captured_ = 0, lost_ = 0;  // ‖L·Q‖², and what its root may be off by
-  Matrix<double> z_;  // [own short × …]
-  Matrix<double> q_;  // [own short × l]
-  Matrix<double> b_;  // [own long × l]: L·Q
+  Matrix<double> z_;                // [own short × …]
+  Matrix<double> q_;                // [own short × l]
+  Matrix<double> b_;                // [own long × l]: L·Q
 };
 
 }  // namespace

@@ -15,9 +15,9 @@ constexpr int kDigits = 4;
 // Products of a digit i places below the highest and one j places are 2^-8(i+j) of the highest's: those up to
 // here count.
 constexpr int kLevels = 5;
-constexpr int64_t kTogether = 64;      // columns of lines that padding completes: a tile's width
-constexpr int64_t kMostTokens = 32;    // a tile's height, twice
-constexpr int64_t kChunk = 2048;       // of T's rows at a time: the lines' digits stay in cache
+constexpr int64_t kTogether = 64;       // columns of lines that padding completes: a tile's width
+constexpr int64_t kMostTokens = 32;     // a tile's height, twice
+constexpr int64_t kChunk = 2048;        // of T's rows at a time: the lines' digits stay in cache
 constexpr uint32_t kBias = 0x80808080;  // bytes of v + kBias are digits from −128 to 127, plus 128
 static_assert(kChunk * kDigits * 128 * 128 <= int64_t{1} << 30);
 
@@ -62,8 +62,8 @@ LAMINA_WIDE void cut(const float* line, int64_t count, float factor, float and_f
 // Four rows of 16 columns as words of four bytes each, a digit after the other.
 LAMINA_WIDE void cut_columns(const uint32_t* rows, int shift, uint32_t* to) {
   for (int i = 0; i < 16; ++i) {
-    to[i] = (rows[i] >> shift & 255) | (rows[16 + i] >> shift & 255) << 8 | (rows[32 + i] >> shift & 255) << 16 |
-            (rows[48 + i] >> shift & 255) << 24;
+    to[i] = (rows[i] >> shift & 255) | (rows[16 + i] >> shift & 255) << 8 |
+            (rows[32 + i] >> shift & 255) << 16 | (rows[48 + i] >> shift & 255) << 24;
   }
 }
 

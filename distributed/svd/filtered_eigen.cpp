@@ -158,8 +158,7 @@ class Filtered {
     });
     for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int thread) {
       float* out = scratch[static_cast<size_t>(thread)].data.data();
-      multiply(false, false, rows, cols, size_, rows_now.row(begin), size_, all.data.data(),
-               cols, out, cols);
+      multiply(false, false, rows, cols, size_, rows_now.row(begin), size_, all.data.data(), cols, out, cols);
       std::copy_n(out, rows * cols, product.row(begin));
     });
     return product;

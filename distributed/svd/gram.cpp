@@ -29,8 +29,8 @@ namespace {
 constexpr int64_t kDistributedSide = 2048;
 constexpr int kElpaRanks = 4;  // ScaLAPACK is no slower with fewer
 
-// Of ‖A‖²: bfloat16's rounding of A, 2^-9 of its elements at the most, moves what the eigenvectors leave out by
-// some 10^-7 of that, by its square. Where they leave out less than this, it is as if of float32 numbers.
+// Of ‖A‖²: bfloat16's rounding of A, 2^-9 of its elements at the most, moves what the eigenvectors leave out
+// by some 10^-7 of that, by its square. Where they leave out less than this, it is as if of float32 numbers.
 constexpr double kLeastCoarse = 0.05;
 
 constexpr int64_t kMpiBytes = int64_t{6} << 20;  // its buffers, as measured
@@ -141,12 +141,12 @@ Matrix<double> digit_product(const Input& input, const Matrix<double>& vectors, 
   });
   lost = digits->error(std::sqrt(input.norm_squared), input.max_abs,
                        std::max(input.shape.out_features, input.shape.in_features));
-  for_each_panel<float>(
-      input, {}, comm, threads, [&](int64_t first, int64_t depth, const Matrix<float>& panel) {
-        for_each_block(depth, threads, [&](int64_t begin, int64_t height, int) {
-          digits->multiply(panel.row(begin), side, height, tall.row(first + begin));
-        });
-      });
+  for_each_panel<float>(input, {}, comm, threads,
+                        [&](int64_t first, int64_t depth, const Matrix<float>& panel) {
+                          for_each_block(depth, threads, [&](int64_t begin, int64_t height, int) {
+                            digits->multiply(panel.row(begin), side, height, tall.row(first + begin));
+                          });
+                        });
   return tall;
 }
 

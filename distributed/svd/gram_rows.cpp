@@ -131,22 +131,21 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
     }
     for (auto& each : scratch) each.resize(static_cast<size_t>(kRowBlock * (kMostColumns + kRowBlock)));
   });
-  for_each_panel<float>(
-      input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<float>& panel) {
-        if (depth == 0) return;
-        std::optional<CoarseTall> packed;
-        if (coarse) packed.emplace(panel, threads);
-        const BlasThreads single(1);
+  for_each_panel<float>(input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<float>& panel) {
+    if (depth == 0) return;
+    std::optional<CoarseTall> packed;
+    if (coarse) packed.emplace(panel, threads);
+    const BlasThreads single(1);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (int64_t b = 0; b < strips.blocks(); ++b) {
-          const StripProducts products(panel, depth, packed ? &*packed : nullptr,
-                                       scratch[static_cast<size_t>(omp_get_thread_num())].data());
-          const Range rows{strips.begin(b), strips.begin(b) + strips.height(b)};
-          int32_t* to = strip_of[static_cast<size_t>(b)];
-          products.add(rows, strips.straight(b), to, strips.width(b));
-          products.add(rows, strips.round(b), to + strips.straight(b).size(), strips.width(b));
-        }
-      });
+    for (int64_t b = 0; b < strips.blocks(); ++b) {
+      const StripProducts products(panel, depth, packed ? &*packed : nullptr,
+                                   scratch[static_cast<size_t>(omp_get_thread_num())].data());
+      const Range rows{strips.begin(b), strips.begin(b) + strips.height(b)};
+      int32_t* to = strip_of[static_cast<size_t>(b)];
+      products.add(rows, strips.straight(b), to, strips.width(b));
+      products.add(rows, strips.round(b), to + strips.straight(b).size(), strips.width(b));
+    }
+  });
   scratch.clear();
 
   std::vector<std::vector<std::byte>> received = comm.all_to_all(sums);

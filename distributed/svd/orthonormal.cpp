@@ -217,9 +217,8 @@ SymmetricTiles upper_products(const Matrix<double>& x, const std::vector<double>
                          result.tile(i, i));
         continue;
       }
-      add_products(x, i * SymmetricTiles::kSide, result.side(i), x_power.data(), y,
-                   j * SymmetricTiles::kSide, result.side(j), y_power.data(), kBaseShift, product,
-                   result.tile(i, j));
+      add_products(x, i * SymmetricTiles::kSide, result.side(i), x_power.data(), y, j * SymmetricTiles::kSide,
+                   result.side(j), y_power.data(), kBaseShift, product, result.tile(i, j));
     }
   }
   comm.all_reduce(result.data.data(), result.data.data(), static_cast<int64_t>(result.data.size()),

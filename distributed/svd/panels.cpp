@@ -47,8 +47,7 @@ void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t 
       const int64_t k1 = std::min(depth, k0 + kDeep);
       transpose(from + k0, stride, small, k1 - k0, to.row(k0) + at, to.cols);
       if (scale.empty()) continue;
-      for (int64_t k = k0; k < k1; ++k)
-        times(to.row(k) + at, scale.data() + at, small);
+      for (int64_t k = k0; k < k1; ++k) times(to.row(k) + at, scale.data() + at, small);
     }
     return;
   }
@@ -237,32 +236,33 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
   });
   // Blocks of at most kRowBlock terms, whose magnitudes sum to at most Σ|a_ki·a_kj| ≤ 1 over all of them.
   const double shift = exact_shift(1.01);
-  for_each_panel<double>(input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<double>& panel) {
-    const BlasThreads single(1);
-    const auto count = static_cast<int64_t>(places.size());
+  for_each_panel<double>(input, scale, comm, threads,
+                         [&](int64_t, int64_t depth, const Matrix<double>& panel) {
+                           const BlasThreads single(1);
+                           const auto count = static_cast<int64_t>(places.size());
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t place = 0; place < count; ++place) {
-      const auto [row, col] = places[static_cast<size_t>(place)];
-      const int64_t height = result.side(row), width = result.side(col);
-      double* to = result.tile(row, col);
-      double* product = scratch[static_cast<size_t>(omp_get_thread_num())].data();
-      for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
-        const int64_t deep = std::min(kRowBlock, depth - begin);
-        const double* block = panel.row(begin);
-        if (row == col) {
-          // Row-major upper is column-major lower; the other half stays what it was.
-          syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
-               static_cast<int>(panel.cols), product);
-          for (int64_t i = 0; i < height; ++i)
-            add_on_grid(to + i * width + i, product + i * width + i, width - i, shift);
-          continue;
-        }
-        multiply(true, false, height, width, deep, block + row * kSide, panel.cols, block + col * kSide,
-                 panel.cols, product, width);
-        add_on_grid(to, product, height * width, shift);
-      }
-    }
-  });
+                           for (int64_t place = 0; place < count; ++place) {
+                             const auto [row, col] = places[static_cast<size_t>(place)];
+                             const int64_t height = result.side(row), width = result.side(col);
+                             double* to = result.tile(row, col);
+                             double* product = scratch[static_cast<size_t>(omp_get_thread_num())].data();
+                             for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
+                               const int64_t deep = std::min(kRowBlock, depth - begin);
+                               const double* block = panel.row(begin);
+                               if (row == col) {
+                                 // Row-major upper is column-major lower; the other half stays what it was.
+                                 syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
+                                      static_cast<int>(panel.cols), product);
+                                 for (int64_t i = 0; i < height; ++i)
+                                   add_on_grid(to + i * width + i, product + i * width + i, width - i, shift);
+                                 continue;
+                               }
+                               multiply(true, false, height, width, deep, block + row * kSide, panel.cols,
+                                        block + col * kSide, panel.cols, product, width);
+                               add_on_grid(to, product, height * width, shift);
+                             }
+                           }
+                         });
   // Some at a time: MPI's own buffers are as long as what it sums, or a good part of it.
   const auto size = static_cast<int64_t>(result.data.size());
   for (int64_t first = 0; first < size; first += kSummedNumbers) {

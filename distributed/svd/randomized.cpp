@@ -172,7 +172,8 @@ class Randomized {
     const auto sides = static_cast<double>(input_.shape.out_features + input_.shape.in_features);
     const double blocks = sides / static_cast<double>(kRowBlock) + 2;
     const double norm = std::sqrt(input_.norm_squared), lost = basis_.lost() / norm;
-    return lost * (2 + 2 * lost) + 0x1p-52 * (s * std::sqrt(l) + l * l + sides) + 0x1p-48 * blocks * (l + std::sqrt(l));
+    return lost * (2 + 2 * lost) + 0x1p-52 * (s * std::sqrt(l) + l * l + sides) +
+           0x1p-48 * blocks * (l + std::sqrt(l));
   }
 
   const Input& input_;
