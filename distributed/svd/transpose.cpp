@@ -51,6 +51,8 @@ void transpose(const float* from, int64_t stride, int64_t rows, int64_t cols, fl
       const float* square = from + i0 * stride + j0;
       float* turned = to + j0 * to_stride + i0;
       if (rows - i0 >= kSide && cols - j0 >= kSide) {
+        // Lines lie far apart, where the processor does not look ahead; these may be past the matrix.
+        for (int i = 0; i < kSide; ++i) __builtin_prefetch(square + (kSide + i) * stride, 0, 2);
         transpose_square(square, stride, turned, to_stride);
         continue;
       }
