@@ -115,7 +115,8 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
   std::vector<int32_t*> strip_of(static_cast<size_t>(strips.blocks()));
   std::vector<std::vector<float>> scratch(static_cast<size_t>(threads));
   const auto blocks_of = [&](size_t r) {
-    return Range{shares[r].begin / kRowBlock, (shares[r].end + kRowBlock - 1) / kRowBlock};
+    // Ranks without rows begin where the last block ends.
+    return Range{(shares[r].begin + kRowBlock - 1) / kRowBlock, (shares[r].end + kRowBlock - 1) / kRowBlock};
   };
   together(comm, [&] {
     for (size_t r = 0; r < ranks; ++r) {
