@@ -27,6 +27,8 @@ class Basis {
   virtual Orthonormalized orthonormalize(int steps, bool want_least) = 0;
   // Z becomes columns of Q; ‖L·Z‖².
   virtual double project() = 0;
+  // What ‖L·Q‖ and the root of any part of its square may be off by, more than float64 is.
+  virtual double lost() const { return 0; }
   // Of (L·Q)ᵀ(L·Q): see lapack_eigen().
   virtual Eigenpairs decompose(const ChooseRank& choose) = 0;
   // This rank's rows of Q·W, along the smaller side, or of L·Q·W, along the longer one, in float32 with zero

@@ -1,8 +1,10 @@
 // The randomized method's matrices in the ranks' own memory.
 #include <algorithm>
+#include <cmath>
 
 #include "distributed/agree.hpp"
 #include "distributed/svd/basis.hpp"
+#include "distributed/svd/digits.hpp"
 #include "distributed/svd/products.hpp"
 #include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
@@ -10,6 +12,9 @@
 
 namespace lamina::svd {
 namespace {
+
+// Of a share to be reached: below, what digits lose would cost columns.
+constexpr double kLeastRest = 1e-2;
 
 void append(Matrix<double>& to, Matrix<double> columns) {
   if (to.cols == 0) {
@@ -27,7 +32,11 @@ void append(Matrix<double>& to, Matrix<double> columns) {
 class HostBasis final : public Basis {
  public:
   HostBasis(const Input& input, const SvdOptions& options, TimedCommunicator& comm)
-      : options_(options), comm_(comm), a_(input, comm, options.threads) {}
+      : options_(options),
+        comm_(comm),
+        a_(input, comm, options.threads),
+        norm_squared_(input.norm_squared),
+        digits_may_do_(digits_are_fast() && (input.rank > 0 || input.rest >= kLeastRest)) {}
 
   int64_t columns() const override { return q_.cols; }
 
@@ -83,8 +92,23 @@ class HostBasis final : public Basis {
 
   double project() override {
     const Phase phase(phases_.multiply_s, comm_);
-    Matrix<double> products = a_.exact_forward(z_);
-    const double captured = squares(products, comm_);
+    Matrix<double> products;
+    double captured = 0, lost = 0;
+    if (digits_may_do_) {
+      products = a_.digit_forward(z_, lost);
+      captured = squares(products, comm_);
+      captured_ += captured;
+      const double left = std::max(0.0, 1 - captured_ / norm_squared_);
+      digits_may_do_ = is_sharp((lost_ + lost) / std::sqrt(norm_squared_), left);
+      if (!digits_may_do_) captured_ -= captured;
+    }
+    if (!digits_may_do_) {
+      lost = 0;
+      products = a_.exact_forward(z_);
+      captured = squares(products, comm_);
+      captured_ += captured;
+    }
+    lost_ += lost;
     together(comm_, [&] {
       append(q_, std::move(z_));
       append(b_, std::move(products));
@@ -100,6 +124,10 @@ class HostBasis final : public Basis {
     }
     const Phase phase(phases_.eigensolve_s, comm_);
     return sketch_eigen(std::move(tiles), choose, comm_);
+  }
+
+  double lost() const override {
+    return lost_;
   }
 
   Matrix<float> along_short(const Matrix<double>& w, int64_t r) override {
@@ -146,9 +174,12 @@ class HostBasis final : public Basis {
   TimedCommunicator& comm_;
   Products a_;
   bool coarse_ = false;
-  Matrix<double> z_;  // [own short × …]
-  Matrix<double> q_;  // [own short × l]
-  Matrix<double> b_;  // [own long × l]: L·Q
+  double norm_squared_;
+  bool digits_may_do_;
+  double captured_ = 0, lost_ = 0;  // ‖L·Q‖², and what its root may be off by
+  Matrix<double> z_;                // [own short × …]
+  Matrix<double> q_;                // [own short × l]
+  Matrix<double> b_;                // [own long × l]: L·Q
 };
 
 }  // namespace

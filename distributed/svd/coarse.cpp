@@ -4,6 +4,7 @@
 #include <bit>
 #include <string_view>
 
+#include "distributed/compress.hpp"
 #include "kernels/cpu/ops.hpp"
 #include "kernels/wide.hpp"
 
@@ -38,6 +39,13 @@ LAMINA_WIDE void transpose(const uint32_t* from, int64_t tokens, uint32_t* to) {
   }
 }
 
+// 32 numbers that come next: they lie far from the others, where the processor does not look ahead. They may
+// be past the matrix.
+inline void fetch(const float* from) {
+  __builtin_prefetch(from, 0, 2);
+  __builtin_prefetch(from + 16, 0, 2);
+}
+
 // Tiles of 16 pairs of each token, one after the other; numbers past `depth` are 0.
 void pack(const Lines& lines, int64_t tokens, int64_t depth, uint32_t* to) {
   constexpr int64_t kPairs = kTogether / 2;
@@ -48,6 +56,7 @@ void pack(const Lines& lines, int64_t tokens, int64_t depth, uint32_t* to) {
     if (lines.column_step == 1) {
       for (int64_t t = 0; t < tokens; ++t) {
         const float* line = from + t * lines.token_step;
+        fetch(line + kRowBlock);
         pair_neighbours(line, there / 2, to + t * kPairs);
         if (there % 2 != 0) to[t * kPairs + there / 2] = pair_of(line[there - 1], 0);
       }
@@ -57,6 +66,8 @@ void pack(const Lines& lines, int64_t tokens, int64_t depth, uint32_t* to) {
     const float none[kMostTokens] = {};
     for (int64_t i = 0; 2 * i < there; ++i) {
       const float* line = from + 2 * i * lines.column_step;
+      fetch(line + kMostTokens);
+      fetch(line + lines.column_step + kMostTokens);
       pair_lines(line, 2 * i + 1 < there ? line + lines.column_step : none, tokens, words + i * kMostTokens);
     }
     transpose(words, tokens, to);
@@ -91,16 +102,17 @@ CoarseTall::CoarseTall(const Matrix<float>& tall, int threads)
   }
 }
 
-void CoarseTall::multiply(const Lines& lines, int64_t tokens, int64_t first, int64_t depth, float* y,
-                          bool add) const {
+void CoarseTall::multiply(const Lines& lines, int64_t tokens, int64_t first, int64_t depth, Range columns,
+                          float* y, bool add) const {
   const CpuOps& ops = cpu_ops();
   const int64_t padded = (depth + kTogether - 1) / kTogether * kTogether;
   alignas(64) uint32_t words[kMostTokens * kMostDepth / 2];
-  const auto* weights = words_.as<const uint8_t>() + first * 16 * 2;
+  const auto* weights = words_.as<const uint8_t>() + (columns.begin * padded_ + first * 16) * 2;
   for (int64_t token = 0; token < tokens; token += kMostTokens) {
     const int64_t some = std::min(kMostTokens, tokens - token);
     pack({lines.from + token * lines.token_step, lines.token_step, lines.column_step}, some, depth, words);
-    ops.panel_b16_b16(weights, padded_ * 16 * 2, cols_, words, some, padded, y + token * cols_, cols_, add);
+    ops.panel_b16_b16(weights, padded_ * 16 * 2, columns.size(), words, some, padded,
+                      y + token * columns.size(), columns.size(), add);
   }
   if (ops.end_panels != nullptr) ops.end_panels();
 }

@@ -29,7 +29,12 @@ class CoarseTall {
   // y[t·cols + j] = Σ_c lines(t, c)·T(first + c, j), or added to: `tokens` by `depth` numbers of A, rounded
   // to bfloat16; first a multiple of 32, depth at most kMostDepth, and a multiple of 32 too unless T ends
   // there.
-  void multiply(const Lines& lines, int64_t tokens, int64_t first, int64_t depth, float* y, bool add) const;
+  void multiply(const Lines& lines, int64_t tokens, int64_t first, int64_t depth, float* y, bool add) const {
+    multiply(lines, tokens, first, depth, {0, cols_}, y, add);
+  }
+  // The same of some of T's columns, from a multiple of 16 on: y[t·columns.size() + j − columns.begin].
+  void multiply(const Lines& lines, int64_t tokens, int64_t first, int64_t depth, Range columns, float* y,
+                bool add) const;
 
  private:
   int64_t padded_, cols_;

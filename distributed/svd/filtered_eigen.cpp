@@ -46,36 +46,26 @@ double chebyshev(int degree, double x) {
 
 class Filtered {
  public:
-  Filtered(const SymmetricTiles& matrix, Communicator& comm, int threads)
-      : matrix_(matrix),
+  Filtered(Matrix<float>&& rows, Communicator& comm, int threads)
+      : whole_(std::move(rows)),
+        size_(whole_.cols),
         comm_(comm),
         threads_(threads),
-        shares_(partition(matrix.size(), comm.size(), kRowBlock)),
+        shares_(partition(size_, comm.size(), kRowBlock)),
         own_(shares_[static_cast<size_t>(comm.rank())]) {
-    together(comm, [&] {
-      const int64_t size = matrix.size();
-      std::vector<double> diagonal(1);
-      double largest = 0;
-      for (int64_t i = 0; i < size; ++i) {
-        matrix.copy({i, i + 1}, {i, i + 1}, diagonal.data(), 1);
-        largest = std::max(largest, diagonal[0]);
-        trace_ += diagonal[0];
-      }
-      scale_ = largest > 0 ? std::exp2(-std::ilogb(largest)) : 1;
-      rows_ = Matrix<float>(own_.size(), size);
-      std::vector<double> row(static_cast<size_t>(size));
-      for (int64_t i = 0; i < own_.size(); ++i) {
-        matrix.copy({own_.begin + i, own_.begin + i + 1}, {0, size}, row.data(), size);
-        std::transform(row.begin(), row.end(), rows_.row(i),
-                       [&](double each) { return static_cast<float>(each * scale_); });
-      }
-    });
+    std::vector<float> diagonal(static_cast<size_t>(size_));
+    std::vector<int64_t> bytes;
+    for (const Range& share : shares_) bytes.push_back(share.size() * static_cast<int64_t>(sizeof(float)));
+    for (int64_t i = own_.begin; i < own_.end; ++i)
+      diagonal[static_cast<size_t>(i)] = whole_(i - own_.begin, i);
+    if (comm.size() > 1) comm.all_gather(diagonal.data() + own_.begin, diagonal.data(), bytes);
+    for (const float each : diagonal) trace_ += each;
   }
 
   Eigenpairs run(int64_t rank, uint64_t seed) {
     Matrix<double> q = start(columns_for(rank), seed);
     int64_t wanted = rank;  // of the matrix as it is now
-    double before = 0, rest = trace_ * scale_;
+    double before = 0, rest = trace_;
     int degree = 1;
     for (int round = 0; round < kRounds; ++round) {
       const bool take_out = round == kFirstRounds;
@@ -127,26 +117,13 @@ class Filtered {
   }
 
  private:
-  // work(first, rows, block) for own rows in blocks of kRowBlock, each [rows × size] of the matrix.
-  template <class Work>
-  void each_block(const Work& work) {
-    const int64_t size = matrix_.size();
-    std::vector<Matrix<double>> scratch(static_cast<size_t>(threads_));
-    for (Matrix<double>& each : scratch) each = Matrix<double>(kRowBlock, size);
-    for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int thread) {
-      double* block = scratch[static_cast<size_t>(thread)].data.data();
-      matrix_.copy({own_.begin + begin, own_.begin + begin + rows}, {0, size}, block, size);
-      work(begin, rows, block);
-    });
-  }
-
   // Every rank's rows of T, in T's own precision or a lesser one.
   template <class To>
   Matrix<To> gather(const Matrix<double>& tall) {
     Matrix<To> all;
     std::vector<int64_t> bytes;
     together(comm_, [&] {
-      all = Matrix<To>(matrix_.size(), tall.cols);
+      all = Matrix<To>(size_, tall.cols);
       std::transform(tall.data.begin(), tall.data.end(), all.row(own_.begin),
                      [](double x) { return static_cast<To>(x); });
       for (const Range& share : shares_)
@@ -168,8 +145,9 @@ class Filtered {
     return multiply_fast(omega);
   }
 
-  // Own rows of scale·G·T, in float32.
+  // Own rows of the matrix times T, in float32.
   Matrix<double> multiply_fast(const Matrix<double>& tall) {
+    const Matrix<float>& rows_now = rest_.rows > 0 ? rest_ : whole_;
     const Matrix<float> all = gather<float>(tall);
     const int64_t cols = tall.cols;
     Matrix<double> product;
@@ -180,46 +158,17 @@ class Filtered {
     });
     for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int thread) {
       float* out = scratch[static_cast<size_t>(thread)].data.data();
-      multiply(false, false, rows, cols, matrix_.size(), rows_.row(begin), matrix_.size(), all.data.data(),
-               cols, out, cols);
+      multiply(false, false, rows, cols, size_, rows_now.row(begin), size_, all.data.data(), cols, out, cols);
       std::copy_n(out, rows * cols, product.row(begin));
-    });
-    return product;
-  }
-
-  // The same of G itself in float64.
-  Matrix<double> multiply_exact(const Matrix<double>& tall) {
-    const Matrix<double> all = gather<double>(tall);
-    Matrix<double> product;
-    together(comm_, [&] {
-      product = Matrix<double>(own_.size(), tall.cols);
-      each_block([&](int64_t begin, int64_t rows, const double* block) {
-        multiply(false, false, rows, tall.cols, matrix_.size(), block, matrix_.size(), all.data.data(),
-                 tall.cols, product.row(begin), tall.cols);
-      });
     });
     return product;
   }
 
   // Eigenpairs of QᵀGQ, the first `rank` vectors.
   Eigenpairs ritz(const Matrix<double>& q, const Matrix<double>& product, int64_t rank) {
-    const Matrix<double> h = inner_products(q, product, comm_, threads_);
-    SymmetricTiles tiles;
-    together(comm_, [&] {
-      tiles = SymmetricTiles(h.rows);
-      for (int64_t i = 0; i < tiles.tiles(); ++i) {
-        for (int64_t j = i; j < tiles.tiles(); ++j) {
-          double* to = tiles.tile(i, j);
-          const int64_t row = i * SymmetricTiles::kSide, col = j * SymmetricTiles::kSide;
-          for (int64_t a = 0; a < tiles.side(i); ++a) {
-            for (int64_t b = 0; b < tiles.side(j); ++b)
-              to[a * tiles.side(j) + b] = (h(row + a, col + b) + h(col + b, row + a)) / 2;
-          }
-        }
-      }
-    });
     return sketch_eigen(
-        std::move(tiles), [&](const std::vector<double>&) { return rank; }, comm_);
+        symmetric_products(q, product, comm_, threads_), [&](const std::vector<double>&) { return rank; },
+        comm_);
   }
 
   // Where a filter on [0, end] sees a value: within ±1 in there.
@@ -261,19 +210,20 @@ class Filtered {
     if (count == 0) return;
     const Matrix<float> all = gather<float>(taken_);
     together(comm_, [&] {
+      rest_ = whole_;
       Matrix<float> minus(own_.size(), count);
       for (int64_t i = 0; i < minus.rows; ++i) {
         for (int64_t j = 0; j < count; ++j)
           minus(i, j) = static_cast<float>(-values[static_cast<size_t>(j)] * taken_(i, j));
       }
       for_each_block(own_.size(), threads_, [&](int64_t begin, int64_t rows, int) {
-        multiply(false, true, rows, matrix_.size(), count, minus.row(begin), count, all.data.data(), count,
-                 rows_.row(begin), matrix_.size(), true);
+        multiply(false, true, rows, size_, count, minus.row(begin), count, all.data.data(), count,
+                 rest_.row(begin), size_, true);
       });
     });
   }
 
-  // Q becomes p(G)·Q, p Chebyshev's polynomial that stays within ±1 on [0, end]. `product` is scale·G·Q.
+  // Q becomes p(G)·Q, p Chebyshev's polynomial that stays within ±1 on [0, end]. `product` is G·Q.
   void filter(Matrix<double>& q, Matrix<double> product, double end, int degree) {
     const double half = end / 2;
     Matrix<double> older = std::move(q);
@@ -297,8 +247,8 @@ class Filtered {
       q = std::move(both);
     });
     orthonormalize(q, comm_, threads_);
-    rows_ = {};
-    Eigenpairs small = ritz(q, multiply_exact(q), rank);
+    rest_ = {};
+    Eigenpairs small = ritz(q, multiply_fast(q), rank);
     small.values.resize(static_cast<size_t>(rank));
     Matrix<double> w;
     together(comm_, [&] {
@@ -312,7 +262,7 @@ class Filtered {
     Eigenpairs pairs;
     pairs.values = std::move(small.values);
     together(comm_, [&] {
-      pairs.vectors = Matrix<double>(rank, matrix_.size());
+      pairs.vectors = Matrix<double>(rank, size_);
       for (int64_t i = 0; i < all.rows; ++i) {
         for (int64_t j = 0; j < rank; ++j) pairs.vectors(j, i) = all(i, j);
       }
@@ -320,14 +270,15 @@ class Filtered {
     return pairs;
   }
 
-  const SymmetricTiles& matrix_;
+  Matrix<float> whole_;  // own rows
+  int64_t size_;
   Communicator& comm_;
   int threads_;
   std::vector<Range> shares_;
   Range own_;
-  Matrix<float> rows_;    // own rows of scale·G, without what was taken out
+  Matrix<float> rest_;    // and without what was taken out, once something was
   Matrix<double> taken_;  // own rows of the vectors taken out
-  double scale_ = 1, trace_ = 0;
+  double trace_ = 0;
 };
 
 }  // namespace
@@ -336,9 +287,9 @@ bool is_few(int64_t rank, int64_t size) {
   return rank > 0 && size >= kLeastSize && kLeastShare * rank <= size;
 }
 
-Eigenpairs filtered_eigen(const SymmetricTiles& matrix, int64_t rank, uint64_t seed, Communicator& comm,
+Eigenpairs filtered_eigen(Matrix<float>&& rows, int64_t rank, uint64_t seed, Communicator& comm,
                           int threads) {
-  return Filtered(matrix, comm, threads).run(rank, seed);
+  return Filtered(std::move(rows), comm, threads).run(rank, seed);
 }
 
 int64_t filtered_eigen_bytes(int64_t size, int64_t rank, int ranks, int threads) {
@@ -346,8 +297,8 @@ int64_t filtered_eigen_bytes(int64_t size, int64_t rank, int ranks, int threads)
   const int64_t tall = 8 * own * l;
   // Pairs taken out; a filter's three vectors beside all of one; Ritz pairs of a product.
   const int64_t iterating =
-      4 * own * size + std::max({4 * tall, 3 * tall + 4 * size * l, 2 * tall + 40 * l * l});
-  const int64_t finishing = 8 * kRowBlock * size * threads + 3 * tall + 8 * size * l;
+      8 * own * size + std::max({4 * tall, 3 * tall + 4 * size * l, 2 * tall + 40 * l * l});
+  const int64_t finishing = 4 * own * size + 4 * kRowBlock * l * threads + 3 * tall + 8 * size * l;
   return std::max(iterating, finishing);
 }
 

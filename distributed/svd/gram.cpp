@@ -4,13 +4,17 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/scalapack.hpp"
+#include "distributed/svd/coarse.hpp"
+#include "distributed/svd/digits.hpp"
 #include "distributed/svd/filtered_eigen.hpp"
 #include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/gram_end.hpp"
+#include "distributed/svd/gram_rows.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/panels.hpp"
@@ -24,6 +28,16 @@ namespace {
 // From this side on, and from two ranks, a distributed solver is the faster one: docs/svd.md has the figures.
 constexpr int64_t kDistributedSide = 2048;
 constexpr int kElpaRanks = 4;  // ScaLAPACK is no slower with fewer
+
+// Of ‖A‖²: bfloat16's rounding of A, 2^-9 of its elements at the most, moves what the eigenvectors leave out
+// by some 10^-7 of that, by its square. Where they leave out less than this, it is as if of float32 numbers.
+constexpr double kLeastCoarse = 0.05;
+
+constexpr int64_t kMpiBytes = int64_t{6} << 20;  // its buffers, as measured
+
+double left_out(const Input& input, const Factored& factored) {
+  return std::max(0.0, 1 - factored.projected / input.norm_squared);
+}
 
 std::string eigensolver(const SvdOptions& options, int64_t side, int ranks) {
   if (options.eigensolver != "auto") return options.eigensolver;
@@ -52,6 +66,14 @@ void check_eigensolver(const SvdOptions& options) {
         fmt::format("svd: expected eigensolver lapack where results must not depend on the "
                     "ranks, found {}",
                     by));
+}
+
+Matrix<double> transposed(const Matrix<double>& rows) {
+  Matrix<double> result(rows.cols, rows.rows);
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    for (int64_t j = 0; j < rows.cols; ++j) result(j, i) = rows(i, j);
+  }
+  return result;
 }
 
 // this rank's rows of the smaller side: to(i, j) = vectors(j, begin + i).
@@ -107,6 +129,27 @@ Matrix<double> product(const Input& input, const Matrix<double>& vectors, int64_
   return tall;
 }
 
+// The same by digits: ‖T‖ is off by `lost` at most.
+Matrix<double> digit_product(const Input& input, const Matrix<double>& vectors, int64_t rows, double& lost,
+                             TimedCommunicator& comm, int threads) {
+  const int64_t r = vectors.rows, side = vectors.cols;
+  Matrix<double> tall;
+  std::optional<DigitTall> digits;
+  together(comm, [&] {
+    tall = Matrix<double>(rows, r);
+    digits.emplace(transposed(vectors), threads);
+  });
+  lost = digits->error(std::sqrt(input.norm_squared), input.max_abs,
+                       std::max(input.shape.out_features, input.shape.in_features));
+  for_each_panel<float>(input, {}, comm, threads,
+                        [&](int64_t first, int64_t depth, const Matrix<float>& panel) {
+                          for_each_block(depth, threads, [&](int64_t begin, int64_t height, int) {
+                            digits->multiply(panel.row(begin), side, height, tall.row(first + begin));
+                          });
+                        });
+  return tall;
+}
+
 // U, V and σ from T by the eigenvectors of TᵀT: of about the leading directions alone, none of them small.
 Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_rows, TimedCommunicator& comm,
                 int threads, SvdPhases& phases) {
@@ -117,9 +160,18 @@ Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_
   SymmetricTiles tiles;
   {
     const Phase phase(phases.multiply_s, comm);
-    tall = product(input, vectors, long_rows, comm, threads);
+    bool by_digits = digits_are_fast();
+    if (by_digits) {
+      tall = digit_product(input, vectors, long_rows, factored.lost, comm, threads);
+      factored.projected = squares(tall, comm);
+      by_digits = is_sharp(factored.lost / std::sqrt(input.norm_squared), left_out(input, factored));
+    }
+    if (!by_digits) {
+      factored.lost = 0;
+      tall = product(input, vectors, long_rows, comm, threads);
+      factored.projected = squares(tall, comm);
+    }
     tiles = gram(tall, comm, threads);
-    factored.projected = squares(tall, comm);
   }
   Eigenpairs pairs;
   {
@@ -129,10 +181,7 @@ Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_
   }
   const Phase phase(phases.multiply_s, comm);
   together(comm, [&] {
-    Matrix<double> w(r, r);
-    for (int64_t j = 0; j < r; ++j) {
-      for (int64_t k = 0; k < r; ++k) w(k, j) = pairs.vectors(j, k);
-    }
+    Matrix<double> w = transposed(pairs.vectors);
     factored.small = small_times(vectors, share, w, threads);
     factored.longer = Matrix<float>(tall.rows, r);
     factored.sigma = roots(pairs.values, r);
@@ -154,42 +203,51 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   const Sides sides(given);
   const int threads = options.threads;
   Layout layout = given.distribution.layout;
-  if (layout == Layout::block_cyclic) layout = sides.long_is_rows ? Layout::rows : Layout::columns;
+  const bool few = gram_by_filters(given.rank, given.shape, options);
+  // For filters A is read twice, and they leave room for a copy.
+  if (few || layout == Layout::block_cyclic) layout = sides.long_is_rows ? Layout::rows : Layout::columns;
   const InLayout in_layout(given, layout, comm, threads);
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
                     given.norm_squared, given.rank,         given.rest};
   SvdResult result;
-  const auto gram_in = [&]<class T>(T) {
-    const Phase phase(result.phases.multiply_s, comm);
-    return gram_tiles<T>(input, comm, threads);
-  };
+  const size_t own = static_cast<size_t>(comm.rank());
+  const int64_t long_rows = partition(sides.longer, comm.size(), kRowBlock)[own].size();
   Eigenpairs pairs;
-  if (gram_by_filters(input.rank, given.shape, options)) {
-    // Whose own products are in float32.
-    const SymmetricTiles tiles = gram_in(0.0f);
-    const Phase phase(result.phases.eigensolve_s, comm);
-    pairs = filtered_eigen(tiles, input.rank, options.seed, comm, threads);
+  Factored factored;
+  bool filtered = false, coarse = coarse_is_fast();
+  for (bool again = few; again;) {
+    Matrix<float> rows;
+    {
+      const Phase phase(result.phases.multiply_s, comm);
+      rows = gram_rows(input, comm, threads, coarse);
+    }
+    {
+      const Phase phase(result.phases.eigensolve_s, comm);
+      pairs = filtered_eigen(std::move(rows), input.rank, options.seed, comm, threads);
+    }
+    filtered = pairs.vectors.rows > 0;
+    if (filtered) factored = turned(input, pairs.vectors, long_rows, comm, threads, result.phases);
+    again = filtered && coarse && left_out(input, factored) < kLeastCoarse;
+    coarse = false;
   }
-  const bool filtered = pairs.vectors.rows > 0;
   if (filtered) {
     result.solved_by = "filters";
   } else {
-    SymmetricTiles tiles = gram_in(0.0);
+    SymmetricTiles tiles;
+    {
+      const Phase phase(result.phases.multiply_s, comm);
+      tiles = gram_tiles(input, comm, threads);
+    }
     const Phase phase(result.phases.eigensolve_s, comm);
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input,
                          [&](double rho, int64_t r) { return gram_bound(rho, sides.small, r); });
     };
     pairs = eigenpairs(std::move(tiles), choose, options, sides.small, comm, result.solved_by);
+    factored.sigma = roots(pairs.values, pairs.vectors.rows);
   }
   const int64_t r = pairs.vectors.rows;
-  const size_t own = static_cast<size_t>(comm.rank());
-  const int64_t long_rows = partition(sides.longer, comm.size(), kRowBlock)[own].size();
-  Factored factored;
-  factored.sigma = roots(pairs.values, r);
-  if (filtered) {
-    factored = turned(input, pairs.vectors, long_rows, comm, threads, result.phases);
-  } else if (needs_polish(factored.sigma)) {
+  if (!filtered && needs_polish(factored.sigma)) {
     Matrix<double> tall;
     {
       const Phase phase(result.phases.multiply_s, comm);
@@ -197,7 +255,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     }
     const Phase phase(result.phases.orthogonalize_s, comm);
     factored = polished(std::move(tall), pairs.vectors, sides.longer, comm, threads);
-  } else {
+  } else if (!filtered) {
     const Phase phase(result.phases.multiply_s, comm);
     const Range small_share = partition(sides.small, comm.size(), kRowBlock)[own];
     together(comm, [&] {
@@ -229,7 +287,7 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   // What pieces were sent and came in, half of panels, the allocator keeps, and the whole matrix is too large
   // for that place.
   const int64_t kept = ranks > 1 ? panel_bytes(shape, ranks) / 2 : 0;
-  const int64_t solving = few            ? tiles + filtered_eigen_bytes(small, rank, ranks, options.threads)
+  const int64_t solving = few            ? filtered_eigen_bytes(small, rank, ranks, options.threads)
                           : by == "elpa" ? tiles + elpa_eigen_bytes(small, rank, ranks)
                           : by == "scalapack"
                               ? tiles + scalapack_eigen_bytes(small, rank, ranks)
@@ -237,8 +295,14 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
   const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
   const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
-  const int64_t multiplying = vectors + factors + panel_bytes(shape, ranks) + 8 * product;
-  return packed + std::max({tiles + panels, solving, multiplying});
+  const int64_t digits = few && digits_are_fast() ? digit_bytes(small, rank, options.threads) + vectors : 0;
+  // For filters A is copied where its shorter side is the spread one: then nothing moves with the panels.
+  const int64_t copy = few && ranks > 1 && shape.out_features < shape.in_features ? 4 * small * share : 0;
+  const int64_t multiplying = vectors + factors + panel_bytes(shape, few ? 1 : ranks) + 8 * product + digits;
+  const bool coarse = coarse_is_fast();
+  const int64_t summing = few ? gram_rows_bytes(shape, ranks, options.threads, coarse) : tiles + panels;
+  const int64_t buffers = few && ranks > 1 ? kMpiBytes : 0;
+  return packed + copy + buffers + std::max({summing, solving, multiplying});
 }
 
 }  // namespace

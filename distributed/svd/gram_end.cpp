@@ -69,7 +69,10 @@ void conclude(const Input& input, bool long_is_rows, const std::vector<double>& 
   } else {
     result.optimal_error = std::numeric_limits<double>::quiet_NaN();
   }
-  result.error_bound = gram_bound(1 - factored.projected / input.norm_squared, small, r);
+  // Where ‖T‖ is off by d in ‖A‖, its square is by 2d, and T by another d, squared.
+  const double lost = factored.lost / std::sqrt(input.norm_squared);
+  const double rho = 1 - factored.projected / input.norm_squared + lost * (2 + 2 * lost);
+  result.error_bound = gram_bound(rho, small, r);
   result.singular_values = std::move(factored.sigma);
   result.u = std::move(long_is_rows ? factored.longer : factored.small);
   result.v = std::move(long_is_rows ? factored.small : factored.longer);

@@ -11,6 +11,7 @@ struct Factored {
   Matrix<float> small, longer;
   std::vector<double> sigma;
   double projected = 0;  // ‖T‖² of what is kept
+  double lost = 0;       // what ‖T‖ may be off by, more than float64 is
 };
 
 // √λ of the first r eigenvalues.

@@ -190,13 +190,17 @@ LAMINA_WIDE void add_on_grid(double* to, const double* from, int64_t count, doub
   for (int64_t i = 0; i < count; ++i) to[i] += on_grid(from[i], shift);
 }
 
-SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads) {
-  const std::vector<double> power = column_powers(tall, comm);
+namespace {
+
+// Of a matrix with itself, or with another, by the upper half.
+SymmetricTiles upper_products(const Matrix<double>& x, const std::vector<double>& x_power,
+                              const Matrix<double>& y, const std::vector<double>& y_power, Communicator& comm,
+                              int threads) {
   SymmetricTiles result;
   std::vector<Matrix<double>> scratch(static_cast<size_t>(threads));
   std::vector<std::pair<int64_t, int64_t>> places;
   together(comm, [&] {
-    result = SymmetricTiles(tall.cols);
+    result = SymmetricTiles(x.cols);
     for (auto& each : scratch) each = Matrix<double>(SymmetricTiles::kSide, SymmetricTiles::kSide);
     for (int64_t i = 0; i < result.tiles(); ++i) {
       for (int64_t j = i; j < result.tiles(); ++j) places.emplace_back(i, j);
@@ -207,19 +211,32 @@ SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads)
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (size_t at = 0; at < places.size(); ++at) {
       const auto [i, j] = places[at];
-      if (i == j) {
-        add_own_products(tall, i * SymmetricTiles::kSide, result.side(i), power.data(), kBaseShift,
-                         scratch[static_cast<size_t>(omp_get_thread_num())].data.data(), result.tile(i, i));
+      double* product = scratch[static_cast<size_t>(omp_get_thread_num())].data.data();
+      if (i == j && &x == &y) {
+        add_own_products(x, i * SymmetricTiles::kSide, result.side(i), x_power.data(), kBaseShift, product,
+                         result.tile(i, i));
         continue;
       }
-      add_products(tall, i * SymmetricTiles::kSide, result.side(i), power.data(), tall,
-                   j * SymmetricTiles::kSide, result.side(j), power.data(), kBaseShift,
-                   scratch[static_cast<size_t>(omp_get_thread_num())].data.data(), result.tile(i, j));
+      add_products(x, i * SymmetricTiles::kSide, result.side(i), x_power.data(), y, j * SymmetricTiles::kSide,
+                   result.side(j), y_power.data(), kBaseShift, product, result.tile(i, j));
     }
   }
   comm.all_reduce(result.data.data(), result.data.data(), static_cast<int64_t>(result.data.size()),
                   DType::f64, ReduceOp::sum);
   return result;
+}
+
+}  // namespace
+
+SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads) {
+  const std::vector<double> power = column_powers(tall, comm);
+  return upper_products(tall, power, tall, power, comm, threads);
+}
+
+SymmetricTiles symmetric_products(const Matrix<double>& x, const Matrix<double>& y, Communicator& comm,
+                                  int threads) {
+  const std::vector<double> x_power = column_powers(x, comm), y_power = column_powers(y, comm);
+  return upper_products(x, x_power, y, y_power, comm, threads);
 }
 
 Matrix<double> inner_products(const Matrix<double>& x, const Matrix<double>& y, Communicator& comm,

@@ -18,6 +18,10 @@ void add_on_grid(double* to, const double* from, int64_t count, double shift);
 // TᵀT [l × l] on every rank. Collective; AgreedError when T is not finite.
 SymmetricTiles gram(const Matrix<double>& tall, Communicator& comm, int threads);
 
+// XᵀY where it is about symmetric, by its upper half. Collective; AgreedError when one is not finite.
+SymmetricTiles symmetric_products(const Matrix<double>& x, const Matrix<double>& y, Communicator& comm,
+                                  int threads);
+
 // XᵀY on every rank, of matrices spread alike. Collective; AgreedError when one is not finite.
 Matrix<double> inner_products(const Matrix<double>& x, const Matrix<double>& y, Communicator& comm,
                               int threads);

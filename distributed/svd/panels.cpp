@@ -5,18 +5,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "distributed/agree.hpp"
 #include "distributed/exact_sum.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/tall.hpp"
+#include "distributed/svd/transpose.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 #include "kernels/wide.hpp"
 
 extern "C" {
-void ssyrk_(const char*, const char*, const int*, const int*, const float*, const float*, const int*,
-            const float*, float*, const int*);
 void dsyrk_(const char*, const char*, const int*, const int*, const double*, const double*, const int*,
             const double*, double*, const int*);
 }
@@ -32,11 +32,25 @@ int64_t panel_depth(int64_t small, int64_t longest_share) {
   return std::min(blocks * kRowBlock, (longest_share + kRowBlock - 1) / kRowBlock * kRowBlock);
 }
 
+LAMINA_WIDE void times(float* to, const double* factors, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(to[i] * factors[i]);
+}
+
 // to(k, at + i) = from[i·stride + k]·scale[at + i], for i < small, k < depth: a line of each at a time.
 template <class T>
 void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t depth, int64_t at,
                       const std::vector<double>& scale, Matrix<T>& to, int threads) {
   constexpr int64_t kSmall = 8, kDeep = 16;
+  if constexpr (std::is_same_v<T, float>) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t k0 = 0; k0 < depth; k0 += kDeep) {
+      const int64_t k1 = std::min(depth, k0 + kDeep);
+      transpose(from + k0, stride, small, k1 - k0, to.row(k0) + at, to.cols);
+      if (scale.empty()) continue;
+      for (int64_t k = k0; k < k1; ++k) times(to.row(k) + at, scale.data() + at, small);
+    }
+    return;
+  }
 #pragma omp parallel for num_threads(threads)
   for (int64_t k0 = 0; k0 < depth; k0 += kDeep) {
     const int64_t k1 = std::min(depth, k0 + kDeep);
@@ -72,10 +86,6 @@ void widen(const float* from, int64_t stride, int64_t small, int64_t depth, int6
   }
 }
 
-void syrk(int n, int k, const float* a, int ld, float* c) {
-  const float one = 1, zero = 0;
-  ssyrk_("L", "N", &n, &k, &one, a, &ld, &zero, c, &n);
-}
 void syrk(int n, int k, const double* a, int ld, double* c) {
   const double one = 1, zero = 0;
   dsyrk_("L", "N", &n, &k, &one, a, &ld, &zero, c, &n);
@@ -148,12 +158,12 @@ template void for_each_panel<float>(const Input&, const std::vector<double>&, Ti
 template void for_each_panel<double>(const Input&, const std::vector<double>&, TimedCommunicator&, int,
                                      const PanelWork<double>&);
 
-int64_t panel_bytes(const Shape& shape, int ranks) {
+int64_t panel_bytes(const Shape& shape, int ranks, int64_t number_bytes) {
   const int64_t small = std::min(shape.out_features, shape.in_features);
   const int64_t longer = std::max(shape.out_features, shape.in_features);
   const int64_t elements = small * panel_depth(small, partition(longer, ranks, kRowBlock)[0].size());
   // What is sent and what comes is float32.
-  return elements * (8 + (ranks > 1 ? 2 * 4 : 0));
+  return elements * (number_bytes + (ranks > 1 ? 2 * 4 : 0));
 }
 
 double norm_power(double squares, double most, int64_t count, double shift) {
@@ -208,7 +218,6 @@ std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm
   return norms;
 }
 
-template <class T>
 SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threads) {
   const Sides sides(input);
   constexpr int64_t kSide = SymmetricTiles::kSide;
@@ -216,43 +225,44 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
   std::vector<double> norms = small_side_norms(input, comm), scale(norms);
   for (double& each : scale) each = each > 0 ? 1 / each : 0;
   SymmetricTiles result;
-  std::vector<std::vector<T>> scratch(static_cast<size_t>(threads));
+  std::vector<std::vector<double>> scratch(static_cast<size_t>(threads));
   std::vector<std::pair<int64_t, int64_t>> places;
   together(comm, [&] {
     result = SymmetricTiles(sides.small);
-    for (std::vector<T>& each : scratch) each.resize(static_cast<size_t>(kSide * kSide));
+    for (std::vector<double>& each : scratch) each.resize(static_cast<size_t>(kSide * kSide));
     for (int64_t row = 0; row < result.tiles(); ++row) {
       for (int64_t col = row; col < result.tiles(); ++col) places.emplace_back(row, col);
     }
   });
   // Blocks of at most kRowBlock terms, whose magnitudes sum to at most Σ|a_ki·a_kj| ≤ 1 over all of them.
   const double shift = exact_shift(1.01);
-  for_each_panel<T>(input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<T>& panel) {
-    const BlasThreads single(1);
-    const auto count = static_cast<int64_t>(places.size());
+  for_each_panel<double>(input, scale, comm, threads,
+                         [&](int64_t, int64_t depth, const Matrix<double>& panel) {
+                           const BlasThreads single(1);
+                           const auto count = static_cast<int64_t>(places.size());
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-    for (int64_t place = 0; place < count; ++place) {
-      const auto [row, col] = places[static_cast<size_t>(place)];
-      const int64_t height = result.side(row), width = result.side(col);
-      double* to = result.tile(row, col);
-      T* product = scratch[static_cast<size_t>(omp_get_thread_num())].data();
-      for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
-        const int64_t deep = std::min(kRowBlock, depth - begin);
-        const T* block = panel.row(begin);
-        if (row == col) {
-          // Row-major upper is column-major lower; the other half stays what it was.
-          syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
-               static_cast<int>(panel.cols), product);
-          for (int64_t i = 0; i < height; ++i)
-            add_on_grid(to + i * width + i, product + i * width + i, width - i, shift);
-          continue;
-        }
-        multiply(true, false, height, width, deep, block + row * kSide, panel.cols, block + col * kSide,
-                 panel.cols, product, width);
-        add_on_grid(to, product, height * width, shift);
-      }
-    }
-  });
+                           for (int64_t place = 0; place < count; ++place) {
+                             const auto [row, col] = places[static_cast<size_t>(place)];
+                             const int64_t height = result.side(row), width = result.side(col);
+                             double* to = result.tile(row, col);
+                             double* product = scratch[static_cast<size_t>(omp_get_thread_num())].data();
+                             for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
+                               const int64_t deep = std::min(kRowBlock, depth - begin);
+                               const double* block = panel.row(begin);
+                               if (row == col) {
+                                 // Row-major upper is column-major lower; the other half stays what it was.
+                                 syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
+                                      static_cast<int>(panel.cols), product);
+                                 for (int64_t i = 0; i < height; ++i)
+                                   add_on_grid(to + i * width + i, product + i * width + i, width - i, shift);
+                                 continue;
+                               }
+                               multiply(true, false, height, width, deep, block + row * kSide, panel.cols,
+                                        block + col * kSide, panel.cols, product, width);
+                               add_on_grid(to, product, height * width, shift);
+                             }
+                           }
+                         });
   // Some at a time: MPI's own buffers are as long as what it sums, or a good part of it.
   const auto size = static_cast<int64_t>(result.data.size());
   for (int64_t first = 0; first < size; first += kSummedNumbers) {
@@ -270,7 +280,5 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
   }
   return result;
 }
-template SymmetricTiles gram_tiles<float>(const Input&, TimedCommunicator&, int);
-template SymmetricTiles gram_tiles<double>(const Input&, TimedCommunicator&, int);
 
 }  // namespace lamina::svd

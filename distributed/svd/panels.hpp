@@ -28,8 +28,8 @@ template <class T>
 void for_each_panel(const Input& input, const std::vector<double>& scale, TimedCommunicator& comm,
                     int threads, const PanelWork<T>& work);
 
-// Bytes of for_each_panel's own at most.
-int64_t panel_bytes(const Shape& shape, int ranks);
+// Bytes of for_each_panel's own at most, of numbers so long.
+int64_t panel_bytes(const Shape& shape, int ranks, int64_t number_bytes = 8);
 
 // Powers of two at or above the norms along the smaller side (columns of A where its rows are longer), 0 for
 // zeros. The same for any number of ranks. Collective.
@@ -40,9 +40,7 @@ std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm
 double norm_power(double squares, double most, int64_t count, double shift);
 
 // AᵀA of the smaller side on every rank, in float64, summed exactly over blocks of kRowBlock of the longer
-// side, each multiplied in T, float or double: bitwise the same for any number of ranks and threads, and
-// layouts. Collective.
-template <class T>
+// side: bitwise the same for any number of ranks and threads, and layouts. Collective.
 SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threads);
 
 }  // namespace lamina::svd

@@ -10,8 +10,10 @@
 #include "distributed/exact_sum.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd/coarse.hpp"
+#include "distributed/svd/digits.hpp"
 #include "distributed/svd/orthonormal.hpp"
 #include "distributed/svd/tall.hpp"
+#include "distributed/svd/transpose.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 
 namespace lamina::svd {
@@ -36,7 +38,8 @@ Products::Products(const Input& input, Communicator& comm, int threads)
       long_shares_(
           partition(std::max(input.shape.out_features, input.shape.in_features), comm.size(), kRowBlock)),
       short_shares_(partition(input.small_side(), comm.size(), kRowBlock)),
-      max_abs_(input.max_abs) {}
+      max_abs_(input.max_abs),
+      norm_(std::sqrt(input.norm_squared)) {}
 
 template <class T>
 Matrix<T> Products::gather(const Matrix<double>& q, double scale) {
@@ -166,6 +169,28 @@ Matrix<double> Products::exact_forward(const Matrix<double>& q) {
       multiply(!long_is_rows_, false, rows, y.cols, width, wide, count, z.row(first), y.cols, y.row(begin),
                y.cols, first > 0);
     }
+  });
+  return y;
+}
+
+Matrix<double> Products::digit_forward(const Matrix<double>& q, double& lost) {
+  const Matrix<double> z = gather<double>(q, 1);
+  Matrix<double> y;
+  std::vector<std::vector<float>> scratch(static_cast<size_t>(threads_));
+  std::optional<DigitTall> digits;
+  together(comm_, [&] {
+    y = Matrix<double>(own_long().size(), q.cols);
+    digits.emplace(z, threads_);
+    for (auto& each : scratch) each.resize(long_is_rows_ ? 0 : static_cast<size_t>(kRowBlock * z.rows));
+  });
+  lost = digits->error(norm_, max_abs_, long_shares_.back().end);
+  const Matrix<float>& a = a_.local();
+  for_each_block(y.rows, threads_, [&](int64_t begin, int64_t rows, int thread) {
+    const float* lines = long_is_rows_ ? a.row(begin) : scratch[static_cast<size_t>(thread)].data();
+    if (!long_is_rows_)
+      transpose(a.data.data() + begin, a.cols, z.rows, rows, scratch[static_cast<size_t>(thread)].data(),
+                z.rows);
+    digits->multiply(lines, z.rows, rows, y.row(begin));
   });
   return y;
 }

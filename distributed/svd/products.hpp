@@ -14,7 +14,7 @@ namespace lamina::svd {
 // longer side by BLAS calls of fixed shapes on one thread, and added exactly where ranks share a sum: bitwise
 // the same for any number of ranks and threads. All calls are collective.
 //
-// Bytes on the wire per rank, l columns: forward and exact_forward gather 4·s·l and 8·s·l, s the shorter
+// Bytes on the wire per rank, l columns: forward and the others gather 4·s·l and 8·s·l, s the shorter
 // side; back sends and receives 8·s·l·(P−1)/P each.
 class Products {
  public:
@@ -36,6 +36,9 @@ class Products {
   Matrix<double> back(Matrix<float>& y, double& scale, bool coarse = false);
   // L·Q in float64.
   Matrix<double> exact_forward(const Matrix<double>& q);
+  // The same for orthonormal columns by digits (digits.hpp), where these are fast: ‖L·Q‖ is off by `lost` at
+  // most.
+  Matrix<double> digit_forward(const Matrix<double>& q, double& lost);
 
  private:
   template <class T>
@@ -46,7 +49,7 @@ class Products {
   Communicator& comm_;
   int threads_;
   std::vector<Range> long_shares_, short_shares_;
-  double max_abs_;
+  double max_abs_, norm_;
 };
 
 }  // namespace lamina::svd

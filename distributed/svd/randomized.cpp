@@ -12,6 +12,7 @@
 #include "distributed/partition.hpp"
 #include "distributed/svd/basis.hpp"
 #include "distributed/svd/coarse.hpp"
+#include "distributed/svd/digits.hpp"
 #include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/method.hpp"
 
@@ -164,12 +165,15 @@ class Randomized {
   // The float64 product has an error of at most s·u·|A||Q|, so s·u·√l·‖A‖ in all; LAPACK's eigenvalues are
   // some l²·u·‖A·Q‖² off in sum; ‖A‖² itself is a sum of (N + K) steps; and squares change twice as much.
   // Inner products are rounded to 2⁻⁴⁸ of the lengths in each block, which moves the eigenvalues' sum by √l·b
-  // of that, and QᵀQ from I by l·b.
+  // of that, and QᵀQ from I by l·b. Where A·Q's norm is off by d in ‖A‖, what it captures is by 2d, and the
+  // factors by another d, squared.
   double rounding() const {
     const auto s = static_cast<double>(input_.small_side()), l = static_cast<double>(columns());
     const auto sides = static_cast<double>(input_.shape.out_features + input_.shape.in_features);
     const double blocks = sides / static_cast<double>(kRowBlock) + 2;
-    return 0x1p-52 * (s * std::sqrt(l) + l * l + sides) + 0x1p-48 * blocks * (l + std::sqrt(l));
+    const double norm = std::sqrt(input_.norm_squared), lost = basis_.lost() / norm;
+    return lost * (2 + 2 * lost) + 0x1p-52 * (s * std::sqrt(l) + l * l + sides) +
+           0x1p-48 * blocks * (l + std::sqrt(l));
   }
 
   const Input& input_;
@@ -238,7 +242,9 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t packed = coarse_is_fast() ? 2 : 0;
   const int64_t forward = basis + (4 + packed) * s * l + 4 * d_own * l;
   const int64_t back = (4 + packed) * d_own * l + 2 * basis + sums;
-  const int64_t project = products + basis + 8 * s * l;
+  const int64_t project =
+      products + basis + 8 * s * l +
+      (digits_are_fast() ? digit_bytes(s, l, options.threads) + 4 * kRowBlock * s * options.threads : 0);
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
   return kBlasBytes + (ranks > 1 ? kMpiBytes : 0) + copy +

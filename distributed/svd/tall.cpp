@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 
@@ -20,17 +21,14 @@ void dgemm_(const char*, const char*, const int*, const int*, const int*, const 
 namespace lamina {
 namespace {
 
-// Infinity where any is not finite.
+// Infinity where any is not finite. Bits of magnitudes are in the order of magnitudes, infinity above all
+// numbers and NaN above that.
 LAMINA_WIDE double largest_magnitude(const float* data, int64_t count) {
-  float most = 0;
-  bool finite = true;
-#pragma omp simd reduction(max : most) reduction(& : finite)
-  for (int64_t i = 0; i < count; ++i) {
-    const float magnitude = std::abs(data[i]);
-    finite &= magnitude <= std::numeric_limits<float>::max();
-    most = std::max(most, magnitude);
-  }
-  return finite ? most : std::numeric_limits<double>::infinity();
+  uint32_t most = 0;
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::bit_cast<uint32_t>(data[i]) & 0x7FFFFFFF);
+  const float magnitude = std::bit_cast<float>(most);
+  return std::isfinite(magnitude) ? magnitude : std::numeric_limits<double>::infinity();
 }
 
 int64_t count_blocks(int64_t rows) {

@@ -48,6 +48,29 @@ SymmetricTiles with_eigenvalues(int64_t size, const std::function<double(int64_t
   return matrix;
 }
 
+// This rank's share of it in float32, whose diagonal is scaled to below 2.
+Matrix<float> own_rows(const SymmetricTiles& matrix, Communicator& comm, double& scale) {
+  const int64_t size = matrix.size();
+  const Range own = partition(size, comm.size(), kRowBlock)[static_cast<size_t>(comm.rank())];
+  Matrix<double> whole(size, size);
+  matrix.copy({0, size}, {0, size}, whole.data.data(), size);
+  double largest = 0;
+  for (int64_t i = 0; i < size; ++i) largest = std::max(largest, whole(i, i));
+  scale = std::exp2(-std::ilogb(largest));
+  Matrix<float> rows(own.size(), size);
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    for (int64_t j = 0; j < size; ++j) rows(i, j) = static_cast<float>(whole(own.begin + i, j) * scale);
+  }
+  return rows;
+}
+
+Eigenpairs filtered(const SymmetricTiles& matrix, int64_t rank, Communicator& comm, int threads) {
+  double scale = 1;
+  Eigenpairs pairs = filtered_eigen(own_rows(matrix, comm, scale), rank, 3, comm, threads);
+  for (double& value : pairs.values) value /= scale;
+  return pairs;
+}
+
 struct Spectrum {
   const char* name;
   int64_t size, rank;
@@ -62,7 +85,7 @@ class FilteredEigen : public testing::TestWithParam<Spectrum> {};
 TEST_P(FilteredEigen, KeepsWhatTheBestPairsKeep) {
   const auto [name, size, rank, value] = GetParam();
   const SymmetricTiles matrix = with_eigenvalues(size, value);
-  const Eigenpairs pairs = filtered_eigen(matrix, rank, 3, world(), 1);
+  const Eigenpairs pairs = filtered(matrix, rank, world(), 1);
   ASSERT_EQ(pairs.vectors.rows, rank);
   ASSERT_EQ(pairs.values.size(), static_cast<size_t>(rank));
   double best = 0, trace = 0, kept = 0;
@@ -80,7 +103,7 @@ TEST_P(FilteredEigen, KeepsWhatTheBestPairsKeep) {
       for (int64_t b = 0; b < size; ++b) sum += whole[static_cast<size_t>(a * size + b)] * v[b];
       quotient += v[a] * sum;
     }
-    ASSERT_NEAR(quotient, pairs.values[static_cast<size_t>(i)], 1e-12 * value(0)) << i;
+    ASSERT_NEAR(quotient, pairs.values[static_cast<size_t>(i)], 1e-5 * value(0)) << i;
     if (i > 0) {
       ASSERT_LE(pairs.values[static_cast<size_t>(i)], pairs.values[static_cast<size_t>(i - 1)]);
     }
@@ -96,7 +119,7 @@ TEST_P(FilteredEigen, KeepsWhatTheBestPairsKeep) {
   EXPECT_GE(trace - kept, (trace - best) * (1 - 1e-9));
 
   const auto self = make_self_communicator();
-  const Eigenpairs alone = filtered_eigen(matrix, rank, 3, *self, 2);
+  const Eigenpairs alone = filtered(matrix, rank, *self, 2);
   EXPECT_EQ(alone.values, pairs.values);
   EXPECT_EQ(alone.vectors.data, pairs.vectors.data);
 }
@@ -116,9 +139,9 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST(FilteredEigen, LeavesSteepSpectraToOthers) {
   const SymmetricTiles steep = with_eigenvalues(520, [](int64_t i) { return std::pow(10.0, -i / 4.0); });
-  EXPECT_EQ(filtered_eigen(steep, 60, 3, world(), 1).vectors.rows, 0);
+  EXPECT_EQ(filtered(steep, 60, world(), 1).vectors.rows, 0);
   const SymmetricTiles of_rank = with_eigenvalues(520, [](int64_t i) { return i < 30 ? 1.0 : 0.0; });
-  EXPECT_EQ(filtered_eigen(of_rank, 60, 3, world(), 1).vectors.rows, 0);
+  EXPECT_EQ(filtered(of_rank, 60, world(), 1).vectors.rows, 0);
 }
 
 // The whole factorisation by filters: any layout, any ranks, the same bits; and where filters give up.
