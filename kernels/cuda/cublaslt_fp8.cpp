@@ -55,32 +55,18 @@ class Fp8Layer final : public CudaLayer {
     const cudaStream_t on = cuda_stream(stream);
     quantize_fp8(x, tokens, cols(), k_, codes_->data(), token_scales_->as<float>(), on);
     check_launch("quantizing activations");
-<<<<<<< HEAD
     if (scales_many_ && tokens > kFewTokens) {
       const bool whole = n_ == rows() && tokens % kAlign == 0;
       void* const to = whole ? y : sums_->as<float>();
-      matmul(scaling_types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), to, on, scales());
+      matmul(scaling_types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), to, stream, scales());
       if (whole) return;
       scale_float(sums_->as<float>(), tokens, rows(), n_, nullptr, nullptr, y, rows(), on);
     } else {
       // All rows at once: by blocks whose sums stay in the cache it was slower.
-      matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), on);
+      matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), stream);
       scale_float(sums_->as<float>(), tokens, rows(), n_, scales_.as<float>(), token_scales_->as<float>(), y,
                   rows(), on);
     }
-=======
-    MatmulScales scales;
-    if (types_.outer_scales) scales = {scales_.as<float>(), token_scales_->as<float>()};
-    if (types_.outer_scales && n_ == rows() && tokens % kAlign == 0) {
-      matmul(types_, n_, tokens, k_, weights_.data(), codes_->data(), y, stream, scales);
-      return;
-    }
-    // All rows at once: by blocks whose sums stay in the cache it was slower.
-    matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), stream, scales);
-    const bool scaled = types_.outer_scales;
-    scale_float(sums_->as<float>(), tokens, rows(), n_, scaled ? nullptr : scales_.as<float>(),
-                scaled ? nullptr : token_scales_->as<float>(), y, rows(), on);
->>>>>>> w7
     check_launch("scaling sums");
   }
   int64_t weight_bytes() const override { return weights_.bytes() + scales_.bytes(); }

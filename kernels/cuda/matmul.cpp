@@ -174,11 +174,8 @@ void choose(Plan& plan, const std::string& what, const void* w, const void* x, v
   plan.algorithm = winner;
 }
 
-<<<<<<< HEAD
-Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const MatmulScales& scales) {
-=======
-Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, int multiprocessors = 0) {
->>>>>>> w7
+Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const MatmulScales& scales,
+               int multiprocessors = 0) {
   Plan plan;
   cublasLtMatmulDesc_t made = nullptr;
   check_cublas(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "describing a product");
@@ -213,17 +210,10 @@ void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const voi
             const Stream& on, MatmulScales scales) {
   const cudaStream_t stream = cuda_stream(on);
   // Of one device: a process uses one.
-<<<<<<< HEAD
-  static std::map<std::tuple<int, int, int, bool, bool, int64_t, int64_t, int64_t>, Plan> plans;
-  const auto key =
-      std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
-                      static_cast<int>(types.compute), types.outer_scales, types.fast_sums, n, m, k);
-=======
-  static std::map<std::tuple<int, int, int, bool, int64_t, int64_t, int64_t, int>, Plan> plans;
-  const auto key =
-      std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
-                      static_cast<int>(types.compute), types.outer_scales, n, m, k, on.multiprocessors);
->>>>>>> w7
+  static std::map<std::tuple<int, int, int, bool, bool, int64_t, int64_t, int64_t, int>, Plan> plans;
+  const auto key = std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
+                                   static_cast<int>(types.compute), types.outer_scales, types.fast_sums, n, m,
+                                   k, on.multiprocessors);
   auto found = plans.find(key);
   if (found == plans.end()) {
     if (on.multiprocessors > 0)  // a step's products are captured with others beside them and alone
@@ -233,13 +223,8 @@ void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const voi
     check_cuda(cudaStreamIsCapturing(stream, &capturing), "asking for a capture");
     if (capturing != cudaStreamCaptureStatusNone)
       throw DeviceError(fmt::format("cuda: a capture met {} for the first time; run it once before", what));
-<<<<<<< HEAD
-    Plan plan = make_plan(types, n, m, k, scales);
-    choose(plan, what, w, x, y, stream, scales);
-=======
-    Plan plan = make_plan(types, n, m, k, on.multiprocessors);
+    Plan plan = make_plan(types, n, m, k, scales, on.multiprocessors);
     choose(plan, what, w, x, y, on, scales);
->>>>>>> w7
     found = plans.emplace(key, std::move(plan)).first;
   }
   check_cublas(found->second.run(w, x, y, stream, scales), "multiplying by cuBLASLt");
