@@ -60,6 +60,10 @@ const std::vector<RecordKey>& record_keys() {
       {"iterations_per_sample", Unit::count, "steps in a sample; samples are per step"},
       {"device_clock_mhz", Unit::count,
        "a GPU's clock: median of readings right after it was timed; null on the CPU", forwards},
+      {"device_clock_min_mhz", Unit::count, "least of these readings", forwards},
+      {"device_clock_max_mhz", Unit::count, "largest of them", forwards},
+      {"throttle_reasons", Unit::text,
+       "why the GPU's clock was not higher at any of them, as its driver says; null on the CPU", forwards, true},
       {"core_clock_mhz", Unit::count,
        "the clock of the core that computed: median over the blocks in which it stood still; null on a "
        "GPU, of "
