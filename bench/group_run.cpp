@@ -10,6 +10,7 @@
 #include <stdexcept>
 
 #include "kernels/cpu/core_clock.hpp"
+#include "kernels/gpu_rules.hpp"
 
 namespace lamina {
 namespace {
@@ -201,9 +202,14 @@ void finish_forward(Entry& entry, const Baseline& dense, const CeilingValues& ce
     record.set("comm_exposed_us_p50", std::max(us - compute_us, 0.0));
   }
 
-  if (!entry.clocks_mhz.empty()) record.set("device_clock_mhz", median(entry.clocks_mhz));
+  if (!entry.clocks_mhz.empty()) {
+    record.set("device_clock_mhz", median(entry.clocks_mhz));
+    record.set("device_clock_min_mhz", *std::ranges::min_element(entry.clocks_mhz));
+    record.set("device_clock_max_mhz", *std::ranges::max_element(entry.clocks_mhz));
+    record.set("throttle_reasons", entry.throttled);
+  }
   for (const std::string& reason : entry.throttled)
-    warnings.push_back("the GPU ran slower than it can: " + reason);
+    if (reason != kPowerCap) warnings.push_back("the GPU ran slower than it can: " + reason);
 
   record.set("tokens_per_s", static_cast<double>(spec.tokens) / us * 1e6);
   record.set("gflops", spec.dense_operations / us * 1e-3);

@@ -29,7 +29,10 @@ const std::vector<RecordKey>& record_keys() {
       {"weights_source", Unit::text, "synthetic, or the file the weights were read from", matrices},
       {"device", Unit::text, "cpu, cuda"},
       {"kernel", Unit::text, "who computed it: native, openblas, …", forwards},
-      {"isa", Unit::text, "instruction set the kernel used", forwards},
+      {"kernel_ran", Unit::text,
+       "by which of its ways it did: gemv, decode, prefill, expand+cublaslt, …; the kernel where it has one",
+       forwards},
+      {"isa", Unit::text, "instruction set of the kernel's own code", forwards},
       {"shard", Unit::text, "how W is cut over ranks: none, column, row", forwards},
       {"overlap", Unit::count, "chunks of tokens whose sums overlap products; 1: none", forwards},
       {"communicator", Unit::text, "who moved data between ranks: self, mpi, …"},
@@ -57,6 +60,10 @@ const std::vector<RecordKey>& record_keys() {
       {"iterations_per_sample", Unit::count, "steps in a sample; samples are per step"},
       {"device_clock_mhz", Unit::count,
        "a GPU's clock: median of readings right after it was timed; null on the CPU", forwards},
+      {"device_clock_min_mhz", Unit::count, "least of these readings", forwards},
+      {"device_clock_max_mhz", Unit::count, "largest of them", forwards},
+      {"throttle_reasons", Unit::text,
+       "why the GPU's clock was not higher at any of them, as its driver says; null on the CPU", forwards, true},
       {"core_clock_mhz", Unit::count,
        "the clock of the core that computed: median over the blocks in which it stood still; null on a GPU, "
        "of "

@@ -57,6 +57,7 @@ Probe make_probe(int64_t tokens, uint64_t seed) {
 // A stage's inputs and what they should give. Most often one input, the same on every rank; but a stage is
 // held against the very numbers that its own rank fed it.
 struct Expectation {
+  bool rounds = false;                     // Layer::rounds_weights(); never so over several ranks
   std::vector<ProductInput> inputs;        // distinct
   std::vector<ReferenceProduct> products;  // of each, [S × N]
   std::vector<size_t> of_rank;             // which of them a rank's input is
@@ -135,7 +136,8 @@ ProductInput probe_addend(const std::vector<float>& y, int64_t tokens, const Sta
 }
 
 // y and its bound for all N features, each rank working on rows of the truth that it holds.
-ReferenceProduct expect(const Stage& stage, const ProductInput& input, Communicator& comm, int threads) {
+ReferenceProduct expect(const Stage& stage, const ProductInput& input, bool rounds, Communicator& comm,
+                        int threads) {
   const Leaf& truth = *stage.truth;
   Range rows{truth.row_begin, truth.row_begin + truth.rows};
   const Matrix<double> nothing(input.values.rows, 0);
@@ -145,9 +147,9 @@ ReferenceProduct expect(const Stage& stage, const ProductInput& input, Communica
       const int64_t unit = truth.pattern.kind == PatternKind::block ? truth.pattern.block_rows : 1;
       rows = partition(truth.rows, comm.size(), unit)[static_cast<size_t>(comm.rank())];
       if (rows.size() == 0) return;
-      local = reference_product(slice(truth, rows, {0, truth.cols}), input, threads);
+      local = reference_product(slice(truth, rows, {0, truth.cols}), input, threads, rounds);
     } else if (rows.size() > 0) {
-      local = reference_product(truth, input, threads);
+      local = reference_product(truth, input, threads, rounds);
     }
   });
   const auto all = gather_ranges(rows, comm);
@@ -342,7 +344,9 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
     for (size_t s = 0; s < stages.size(); ++s) {
       const Stage& stage = stages[s];
       Expectation& expectation = known[s];
-      if (stage.follows || copy == 0) {
+      const bool rounds = comm.size() == 1 && !stage.copies.empty() &&
+                          stage.copies[static_cast<size_t>(copy)]->rounds_weights(tokens);
+      if (stage.follows || copy == 0 || rounds != expectation.rounds) {
         ProductInput input;
         together(comm, [&] {
           input =
@@ -351,11 +355,12 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
         const bool same = !stage.follows && !stage.partial;
         std::vector<ProductInput> inputs = distinct_inputs(input, same, comm, expectation.of_rank);
         // Copies of one layer give the same numbers, so the product is seldom computed again.
-        if (inputs != expectation.inputs) {
+        if (inputs != expectation.inputs || rounds != expectation.rounds) {
+          expectation.rounds = rounds;
           expectation.inputs = std::move(inputs);
           expectation.products.clear();
           for (const ProductInput& each : expectation.inputs) {
-            expectation.products.push_back(expect(stage, each, comm, stream.threads));
+            expectation.products.push_back(expect(stage, each, rounds, comm, stream.threads));
           }
         }
       }

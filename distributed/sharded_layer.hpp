@@ -119,6 +119,9 @@ class ShardedLayer {
   std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
   std::string isa() const;
+  // By which way each stage's kernel multiplied so many tokens on this rank: "gemv", "expand+cublaslt", or the
+  // kernel's name where it has one way. After a forward of as many.
+  std::string ran(int64_t tokens) const;
   Communicator& comm() { return comm_; }
   Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 

@@ -13,9 +13,9 @@ struct Reason {
   uint64_t bit;
   const char* name;
 };
-// Without "idle" (1) and "application clocks" (2), which are no trouble, and "software power cap" (4), at
-// which matrix products run all the time: the clock beside it says what that costs.
-constexpr Reason kReasons[] = {{0x8, "hardware slowdown"},
+// Without "idle" (1) and "application clocks" (2), which nobody need know.
+constexpr Reason kReasons[] = {{0x4, kPowerCap},
+                               {0x8, "hardware slowdown"},
                                {0x20, "software thermal slowdown"},
                                {0x40, "hardware thermal slowdown"},
                                {0x80, "power brake"}};

@@ -12,7 +12,9 @@ namespace lamina {
 std::string too_old(const std::string& gpu, int major, int minor);
 // Why a case is skipped before anything is allocated for it: more is needed than is free. Empty: it fits.
 std::string too_little_gpu_memory(int64_t needed, int64_t free);
-// What NVML's mask of "clocks throttle reasons" means, as far as it is trouble.
+// What NVML's mask of "clocks throttle reasons" means, but for want of work and a clock that was asked for.
 std::vector<std::string> throttle_reasons(uint64_t mask);
+// The one of them that is no trouble: matrix products run at it all the time.
+inline constexpr const char* kPowerCap = "software power cap";
 
 }  // namespace lamina

@@ -78,6 +78,11 @@ class Layer {
     forward(x, y, tokens, stream);
   }
   virtual Cost cost(int64_t tokens) const = 0;
+  // Which of a kernel's ways forward() took for so many tokens, where it has several; else empty.
+  virtual std::string way(int64_t /*tokens*/) const { return ""; }
+  // Whether that way multiplied quantized weights, w = s·(q − z), each rounded to bfloat16 first. The check's
+  // reference then rounds them too.
+  virtual bool rounds_weights(int64_t /*tokens*/) const { return false; }
   // As packed, all metadata (scales, masks, indices) included.
   virtual int64_t weight_bytes() const = 0;
 };

@@ -163,7 +163,7 @@ void magnitudes_of_parts(const Leaf& leaf, int64_t row, double* magnitudes) {
 
 }  // namespace
 
-ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, int threads) {
+ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, int threads, bool rounds) {
   check_leaf(leaf);
   expect_columns("activations", leaf.cols, input.values.cols);
   expect_columns("activations' magnitudes", leaf.cols, input.magnitudes.cols);
@@ -177,7 +177,7 @@ ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, 
         static_cast<size_t>(std::max({input.values.rows, input.magnitudes.rows, input.squares.rows})));
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < leaf.rows; ++i) {
-      dequantize_row(leaf, i, w.data());
+      dequantize_row(leaf, i, w.data(), rounds);
       product_row(w.data(), input.values, i, product.y, sums.data());
       for (double& value : w) value = std::fabs(value);
       if (!leaf.zero_points.empty()) magnitudes_of_parts(leaf, i, w.data());

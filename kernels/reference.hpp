@@ -41,7 +41,9 @@ struct ReferenceProduct {
   // Of a row that is a token.
   double tolerance(int64_t s, int64_t i) const;
 };
-ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, int threads);
+// `rounds`: of weights as dequantize_row() rounds them.
+ReferenceProduct reference_product(const Leaf& leaf, const ProductInput& input, int threads,
+                                   bool rounds = false);
 
 // The same with original weights: rows [n × K] of float32.
 Matrix<double> reference_product(const Matrix<float>& rows, const Matrix<double>& x, int threads);

@@ -14,10 +14,18 @@
 
 namespace lamina {
 
+// Of a kernel's ways to multiply as many tokens, which it may take.
+enum class Ways {
+  any,    // the fastest, timed once
+  exact,  // of those that multiply the weights as they are: see Layer::rounds_weights()
+  own     // its own product alone, and no library's in its place
+};
+
 struct LayerOptions {
   int64_t max_tokens = 1;
   int threads = 1;
   Workspace* workspace = nullptr;  // of the layers this one shares its scratch with; null: it has its own
+  Ways ways = Ways::any;
 };
 
 // One implementation of leaves on one device.

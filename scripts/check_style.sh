@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Is every C++ and CUDA file as clang-format leaves it? The version is fixed, since versions differ in what they do.
+# Is every C++ and CUDA file as clang-format leaves it, and every merge finished? The version is fixed, since versions
+# differ in what they do.
 #   scripts/check_style.sh [FOLDER]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -17,6 +18,11 @@ if [ "${#files[@]}" -eq 0 ]; then
 fi
 if ! printf '%s\0' "${files[@]}" | xargs -0 -n 16 -P "$(nproc)" "$formatter" --style=file --dry-run -Werror; then
   say "not formatted (above): $formatter -i FILE"
+  exit 1
+fi
+# A merge that was committed half done: where no build reads a file, nothing else says so.
+if git rev-parse --git-dir >/dev/null 2>&1 && git grep -n -E '^(<<<<<<<|>>>>>>>) ' -- . >&2; then
+  say "marks of an unfinished merge (above)"
   exit 1
 fi
 say "${#files[@]} files formatted"

@@ -31,7 +31,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   int64_t peak = 0, exchanged = 0;
   double error_squared = 0, norm_squared = 0;
   std::vector<std::string> warnings;
-  std::vector<std::string> kernels, isas, weight_dtypes, activation_dtypes, ranks;
+  std::vector<std::string> kernels, ran, isas, weight_dtypes, activation_dtypes, ranks;
   for (const PackedLayer* one : layers) {
     const CompressedWeights& weights = *one->weights;
     weight_bytes += static_cast<double>(one->layer.weight_bytes());
@@ -47,6 +47,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
     error_squared += weights.error_squared;
     norm_squared += weights.norm_squared;
     kernels.push_back(one->layer.kernel_name());
+    ran.push_back(one->layer.ran(tokens));
     isas.push_back(one->layer.isa());
     const std::vector<Leaf>& leaves = weights.canonical.leaves;
     const Leaf& leaf = leaves.front();
@@ -74,6 +75,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   record.set("compress_comm_bytes", exchanged);
   record.set("compress_error", std::sqrt(error_squared / norm_squared));
   record.set("kernel", joined(kernels));
+  record.set("kernel_ran", joined(ran));
   record.set("isa", joined(isas));
   record.set("weight_dtype", joined(weight_dtypes));
   record.set("activation_dtype", joined(activation_dtypes));

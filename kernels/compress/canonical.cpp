@@ -285,7 +285,7 @@ Leaf deserialize(const std::byte* bytes, int64_t size) {
   return leaf;
 }
 
-void dequantize_row(const Leaf& leaf, int64_t row, double* out) {
+void dequantize_row(const Leaf& leaf, int64_t row, double* out, bool rounds) {
   const int64_t first = row * leaf.cols;
   if (leaf.codes.empty()) {
     for (int64_t j = 0; j < leaf.cols; ++j) out[j] = leaf.values[static_cast<size_t>(first + j)];
@@ -303,6 +303,7 @@ void dequantize_row(const Leaf& leaf, int64_t row, double* out) {
         for (int64_t j = 0; j < leaf.group; ++j) group[j] = scale * (codes[j] - zero);
       }
     }
+    for (int64_t j = 0; rounds && j < leaf.cols; ++j) out[j] = to_bfloat16(static_cast<float>(out[j]));
   }
   if (!leaf.input_scales.empty()) {
     for (int64_t j = 0; j < leaf.cols; ++j) out[j] /= leaf.input_scales[static_cast<size_t>(j)];

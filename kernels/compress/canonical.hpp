@@ -132,7 +132,8 @@ Leaf stack_rows(const std::vector<Leaf>& parts);
 std::vector<std::byte> serialize(const Leaf& leaf);
 Leaf deserialize(const std::byte* bytes, int64_t size);
 
-// The weights of one row as float64, cols() of them.
-void dequantize_row(const Leaf& leaf, int64_t row, double* out);
+// The weights of one row as float64, cols() of them. `rounds`: of quantized weights codes times scales, which
+// are each the nearest bfloat16 of the nearest float32 before input scales divide them.
+void dequantize_row(const Leaf& leaf, int64_t row, double* out, bool rounds = false);
 
 }  // namespace lamina

@@ -1,5 +1,6 @@
 // W8A8 in e4m3: activations to fp8 by our kernel, then cuBLASLt's product, which takes a scale a row of W and
 // one a token where there are many tokens; where there are few, or it offers none, ours follow its sums.
+#include <map>
 #include <string>
 #include <utility>
 
@@ -46,8 +47,6 @@ class Fp8Layer final : public CudaLayer {
     types_.fast_sums = fast_sums;
     scaling_types_ = types_;
     scaling_types_.outer_scales = true;
-    scales_many_ = options.max_tokens > kFewTokens &&
-                   matmul_offered(scaling_types_, n_, aligned(options.max_tokens), k_, scales());
     sums_ = scratch(most * n_ * 4);
   }
 
@@ -55,42 +54,40 @@ class Fp8Layer final : public CudaLayer {
     const cudaStream_t on = cuda_stream(stream);
     quantize_fp8(x, tokens, cols(), k_, codes_->data(), token_scales_->as<float>(), on);
     check_launch("quantizing activations");
-<<<<<<< HEAD
-    if (scales_many_ && tokens > kFewTokens) {
+    if (scales_inside(tokens)) {
       const bool whole = n_ == rows() && tokens % kAlign == 0;
       void* const to = whole ? y : sums_->as<float>();
-      matmul(scaling_types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), to, on, scales());
+      matmul(scaling_types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), to, stream, scales());
       if (whole) return;
       scale_float(sums_->as<float>(), tokens, rows(), n_, nullptr, nullptr, y, rows(), on);
     } else {
       // All rows at once: by blocks whose sums stay in the cache it was slower.
-      matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), on);
+      matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), stream);
       scale_float(sums_->as<float>(), tokens, rows(), n_, scales_.as<float>(), token_scales_->as<float>(), y,
                   rows(), on);
     }
-=======
-    MatmulScales scales;
-    if (types_.outer_scales) scales = {scales_.as<float>(), token_scales_->as<float>()};
-    if (types_.outer_scales && n_ == rows() && tokens % kAlign == 0) {
-      matmul(types_, n_, tokens, k_, weights_.data(), codes_->data(), y, stream, scales);
-      return;
-    }
-    // All rows at once: by blocks whose sums stay in the cache it was slower.
-    matmul(types_, n_, aligned(tokens), k_, weights_.data(), codes_->data(), sums_->data(), stream, scales);
-    const bool scaled = types_.outer_scales;
-    scale_float(sums_->as<float>(), tokens, rows(), n_, scaled ? nullptr : scales_.as<float>(),
-                scaled ? nullptr : token_scales_->as<float>(), y, rows(), on);
->>>>>>> w7
     check_launch("scaling sums");
   }
   int64_t weight_bytes() const override { return weights_.bytes() + scales_.bytes(); }
 
  private:
   MatmulScales scales() const { return {scales_.as<float>(), token_scales_->as<float>()}; }
+  // Whether cuBLASLt scales the sums of so many tokens: what it offers for some it may not for others, and
+  // older ones do not know of it.
+  bool scales_inside(int64_t tokens) {
+    if (tokens <= kFewTokens) return false;
+    const auto [known, is_new] = scales_inside_.try_emplace(aligned(tokens), false);
+    if (!is_new) return known->second;
+    try {
+      known->second = matmul_offered(scaling_types_, n_, aligned(tokens), k_, scales());
+    } catch (const DeviceError&) {
+    }
+    return known->second;
+  }
 
   int64_t n_, k_;
   MatmulTypes types_{CUDA_R_8F_E4M3, CUDA_R_32F, CUBLAS_COMPUTE_32F, CUDA_R_32F}, scaling_types_;
-  bool scales_many_ = false;
+  std::map<int64_t, bool> scales_inside_;  // by aligned tokens
   Buffer weights_, scales_;
   std::shared_ptr<Buffer> codes_, token_scales_, sums_;
 };

@@ -48,6 +48,11 @@ DecodeLayout decode_layout(DecodeFormat format, int64_t rows, int64_t cols);
 void decode_pack(DecodeFormat format, const DecodeLayout& layout, const void* codes, const float* scales,
                  const int8_t* zero_points, void* to, unsigned* too_many, cudaStream_t stream);
 
+// The weights back as one matrix, [rows × cols] bfloat16 at `to`, which is aligned to 16 bytes: codes as they
+// are, of groups times their scales and rounded. What was pruned is 0.
+void decode_expand(DecodeFormat format, const DecodeLayout& layout, const void* packed, void* to,
+                   cudaStream_t stream);
+
 // At most this many tokens a call: 64, or what this GPU's shared memory has room for; 0 where not even 8 fit.
 int64_t decode_most_tokens(DecodeFormat format, const DecodeLayout& layout);
 

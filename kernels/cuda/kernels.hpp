@@ -19,6 +19,7 @@ Kernel cublaslt_fp8_kernel();
 Kernel cublaslt_fast_fp8_kernel();
 Kernel cuda_dense_kernel();
 Kernel cuda_packed_kernel();
+Kernel cuda_expanded_kernel();
 Kernel cuda_pruned_kernel();
 Kernel cusparse_kernel();
 // One for each type of weights, or where cuSPARSELt was not found one that says so.

@@ -2,22 +2,19 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
 #include <tuple>
-#include <vector>
 
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/error.hpp"
-#include "kernels/cuda/step.hpp"
+#include "kernels/cuda/stopwatch.hpp"
 
 namespace lamina {
 namespace {
 
 constexpr int kCandidates = 24;
-constexpr int kTimedRuns = 5;
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
 
 struct Library {
@@ -84,55 +81,6 @@ struct Plan {
   }
 };
 
-// What products are timed with.
-class Clock {
- public:
-  // `taken`: multiprocessors that others have meanwhile.
-  explicit Clock(int taken) : taken_(taken) {
-    for (cudaEvent_t& event : events_) check_cuda(cudaEventCreate(&event), "making an event");
-    if (taken_ == 0) return;
-    int least = 0, greatest = 0;
-    check_cuda(cudaDeviceGetStreamPriorityRange(&least, &greatest), "asking for priorities");
-    check_cuda(cudaStreamCreateWithPriority(&side_, cudaStreamNonBlocking, greatest), "making a stream");
-  }
-  ~Clock() {
-    for (cudaEvent_t event : events_)
-      if (event != nullptr) cudaEventDestroy(event);
-    if (side_ != nullptr) cudaStreamDestroy(side_);
-  }
-  Clock(const Clock&) = delete;
-  Clock& operator=(const Clock&) = delete;
-
-  // Microseconds of one run, or a negative number where `run` says that it cannot.
-  template <class Run>
-  double time(cudaStream_t stream, Run&& run) {
-    std::vector<double> us;
-    // The first warms up, with all of the GPU, and tells how long the others' work must last.
-    for (int i = 0; i <= kTimedRuns; ++i) {
-      if (i > 0 && taken_ > 0) {
-        hold(kHeadStart, stream);
-        occupy(taken_, 2 * kHeadStart + static_cast<int64_t>(3e3 * us[0]), side_);
-      }
-      check_cuda(cudaEventRecord(events_[0], stream), "recording an event");
-      if (!run()) return -1;
-      check_cuda(cudaEventRecord(events_[1], stream), "recording an event");
-      check_cuda(cudaEventSynchronize(events_[1]), "timing cuBLASLt's algorithms");
-      if (taken_ > 0) check_cuda(cudaStreamSynchronize(side_), "timing cuBLASLt's algorithms");
-      float ms = 0;
-      check_cuda(cudaEventElapsedTime(&ms, events_[0], events_[1]), "reading an event");
-      us.push_back(1e3 * static_cast<double>(ms));
-    }
-    std::sort(us.begin() + 1, us.end());
-    return us[1 + kTimedRuns / 2];
-  }
-
- private:
-  static constexpr int64_t kHeadStart = 20'000;  // ns
-  int taken_;
-  std::array<cudaEvent_t, 2> events_{};
-  cudaStream_t side_ = nullptr;
-};
-
 std::array<cublasLtMatmulHeuristicResult_t, kCandidates> candidates(const Plan& plan, int* count,
                                                                     cublasStatus_t* status) {
   cublasLtMatmulPreference_t made = nullptr;
@@ -158,14 +106,14 @@ void choose(Plan& plan, const std::string& what, const void* w, const void* x, v
   if (count == 0)
     throw DeviceError(fmt::format("cuda: cuBLASLt has no algorithm for {} ({}); use another shape or kernel",
                                   what, cublasLtGetStatusString(status)));
-  Clock clock(on.multiprocessors == 0 ? 0 : cuda_properties().multiprocessors - on.multiprocessors);
+  Stopwatch stopwatch(on);
   double best = -1;
   cublasLtMatmulAlgo_t winner{};
   for (int i = 0; i < count; ++i) {
     if (found[static_cast<size_t>(i)].state != CUBLAS_STATUS_SUCCESS) continue;
     plan.algorithm = found[static_cast<size_t>(i)].algo;
     const double us =
-        clock.time(stream, [&] { return plan.run(w, x, y, stream, scales) == CUBLAS_STATUS_SUCCESS; });
+        stopwatch.time([&] { return plan.run(w, x, y, stream, scales) == CUBLAS_STATUS_SUCCESS; });
     if (us < 0 || (best >= 0 && us >= best)) continue;
     best = us;
     winner = plan.algorithm;
@@ -174,11 +122,8 @@ void choose(Plan& plan, const std::string& what, const void* w, const void* x, v
   plan.algorithm = winner;
 }
 
-<<<<<<< HEAD
-Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const MatmulScales& scales) {
-=======
-Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, int multiprocessors = 0) {
->>>>>>> w7
+Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const MatmulScales& scales,
+               int multiprocessors = 0) {
   Plan plan;
   cublasLtMatmulDesc_t made = nullptr;
   check_cublas(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "describing a product");
@@ -213,33 +158,19 @@ void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const voi
             const Stream& on, MatmulScales scales) {
   const cudaStream_t stream = cuda_stream(on);
   // Of one device: a process uses one.
-<<<<<<< HEAD
-  static std::map<std::tuple<int, int, int, bool, bool, int64_t, int64_t, int64_t>, Plan> plans;
-  const auto key =
-      std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
-                      static_cast<int>(types.compute), types.outer_scales, types.fast_sums, n, m, k);
-=======
-  static std::map<std::tuple<int, int, int, bool, int64_t, int64_t, int64_t, int>, Plan> plans;
-  const auto key =
-      std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
-                      static_cast<int>(types.compute), types.outer_scales, n, m, k, on.multiprocessors);
->>>>>>> w7
+  static std::map<std::tuple<int, int, int, bool, bool, int64_t, int64_t, int64_t, int>, Plan> plans;
+  const auto key = std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
+                                   static_cast<int>(types.compute), types.outer_scales, types.fast_sums, n, m,
+                                   k, on.multiprocessors);
   auto found = plans.find(key);
   if (found == plans.end()) {
     if (on.multiprocessors > 0)  // a step's products are captured with others beside them and alone
       matmul(types, n, m, k, w, x, y, {.threads = on.threads, .handle = on.handle}, scales);
     const std::string what = fmt::format("{} tokens by {}×{}", m, n, k);
-    cudaStreamCaptureStatus capturing = cudaStreamCaptureStatusNone;
-    check_cuda(cudaStreamIsCapturing(stream, &capturing), "asking for a capture");
-    if (capturing != cudaStreamCaptureStatusNone)
+    if (is_captured(stream))
       throw DeviceError(fmt::format("cuda: a capture met {} for the first time; run it once before", what));
-<<<<<<< HEAD
-    Plan plan = make_plan(types, n, m, k, scales);
-    choose(plan, what, w, x, y, stream, scales);
-=======
-    Plan plan = make_plan(types, n, m, k, on.multiprocessors);
+    Plan plan = make_plan(types, n, m, k, scales, on.multiprocessors);
     choose(plan, what, w, x, y, on, scales);
->>>>>>> w7
     found = plans.emplace(key, std::move(plan)).first;
   }
   check_cublas(found->second.run(w, x, y, stream, scales), "multiplying by cuBLASLt");

@@ -31,14 +31,8 @@ struct MatmulScales {
 // capture meets a shape for the first time. Of a stream that leaves multiprocessors to others, the candidates
 // are told so, and timed while those are taken.
 void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const void* w, const void* x, void* y,
-<<<<<<< HEAD
-            cudaStream_t stream, MatmulScales scales = {});
+            const Stream& stream, MatmulScales scales = {});
 // Whether cuBLASLt's heuristic offers anything for it. It has to see scales that a product will have.
 bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, MatmulScales scales = {});
-=======
-            const Stream& stream, MatmulScales scales = {});
-// Whether cuBLASLt's heuristic offers anything for it.
-bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k);
->>>>>>> w7
 
 }  // namespace lamina

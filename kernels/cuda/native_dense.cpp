@@ -23,6 +23,7 @@ class NativeDenseLayer final : public CudaLayer {
       matmul({}, rows(), tokens, cols(), weights_.data(), x, y, stream);
   }
   int64_t weight_bytes() const override { return weights_.bytes(); }
+  std::string way(int64_t tokens) const override { return tokens == 1 ? "gemv" : "cublaslt"; }
 
  protected:
   bool forward_rounded(const float* x, float* y, void* rounded, int64_t tokens, Stream& stream) override {

@@ -1,10 +1,13 @@
 // int8, fp8 and int4 weights, and 2:4 ones of these and bfloat16, by bfloat16 activations: decode.cu's
-// products for few tokens, prefill.cu's for more. Of int4 the activations may be int8 codes too, which
-// bfloat16 holds exactly.
+// products for few tokens, prefill.cu's for more, or cuBLASLt's on the weights expanded to a whole matrix where
+// that is faster. Of int4 the activations may be int8 codes too, which bfloat16 holds exactly.
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 
 #include "kernels/cuda/convert.hpp"
 #include "kernels/cuda/cuda_device.hpp"
@@ -13,7 +16,9 @@
 #include "kernels/cuda/decode.hpp"
 #include "kernels/cuda/error.hpp"
 #include "kernels/cuda/kernels.hpp"
+#include "kernels/cuda/matmul.hpp"
 #include "kernels/cuda/prefill.hpp"
+#include "kernels/cuda/stopwatch.hpp"
 
 namespace lamina {
 namespace {
@@ -21,6 +26,19 @@ namespace {
 // Up to so many, tokens that wait in registers are no slower than tokens in shared memory: as measured.
 int64_t few_tokens(const Leaf& leaf) {
   return leaf.pattern.kind == PatternKind::n_of_m ? 16 : 32;
+}
+
+// Up to so many, writing a whole matrix and reading it again takes longer than either product of packed
+// weights.
+constexpr int64_t kNeverExpanded = 64;
+// Of their time: what noise tells apart, so that it seldom decides.
+constexpr double kFasterBy = 0.98;
+
+// Whether expanded weights are faster, of layers and streams that are alike.
+using Alike = std::tuple<DecodeFormat, int64_t, int64_t, int64_t, bool, bool, int>;
+std::map<Alike, bool>& expanded_is_faster() {
+  static std::map<Alike, bool> known;  // of one device: a process uses one
+  return known;
 }
 
 DecodeFormat format_of(const Leaf& leaf) {
@@ -64,13 +82,16 @@ bool scales_are_near(const Leaf& leaf) {
 
 class PackedLayer final : public CudaLayer {
  public:
-  PackedLayer(const Leaf& leaf, const LayerOptions& options)
+  // `expands`: always where there are more than a few tokens, else where it is faster.
+  PackedLayer(const Leaf& leaf, const LayerOptions& options, bool expands)
       : CudaLayer(leaf, options, InputType::bf16, Arithmetic::bf16),
         format_(format_of(leaf)),
         layout_(decode_layout(format_, leaf.rows, leaf.cols)),
         most_few_(decode_tokens(format_, layout_)),
         few_tokens_(std::min(few_tokens(leaf), most_few_)),
         codes_activations_(leaf.bits == 4 && leaf.activation == ActivationRule::int8_per_token),
+        always_expands_(expands),
+        expanding_rounds_(leaf.bits == 4),
         work_share_(leaf.pattern.kind == PatternKind::n_of_m ? 0.5 : 1) {
     Device& device = *cuda_device();
     weights_ = device.allocate(layout_.bytes());
@@ -123,25 +144,124 @@ class PackedLayer final : public CudaLayer {
         std::max(changes ? (many_ ? few : most) * layout_.x_cols * 2 : 0,
                  many_ ? largest([&](int64_t m) { return prefill_x_bytes(format_, layout_, m); }) : 0);
     if (x_bytes > 0) x_ = scratch(x_bytes);
-    if (!codes_activations_) return;
-    token_scales_ = scratch(most * 4);
-    if (many_) codes_ = scratch(most * cols() * 2);
+    if (codes_activations_) token_scales_ = scratch(most * 4);
+    if (most > few_tokens_ && (codes_activations_ || input_scales_.bytes() > 0))
+      prepared_ = scratch(most * cols() * 2);
+    allocate_whole(options);
   }
 
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
+    if (expands(x, y, tokens, stream))
+      multiply_expanded(x, y, tokens, stream);
+    else
+      multiply_packed(x, y, tokens, stream);
+  }
+  int64_t weight_bytes() const override {
+    return weights_.bytes() + row_scales_.bytes() + input_scales_.bytes();
+  }
+  std::string way(int64_t tokens) const override {
+    return has_expanded(tokens) ? "expand+cublaslt" : is_many(tokens) ? "prefill" : "decode";
+  }
+  bool rounds_weights(int64_t tokens) const override { return expanding_rounds_ && has_expanded(tokens); }
+
+ protected:
+  double work_share() const override { return work_share_; }
+  bool forward_rounded(const float* x, float* y, void* rounded, int64_t tokens, Stream& stream) override {
+    if (is_many(tokens) || expands(x, y, tokens, stream)) return false;
+    multiply_few(x, y, rounded, tokens, cuda_stream(stream));
+    return true;
+  }
+
+ private:
+  bool is_many(int64_t tokens) const { return many_ && tokens > few_tokens_; }
+
+  void allocate_whole(const LayerOptions& options) {
+    const bool may = options.ways == Ways::any || (options.ways == Ways::exact && !expanding_rounds_);
+    if (always_expands_ && !may)
+      throw DeviceError("cuda: expanding rounds int4 weights; over several ranks kernel native does not");
+    if (!may || options.max_tokens <= (always_expands_ ? few_tokens_ : kNeverExpanded)) return;
+    try {
+      whole_ = scratch(rows() * cols() * 2);
+    } catch (const DeviceError&) {
+      if (always_expands_) throw;  // else the packed weights' own products are enough
+    }
+  }
+
+  Alike alike(int64_t tokens, int multiprocessors) const {
+    return {format_, rows(), cols(), tokens, codes_activations_, input_scales_.bytes() > 0, multiprocessors};
+  }
+  bool may_expand(int64_t tokens) const {
+    return whole_ && tokens > (always_expands_ ? few_tokens_ : kNeverExpanded);
+  }
+  // Whether forward() of so many tokens expanded, on a stream that has the whole GPU.
+  bool has_expanded(int64_t tokens) const {
+    if (!may_expand(tokens)) return false;
+    const auto known = expanded_is_faster().find(alike(tokens, 0));
+    return always_expands_ || (known != expanded_is_faster().end() && known->second);
+  }
+  // The same of this call: both ways are timed where such a layer and stream come for the first time.
+  // Whatever is in the way of that, the packed weights' own products stay.
+  bool expands(const float* x, float* y, int64_t tokens, Stream& stream) {
+    if (!may_expand(tokens) || always_expands_) return may_expand(tokens);
+    const Alike key = alike(tokens, stream.multiprocessors);
+    if (const auto known = expanded_is_faster().find(key); known != expanded_is_faster().end())
+      return known->second;
+    if (is_captured(cuda_stream(stream))) return false;
+    bool faster = false;
+    try {
+      multiply_expanded(x, y, tokens, stream);  // for the first time cuBLASLt's algorithms are timed
+      Stopwatch stopwatch(stream);
+      const double packed_us = stopwatch.time([&] {
+        multiply_packed(x, y, tokens, stream);
+        return true;
+      });
+      const double expanded_us = stopwatch.time([&] {
+        multiply_expanded(x, y, tokens, stream);
+        return true;
+      });
+      faster = expanded_us < kFasterBy * packed_us;
+    } catch (const DeviceError&) {
+    }
+    expanded_is_faster().emplace(key, faster);
+    return faster;
+  }
+
+  // x as both products of many tokens read it; input scales where `divides`.
+  const void* prepare_many(const float* x, int64_t tokens, bool divides, cudaStream_t on) {
+    if (codes_activations_) {
+      quantize(x, tokens, cols(), prepared_->data(), on);
+    } else if (divides && input_scales_.bytes() > 0) {
+      divide_rows(x, tokens, cols(), cols(), input_scales_.as<float>(), prepared_->data(), on);
+      check_launch("dividing activations");
+    } else {
+      return x;
+    }
+    return prepared_->data();
+  }
+
+  void multiply_expanded(const float* x, float* y, int64_t tokens, Stream& stream) {
+    const cudaStream_t on = cuda_stream(stream);
+    decode_expand(format_, layout_, weights_.data(), whole_->data(), on);
+    check_launch("expanding packed weights");
+    const void* const in = prepare_many(x, tokens, true, on);
+    matmul({}, rows(), tokens, cols(), whole_->data(), in, y, stream);
+    if (row_scales_.bytes() == 0 && !codes_activations_) return;
+    scale_float(y, tokens, rows(), rows(), row_scales_.as<float>(),
+                codes_activations_ ? token_scales_->as<float>() : nullptr, y, rows(), on);
+    check_launch("scaling sums");
+  }
+
+  void multiply_packed(const float* x, float* y, int64_t tokens, Stream& stream) {
     const cudaStream_t on = cuda_stream(stream);
     if (is_many(tokens)) {
       PrefillArguments arguments;
       arguments.weights = weights_.data();
       arguments.row_scales = row_scales_.as<float>();
-      arguments.x = x;
-      arguments.input_scales = input_scales_.as<float>();
-      if (codes_activations_) {
-        quantize(x, tokens, cols(), codes_->data(), on);
-        arguments.x = codes_->data();
-        arguments.input_scales = nullptr;
+      arguments.x = prepare_many(x, tokens, false, on);
+      if (codes_activations_)
         arguments.token_scales = token_scales_->as<float>();
-      }
+      else
+        arguments.input_scales = input_scales_.as<float>();
       arguments.arranged = x_->data();
       arguments.y = y;
       arguments.partials = partials_->as<float>();
@@ -154,20 +274,6 @@ class PackedLayer final : public CudaLayer {
     }
     multiply_few(x, y, nullptr, tokens, on);
   }
-  int64_t weight_bytes() const override {
-    return weights_.bytes() + row_scales_.bytes() + input_scales_.bytes();
-  }
-
- protected:
-  double work_share() const override { return work_share_; }
-  bool forward_rounded(const float* x, float* y, void* rounded, int64_t tokens, Stream& stream) override {
-    if (is_many(tokens)) return false;
-    multiply_few(x, y, rounded, tokens, cuda_stream(stream));
-    return true;
-  }
-
- private:
-  bool is_many(int64_t tokens) const { return many_ && tokens > few_tokens_; }
 
   void quantize(const void* x, int64_t tokens, int64_t stride, void* to, cudaStream_t on) {
     quantize_int8_bf16(x, tokens, cols(), stride, to, token_scales_->as<float>(), on,
@@ -212,18 +318,18 @@ class PackedLayer final : public CudaLayer {
   DecodeFormat format_;
   DecodeLayout layout_;
   int64_t most_few_, few_tokens_;  // tokens that decode() takes at a time, and those it is faster for
-  bool codes_activations_;
+  bool codes_activations_, always_expands_;
+  bool expanding_rounds_;  // whole weights are the packed ones times their scales, rounded to bfloat16
   double work_share_;
   bool many_ = false;
   Buffer weights_, row_scales_, input_scales_, counters_;
-  std::shared_ptr<Buffer> partials_, x_, codes_, token_scales_;
+  std::shared_ptr<Buffer> partials_, x_, prepared_, token_scales_;
+  std::shared_ptr<Buffer> whole_;  // the weights as bfloat16, codes of 8 bits without their rows' scales
 };
 
-}  // namespace
-
-Kernel cuda_packed_kernel() {
+Kernel packed_kernel(const char* name, bool expands) {
   const Takes takes{.zero_points = true, .input_scales = true};
-  Kernel kernel = cuda_kernel("native", "mma", InputType::bf16, takes, [](const Leaf& leaf) -> std::string {
+  Kernel kernel = cuda_kernel(name, "mma", InputType::bf16, takes, [](const Leaf& leaf) -> std::string {
     const Pattern& pattern = leaf.pattern;
     const bool sparse = pattern.kind == PatternKind::n_of_m;
     if (sparse ? pattern.n != 2 || pattern.m != 4 : pattern.kind != PatternKind::dense)
@@ -240,12 +346,28 @@ Kernel cuda_packed_kernel() {
       return "takes groups of 32, 64 or 128";
     return "";
   });
-  kernel.preference = 20;
   kernel.rounding = 4;  // cuBLASLt's: with many tokens, and no groups, sums of all of K are the tensor cores'
-  kernel.help = "int8, fp8, int4 and 2:4 weights by bfloat16 activations, packed for tensor cores";
-  kernel.make = [](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
-    return std::make_unique<PackedLayer>(leaf, options);
+  kernel.make = [expands](const Leaf& leaf, const LayerOptions& options) -> std::unique_ptr<Layer> {
+    return std::make_unique<PackedLayer>(leaf, options, expands);
   };
+  return kernel;
+}
+
+}  // namespace
+
+Kernel cuda_packed_kernel() {
+  Kernel kernel = packed_kernel("native", false);
+  kernel.preference = 20;
+  kernel.help =
+      "int8, fp8, int4 and 2:4 weights by bfloat16 activations, packed for tensor cores; of many tokens by "
+      "cuBLASLt on expanded weights where that is faster";
+  return kernel;
+}
+
+Kernel cuda_expanded_kernel() {
+  Kernel kernel = packed_kernel("expanded", true);
+  kernel.preference = 0;  // when named: native takes the faster way
+  kernel.help = "the same, with more than a few tokens always by cuBLASLt on expanded weights";
   return kernel;
 }
 

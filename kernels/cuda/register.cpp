@@ -15,6 +15,7 @@ void register_cuda_kernels(Registry& registry) {
   registry.add(cublaslt_fast_fp8_kernel());
   registry.add(cuda_dense_kernel());
   registry.add(cuda_packed_kernel());
+  registry.add(cuda_expanded_kernel());
   registry.add(cuda_pruned_kernel());
   registry.add(cusparse_kernel());
   for (Kernel& kernel : cusparselt_kernels()) registry.add(std::move(kernel));

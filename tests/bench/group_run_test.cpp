@@ -8,12 +8,26 @@
 #include <algorithm>
 #include <limits>
 
+#include "distributed/agree.hpp"
 #include "distributed/communicator.hpp"
+#include "kernels/gpu_rules.hpp"
 
 namespace lamina {
 namespace {
 
 using testing::HasSubstr;
+
+// A made-up device's memory: so much is free, by what it says, and the allocation of this number fails all the
+// same, as where others take of it or what is free is in pieces.
+struct Memory {
+  int64_t free = int64_t{4} << 30;
+  int fails_at = 0;  // from 1 on
+  int allocations = 0;
+  int64_t allocate(int64_t bytes) {
+    if (++allocations == fails_at) throw DeviceError("cuda: allocating device memory: out of memory");
+    return bytes;
+  }
+};
 
 // What a made-up case's device does.
 struct Course {
@@ -21,6 +35,9 @@ struct Course {
   std::string failure = "cuda: waiting for timed work: an illegal memory access";
   bool fails_to_prepare = false;
   std::vector<std::string> throttled = {};
+  double first_clock_above_mhz = 0;  // than all later ones
+  Memory* memory = nullptr;
+  int64_t needs = 0;  // of it
 };
 
 class MadeUpReplay final : public Replay {
@@ -41,7 +58,9 @@ class MadeUpCase final : public PreparedCase {
   explicit MadeUpCase(const Course& course) : course_(course) {}
   void step(Part) override {}
   Captured capture(Part) override { return {std::make_unique<MadeUpReplay>(course_), 1}; }
-  DeviceState device_state() override { return {1500, course_.throttled}; }
+  DeviceState device_state() override {
+    return {++asked_ == 1 ? 1500.0 + course_.first_clock_above_mhz : 1500.0, course_.throttled};
+  }
   CheckResult check() override { return {}; }
   std::string failure(const CheckResult&) const override { return ""; }
   void describe(Record& record) override {
@@ -51,6 +70,7 @@ class MadeUpCase final : public PreparedCase {
 
  private:
   const Course& course_;
+  int asked_ = 0;
 };
 
 struct MadeUpSpec final : CaseSpec {
@@ -63,9 +83,11 @@ struct MadeUpSpec final : CaseSpec {
     identity.set("kernel", std::string("auto"));
     identity.set("cache", std::string("hot"));
     identity.set("scheme", std::string("dense-f32"));
+    if (course.memory != nullptr) skip_reason = too_little_gpu_memory(course.needs, course.memory->free);
   }
-  std::unique_ptr<PreparedCase> prepare(WeightStore&, const Registry&, Communicator&) const override {
+  std::unique_ptr<PreparedCase> prepare(WeightStore&, const Registry&, Communicator& comm) const override {
     if (course.fails_to_prepare) throw DeviceError(course.failure);
+    if (course.memory != nullptr) together(comm, [&] { course.memory->allocate(course.needs); });
     return std::make_unique<MadeUpCase>(course);
   }
   Course course;
@@ -120,8 +142,27 @@ TEST(GroupRun, ALostContextIsAnErrorOfEveryRowAfterIt) {
   }
 }
 
+// What was estimated to fit and does not: that row's error, and the rest goes on. What cannot fit is skipped
+// before anything is allocated.
+TEST(GroupRun, AnAllocationThatFailsAllTheSameIsOneErrorRow) {
+  Memory memory{.fails_at = 2};
+  const Course fits{.memory = &memory, .needs = int64_t{1} << 30};
+  const std::vector<Record> rows = rows_of({fits, fits, fits, {.memory = &memory, .needs = int64_t{5} << 30}});
+  ASSERT_EQ(rows.size(), 4u);
+  EXPECT_EQ(rows[0].text("status"), "ok");
+  EXPECT_EQ(rows[1].text("status"), "error");
+  EXPECT_THAT(rows[1].text("reason"), HasSubstr("allocating device memory: out of memory"));
+  EXPECT_TRUE(std::holds_alternative<std::nullptr_t>(rows[1].get("latency_us_p50")));
+  EXPECT_EQ(rows[2].text("status"), "ok");
+  EXPECT_EQ(rows[3].text("status"), "skipped");
+  EXPECT_THAT(rows[3].text("reason"), HasSubstr("5.0 GiB of device memory, 4.0 GiB are free"));
+  EXPECT_EQ(memory.allocations, 3);
+}
+
 TEST(GroupRun, ThrottlingIsInTheRowsWarningsOnce) {
-  const std::vector<Record> rows = rows_of({{.throttled = {"hardware thermal slowdown"}}, {}});
+  const std::vector<Record> rows =
+      rows_of({{.throttled = {"hardware thermal slowdown"}, .first_clock_above_mhz = 400},
+               {.throttled = {kPowerCap}}});
   ASSERT_EQ(rows.size(), 2u);
   const auto warnings = [&](int row) {
     return std::get<std::vector<std::string>>(rows[row].get("warnings"));
@@ -131,6 +172,15 @@ TEST(GroupRun, ThrottlingIsInTheRowsWarningsOnce) {
   EXPECT_EQ(std::ranges::count(warnings(1), said), 0);
   EXPECT_EQ(rows[0].text("status"), "ok");
   EXPECT_EQ(rows[0].number("device_clock_mhz"), 1500);
+  EXPECT_EQ(rows[0].number("device_clock_min_mhz"), 1500);
+  EXPECT_EQ(rows[0].number("device_clock_max_mhz"), 1900);
+  const auto reasons = [&](int row) {
+    return std::get<std::vector<std::string>>(rows[row].get("throttle_reasons"));
+  };
+  EXPECT_THAT(reasons(0), testing::ElementsAre("hardware thermal slowdown"));
+  // At the power cap matrix products run all the time: kept, and no warning.
+  EXPECT_THAT(reasons(1), testing::ElementsAre(kPowerCap));
+  EXPECT_THAT(warnings(1), testing::Not(testing::Contains(HasSubstr("slower than it can"))));
 }
 
 }  // namespace

@@ -63,6 +63,7 @@ class DeviceOutput {
 struct DeviceProblem {
   Matrix<float> x;
   ReferenceProduct reference;
+  ReferenceProduct rounded;  // of weights rounded to bfloat16, which some ways of a kernel multiply
 };
 
 // As the kernel sees activations: rounded to its input first, then the leaf's own rule.
@@ -73,14 +74,19 @@ DeviceProblem make_problem(const Leaf& leaf, InputType input, uint64_t seed, int
   std::fill(problem.x.row(1), problem.x.row(1) + leaf.cols, 0.0f);
   Matrix<float> seen = problem.x;
   for (float& value : seen.data) value = rounded_input(value, input);
-  problem.reference =
-      reference_product(leaf, product_input(reference_activations(seen, leaf, {0, leaf.cols}, input)), 16);
+  const ProductInput read = product_input(reference_activations(seen, leaf, {0, leaf.cols}, input));
+  problem.reference = reference_product(leaf, read, 16);
+  if (leaf.bits == 4) problem.rounded = reference_product(leaf, read, 16, true);
   return problem;
 }
 
 void check_kernel(Device& device, const Kernel& kernel, const Leaf& leaf, const DeviceProblem& problem) {
   Workspace workspace;
-  const LayerOptions options{.max_tokens = problem.x.rows, .threads = 1, .workspace = &workspace};
+  // A kernel's own product: what may take its place has a kernel of its own here, or a test below.
+  const LayerOptions options{.max_tokens = problem.x.rows,
+                             .threads = 1,
+                             .workspace = &workspace,
+                             .ways = kernel.name == "native" ? Ways::own : Ways::any};
   const std::unique_ptr<Layer> layer = kernel.make(leaf, options), copy = kernel.make(leaf, options);
   EXPECT_GT(layer->weight_bytes(), 0);
   EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
@@ -91,7 +97,9 @@ void check_kernel(Device& device, const Kernel& kernel, const Leaf& leaf, const 
     DeviceOutput first(device, tokens * leaf.rows), second(device, tokens * leaf.rows);
     layer->forward(x.as<float>(), first.y(), tokens, stream);
     const float* y = first.fetch();
-    EXPECT_LE(worst_error(y, tokens, problem.reference), kernel.rounding)
+    EXPECT_LE(
+        worst_error(y, tokens, layer->rounds_weights(tokens) ? problem.rounded : problem.reference),
+        kernel.rounding)
         << kernel.name << ", " << tokens << " tokens";
     EXPECT_TRUE(first.intact()) << kernel.name << " wrote beside y, " << tokens << " tokens";
     if (brief()) continue;
@@ -210,6 +218,80 @@ TEST(CudaKernels, TakeGroupsOfZerosAndFarScales) {
                      make_problem(weights.leaves[0], kernel->input, 5, 140));
       }
     }
+}
+
+const Kernel* kernel_named(const std::string& name, const Leaf& leaf) {
+  for (const Kernel* kernel : test_registry().kernels("cuda"))
+    if (kernel->name == name && kernel->refuses(leaf).empty()) return kernel;
+  return nullptr;
+}
+
+// With many tokens `native` does what it does by itself, or what `expanded` does, to the bit, and says which;
+// what a capture meets first, and what must be exact, is not expanded.
+TEST(CudaKernels, TakeOneOfTwoWays) {
+  Device* device = find_device("cuda");
+  if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
+  struct Case {
+    std::string type;
+    Keys keys;
+    Shape shape;
+  };
+  for (const Case& one :
+       {Case{"int4", {{"group", int64_t{64}}}, {264, 512}},
+        Case{"int4", {{"group", int64_t{128}}, {"activations", std::string("int8")}}, {300, 640}},
+        Case{"int8", {{"activations", std::string("f32")}}, {270, 200}}, Case{"fp8", {}, {130, 328}},
+        Case{"pruned", two_of_four({{"type", std::string("int8")}, {"activations", std::string("f32")}}),
+             {96, 512}}}) {
+    Problems problems;
+    const auto scheme = make_scheme(one.type, one.keys, one.shape, problems);
+    ASSERT_NE(scheme, nullptr);
+    const Canonical weights =
+        compress_whole(*scheme, random_matrix(one.shape.out_features, one.shape.in_features, 3, 0.05f));
+    const Leaf& leaf = weights.leaves[0];
+    const Kernel *native = kernel_named("native", leaf), *expanded = kernel_named("expanded", leaf);
+    ASSERT_NE(native, nullptr);
+    ASSERT_NE(expanded, nullptr);
+    SCOPED_TRACE(scheme->name());
+    constexpr int64_t kMost = 301;
+    const Matrix<float> numbers = random_matrix(kMost, leaf.cols, 8);
+    const Buffer x = place_activations(*device, numbers.data.data(), kMost * leaf.cols, native->input);
+    Stream stream = device->stream(1);
+    const auto outputs = [&](Layer& layer, int64_t tokens) {
+      DeviceOutput out(*device, tokens * leaf.rows);
+      layer.forward(x.as<float>(), out.y(), tokens, stream);
+      const float* y = out.fetch();
+      EXPECT_TRUE(out.intact());
+      return std::vector<float>(y, y + tokens * leaf.rows);
+    };
+    const auto make = [&](const Kernel& kernel, Ways ways) {
+      return kernel.make(leaf, {.max_tokens = kMost, .threads = 1, .ways = ways});
+    };
+    const auto any = make(*native, Ways::any), own = make(*native, Ways::own),
+               always = make(*expanded, Ways::any);
+    for (int64_t tokens : {int64_t{9}, int64_t{65}, int64_t{200}, kMost}) {
+      SCOPED_TRACE(tokens);
+      const std::vector<float> found = outputs(*any, tokens);
+      const bool expands = any->way(tokens) == "expand+cublaslt";
+      EXPECT_EQ(own->way(tokens) == "decode", tokens <= 32 || own->way(kMost) == "decode");
+      EXPECT_EQ(found, outputs(expands ? *always : *own, tokens)) << any->way(tokens);
+      EXPECT_EQ(any->rounds_weights(tokens), expands && leaf.bits == 4);
+      if (tokens <= 32) EXPECT_FALSE(expands);
+      if (tokens > 32) EXPECT_EQ(always->way(tokens), "expand+cublaslt");
+    }
+    constexpr int64_t kNew = 123;
+    DeviceOutput out(*device, kNew * leaf.rows);
+    const auto replay =
+        device->capture(stream, [&] { any->forward(x.as<float>(), out.y(), kNew, stream); });
+    EXPECT_GT(replay->run(1), 0);
+    const float* y = out.fetch();
+    EXPECT_EQ(std::vector<float>(y, y + kNew * leaf.rows), outputs(*own, kNew));
+    EXPECT_EQ(any->way(kNew), own->way(kNew));
+    if (leaf.bits != 4) continue;
+    const auto exact = make(*native, Ways::exact);
+    EXPECT_EQ(outputs(*exact, kMost), outputs(*own, kMost));
+    EXPECT_FALSE(exact->rounds_weights(kMost));
+    EXPECT_THROW(make(*expanded, Ways::exact), DeviceError);
+  }
 }
 
 TEST(CudaDevice, AddsInPlace) {

@@ -32,12 +32,13 @@ TEST(GpuRules, WhatDoesNotFitIsSaidWithBothSizes) {
   EXPECT_THAT(too_little_gpu_memory(1, 0), HasSubstr("GiB of device memory"));
 }
 
-TEST(GpuRules, ThrottlingIsTroubleWhereItIsNotForWantOfWorkOrPower) {
+TEST(GpuRules, ThrottlingIsNamedWhereItIsNotForWantOfWork) {
   EXPECT_THAT(throttle_reasons(0), IsEmpty());
-  EXPECT_THAT(throttle_reasons(0x1 | 0x2 | 0x4), IsEmpty());  // idle, application clocks, software power cap
+  EXPECT_THAT(throttle_reasons(0x1 | 0x2), IsEmpty());  // idle, application clocks
+  EXPECT_THAT(throttle_reasons(0x1 | 0x4), ElementsAre(kPowerCap));
   EXPECT_THAT(throttle_reasons(0x8), ElementsAre("hardware slowdown"));
-  EXPECT_THAT(throttle_reasons(0x4 | 0x20 | 0x80), ElementsAre("software thermal slowdown", "power brake"));
-  EXPECT_THAT(throttle_reasons(~uint64_t{0}).size(), 4);
+  EXPECT_THAT(throttle_reasons(0x20 | 0x80), ElementsAre("software thermal slowdown", "power brake"));
+  EXPECT_EQ(throttle_reasons(~uint64_t{0}).size(), 5u);
 }
 
 }  // namespace
