@@ -63,7 +63,8 @@ const std::vector<RecordKey>& record_keys() {
       {"device_clock_min_mhz", Unit::count, "least of these readings", forwards},
       {"device_clock_max_mhz", Unit::count, "largest of them", forwards},
       {"throttle_reasons", Unit::text,
-       "why the GPU's clock was not higher at any of them, as its driver says; null on the CPU", forwards, true},
+       "why the GPU's clock was not higher at any of them, as its driver says; null on the CPU", forwards,
+       true},
       {"core_clock_mhz", Unit::count,
        "the clock of the core that computed: median over the blocks in which it stood still; null on a GPU, "
        "of "

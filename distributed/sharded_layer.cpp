@@ -149,11 +149,8 @@ Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves)
 
 ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options,
                            const Registry& registry, Communicator& comm)
-    : comm_(comm),
-      // Ranks that multiplied other numbers than their neighbours would make sums that no reference has.
-      options_{.max_tokens = options.max_tokens,
-               .threads = options.threads,
-               .ways = comm.size() > 1 ? Ways::exact : Ways::any} {
+    : comm_(comm), options_{.max_tokens = options.max_tokens, .threads = options.threads} {
+  if (comm.size() > 1) options_.ways = Ways::exact;
   const std::vector<Leaf>& leaves = weights.canonical.leaves;
   const size_t rank = static_cast<size_t>(comm.rank());
   const int ranks = comm.size();
@@ -377,9 +374,6 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
   }
 }
 
-int ShardedLayer::copies() const {
-  return copies_;
-}
 InputType ShardedLayer::input_type() const {
   const InputType first = stages_.front().kernel->input;
   for (const Stage& stage : stages_)
@@ -445,22 +439,6 @@ std::string ShardedLayer::kernel_name() const {
     seen.push_back(stage.kernel->name);
   }
   return name;
-}
-
-std::string ShardedLayer::ran(int64_t tokens) const {
-  std::string ways;
-  std::vector<std::string> seen;
-  for (const Stage& stage : stages_) {
-    if (stage.copies.empty()) continue;
-    // Where sums overlap products, these are of a chunk of tokens.
-    const bool chunks = stage.cut.reduce && comm_.size() > 1 && overlap_ > 1;
-    std::string way = stage.copies.front()->way(chunks ? (tokens + overlap_ - 1) / overlap_ : tokens);
-    if (way.empty()) way = stage.kernel->name;
-    if (std::find(seen.begin(), seen.end(), way) != seen.end()) continue;
-    ways += (seen.empty() ? "" : ", ") + way;
-    seen.push_back(way);
-  }
-  return ways;
 }
 
 std::string ShardedLayer::isa() const {

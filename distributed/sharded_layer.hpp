@@ -98,7 +98,7 @@ class ShardedLayer {
   Device& device() const { return *device_; }
   // What x is: what all stages that read it want, or float32, which each rounds for itself.
   InputType input_type() const;
-  int copies() const;
+  int copies() const { return copies_; }
   int64_t local_in() const;
   int64_t local_out() const;
   Range local_cols() const;  // the features of x this rank reads
@@ -115,13 +115,14 @@ class ShardedLayer {
   int64_t comm_bytes(int64_t tokens)
       const;  // payload of all collectives of one forward (the reduced or gathered vectors' bytes)
   int collectives() const;  // how many a forward runs
+  // Tokens of one product, where those of a stage that reduces fall into chunks.
+  int64_t chunk(const Stage& stage, int64_t tokens) const {
+    return stage.cut.reduce && comm_.size() > 1 ? (tokens + overlap_ - 1) / overlap_ : tokens;
+  }
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
   std::string isa() const;
-  // By which way each stage's kernel multiplied so many tokens on this rank: "gemv", "expand+cublaslt", or the
-  // kernel's name where it has one way. After a forward of as many.
-  std::string ran(int64_t tokens) const;
   Communicator& comm() { return comm_; }
   Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 

@@ -17,7 +17,8 @@ namespace lamina {
 // Of a kernel's ways to multiply as many tokens, which it may take.
 enum class Ways {
   any,    // the fastest, timed once
-  exact,  // of those that multiply the weights as they are: see Layer::rounds_weights()
+  exact,  // of those that multiply the weights as they are, not rounded (Layer::rounds_weights()): ranks that
+          // rounded where others did not would make sums that no reference has
   own     // its own product alone, and no library's in its place
 };
 

@@ -7,11 +7,14 @@ here=$(cd "$(dirname "$0")" && pwd)
 build=${1:-build-cuda}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+gpu=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -1 || true)
+echo "${gpu:-GPU unknown}, $("$build/lamina" --version)"
+echo
 echo "| scheme | tokens | kernel | µs | DRAM % | L2 % | L1 % | SM % | issue slots % | eligible warps | registers |"
 echo "|---|---|---|---|---|---|---|---|---|---|---|"
 while read -r name tokens kernel scheme; do
   printf '{"name": "profile", "measure": {"min_samples": 2, "max_seconds": 0.01}, "experiments": [{"workload": "layer",
-    "in_features": 8192, "out_features": 28672, "tokens": %s, "device": "cuda", "kernel": "native", "scheme": %s}]}' \
+    "in_features": 8192, "out_features": 28672, "tokens": %s, "device": "cuda", "scheme": %s}]}' \
     "$tokens" "$scheme" >"$folder/case.json"
   "$here/profile_gpu.sh" "$folder/case.json" "$kernel" "$build" >"$folder/out" 2>&1 || true
   awk -v name="$name" -v tokens="$tokens" -v kernel="$kernel" '

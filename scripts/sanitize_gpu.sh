@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # NVIDIA's compute-sanitizer over the tests of the GPU's kernels: memcheck, racecheck and initcheck.
 #   scripts/sanitize_gpu.sh [BUILD_FOLDER] [TOOL...]
-# memcheck takes all of them but large layers; the others, under which kernels run a hundred times slower, every scheme in
-# its first shape at 1, 9, 33 and 130 tokens, in JOBS processes side by side (8 unless said). A summary of each ends the output.
+# memcheck takes them whole; the others, under which kernels run a hundred times slower, every scheme in its first shape at
+# 1, 9, 33, 100 and 130 tokens. None takes large layers, the probes of the GPU's limits, and what makes CUDA fail on purpose.
+# JOBS processes run side by side (8 unless said). A summary of each tool ends the output.
 set -uo pipefail
 build=${1:-build-cuda}
 shift || true

@@ -14,6 +14,18 @@ namespace lamina {
 
 namespace {
 
+// By which ways this rank's kernels multiplied so many tokens, in the order of the matrices.
+std::string ways_of(const ShardedLayer& layer, int64_t tokens) {
+  std::vector<std::string> ways;
+  for (const Stage& stage : layer.stages()) {
+    if (stage.copies.empty()) continue;
+    std::string way = stage.copies.front()->way(layer.chunk(stage, tokens));
+    if (way.empty()) way = stage.kernel->name;
+    if (std::find(ways.begin(), ways.end(), way) == ways.end()) ways.push_back(std::move(way));
+  }
+  return fmt::format("{}", fmt::join(ways, ", "));
+}
+
 // What the layers share, or each one's in order: "native+openblas".
 std::string joined(const std::vector<std::string>& texts) {
   const bool same =
@@ -47,7 +59,7 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
     error_squared += weights.error_squared;
     norm_squared += weights.norm_squared;
     kernels.push_back(one->layer.kernel_name());
-    ran.push_back(one->layer.ran(tokens));
+    ran.push_back(ways_of(one->layer, tokens));
     isas.push_back(one->layer.isa());
     const std::vector<Leaf>& leaves = weights.canonical.leaves;
     const Leaf& leaf = leaves.front();

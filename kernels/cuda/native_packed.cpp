@@ -1,6 +1,6 @@
 // int8, fp8 and int4 weights, and 2:4 ones of these and bfloat16, by bfloat16 activations: decode.cu's
-// products for few tokens, prefill.cu's for more, or cuBLASLt's on the weights expanded to a whole matrix where
-// that is faster. Of int4 the activations may be int8 codes too, which bfloat16 holds exactly.
+// products for few tokens, prefill.cu's for more, or cuBLASLt's on the weights expanded to a whole matrix
+// where that is faster. Of int4 the activations may be int8 codes too, which bfloat16 holds exactly.
 #include <algorithm>
 #include <cmath>
 #include <limits>

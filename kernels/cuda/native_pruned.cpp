@@ -86,9 +86,7 @@ class PrunedLayer final : public CudaLayer {
     check_launch("multiplying pruned weights");
   }
   int64_t weight_bytes() const override { return weights_.bytes() + places_.bytes(); }
-  std::string way(int64_t tokens) const override {
-    return tokens > most_few_ ? "expand+cublaslt" : "decode";
-  }
+  std::string way(int64_t tokens) const override { return tokens > most_few_ ? "expand+cublaslt" : "decode"; }
 
  protected:
   double work_share() const override { return kept_; }

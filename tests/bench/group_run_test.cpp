@@ -17,8 +17,8 @@ namespace {
 
 using testing::HasSubstr;
 
-// A made-up device's memory: so much is free, by what it says, and the allocation of this number fails all the
-// same, as where others take of it or what is free is in pieces.
+// A made-up device's memory: so much is free, by what it says, and the allocation of this number fails all
+// the same, as where others take of it or what is free is in pieces.
 struct Memory {
   int64_t free = int64_t{4} << 30;
   int fails_at = 0;  // from 1 on
@@ -147,7 +147,8 @@ TEST(GroupRun, ALostContextIsAnErrorOfEveryRowAfterIt) {
 TEST(GroupRun, AnAllocationThatFailsAllTheSameIsOneErrorRow) {
   Memory memory{.fails_at = 2};
   const Course fits{.memory = &memory, .needs = int64_t{1} << 30};
-  const std::vector<Record> rows = rows_of({fits, fits, fits, {.memory = &memory, .needs = int64_t{5} << 30}});
+  const std::vector<Record> rows =
+      rows_of({fits, fits, fits, {.memory = &memory, .needs = int64_t{5} << 30}});
   ASSERT_EQ(rows.size(), 4u);
   EXPECT_EQ(rows[0].text("status"), "ok");
   EXPECT_EQ(rows[1].text("status"), "error");

@@ -58,6 +58,24 @@ TEST(Dequantize, FollowsTheFormula) {
       << "a dropped weight is 0, zero point or not";
 }
 
+TEST(Dequantize, RoundsCodesTimesScalesToBfloat16) {
+  Leaf leaf;
+  leaf.rows = 1;
+  leaf.cols = 4;
+  leaf.bits = 4;
+  leaf.group = 4;
+  leaf.codes = {1, 3, -7, 0};
+  leaf.scales = {0x1.02p0f};  // 7 bits behind the point; times 3 and 7 it has more than bfloat16 has room for
+  leaf.input_scales = {1.0f, 1.0f, 1.0f, 1.0f};
+  std::vector<double> rounded(4);
+  dequantize_row(leaf, 0, rounded.data(), true);
+  // 3.0234375 lies in the middle of its neighbours, of which 3.03125 is the even one.
+  EXPECT_EQ(rounded, (std::vector<double>{0x1.02p0, 3.03125, -7.0625, 0.0}));
+  leaf.input_scales = {2.0f, 1.0f, 1.0f, 1.0f};
+  dequantize_row(leaf, 0, rounded.data(), true);
+  EXPECT_EQ(rounded[0], 0x1.02p-1);
+}
+
 TEST(Slice, KeepsWeightsAndPlace) {
   for (const Leaf& leaf : some_leaves()) {
     const Leaf part = slice(leaf, {2, 11}, {32, 64});
