@@ -14,66 +14,6 @@
 namespace lamina {
 namespace {
 
-// Where a leaf may be cut.
-CutUnits leaf_units(const Leaf& leaf) {
-  CutUnits units;
-  if (leaf.group > 0 && !leaf.per_channel) units.cols = leaf.group;
-  if (leaf.pattern.kind == PatternKind::n_of_m) units.cols = std::lcm(units.cols, leaf.pattern.m);
-  if (leaf.pattern.kind == PatternKind::block) {
-    units.cols = std::lcm(units.cols, leaf.pattern.block_cols);
-    units.rows = leaf.pattern.block_rows;
-  }
-  return units;
-}
-
-// A cut given from outside must be one that partition() could have made.
-void expect_cover(const char* what, const std::vector<Range>& cut, int64_t size, int ranks, int64_t unit) {
-  int64_t next = 0;
-  bool good = static_cast<int>(cut.size()) == ranks;
-  for (const Range& range : cut) {
-    good = good && range.begin == next && range.end >= range.begin &&
-           (range.begin % unit == 0 || range.begin == size);
-    next = range.end;
-  }
-  if (good && next == size) return;
-  std::string found;
-  for (const Range& range : cut) found += fmt::format(" [{}, {})", range.begin, range.end);
-  throw std::invalid_argument(
-      fmt::format("{}: expected {} ranges that cover [0, {}) in order, cut at multiples of {}, found{}", what,
-                  ranks, size, unit, found));
-}
-
-// The same features of each half for every rank.
-std::vector<std::vector<Range>> repeat_halves(const std::vector<Range>& half, int64_t half_rows,
-                                              int64_t halves) {
-  std::vector<std::vector<Range>> rows;
-  for (const Range& range : half) {
-    auto& own = rows.emplace_back();
-    for (int64_t h = 0; h < halves; ++h)
-      own.push_back({h * half_rows + range.begin, h * half_rows + range.end});
-  }
-  return rows;
-}
-
-int64_t total(const std::vector<Range>& ranges) {
-  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0},
-                         [](int64_t sum, const Range& range) { return sum + range.size(); });
-}
-
-Cut options_cut(Shape shape, const ShardedOptions& options, int ranks, CutUnits unit) {
-  Cut cut = make_cut(shape, options.shard, ranks, unit, options.halves);
-  if (options.shard == Shard::row && !options.row_cut.empty()) {
-    expect_cover("row_cut", options.row_cut, shape.in_features, ranks, unit.cols);
-    cut.cols = options.row_cut;
-  }
-  if (options.shard == Shard::column && !options.column_cut.empty()) {
-    const int64_t half = shape.out_features / options.halves;
-    expect_cover("column_cut", options.column_cut, half, ranks, unit.rows);
-    cut.rows = repeat_halves(options.column_cut, half, options.halves);
-  }
-  return cut;
-}
-
 // The best kernel that takes every rank's part: one row of the table is one kernel. Ranks with an empty part
 // take any.
 const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& options, const Leaf& part,
@@ -101,11 +41,19 @@ const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& op
                   comm.size()));
 }
 
-// Multiprocessors that sums beside products take, and products leave them. The variable is for who compares.
+// Multiprocessors that sums beside products take, and products leave them. The variable is for who compares,
+// and of all ranks.
 int side_multiprocessors() {
-  constexpr int kUsual = 8;
-  const char* set = std::getenv("LAMINA_OVERLAP_MULTIPROCESSORS");
-  return set == nullptr ? kUsual : std::atoi(set);
+  constexpr int kUsual = 8, kMost = 64;
+  const char* text = std::getenv("LAMINA_OVERLAP_MULTIPROCESSORS");
+  if (text == nullptr) return kUsual;
+  char* end = nullptr;
+  const long set = std::strtol(text, &end, 10);
+  if (*text == '\0' || *end != '\0' || set < 0 || set > kMost)
+    throw std::invalid_argument(
+        fmt::format("LAMINA_OVERLAP_MULTIPROCESSORS: expected 0 to {}, the same on all ranks, found \"{}\"",
+                    kMost, text));
+  return static_cast<int>(set);
 }
 
 // Packs the stage's part once more; a rank without a part has nothing to pack.
@@ -116,36 +64,6 @@ void pack(Stage& stage, const LayerOptions& options) {
 }
 
 }  // namespace
-
-std::string to_string(Shard shard) {
-  return shard == Shard::none ? "none" : shard == Shard::column ? "column" : "row";
-}
-
-Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves) {
-  const auto [n, k] = shape;
-  if (halves < 1 || n % halves != 0) {
-    throw std::invalid_argument(
-        fmt::format("make_cut: expected {} rows to fall into {} halves alike", n, halves));
-  }
-  Cut cut;
-  const size_t count = static_cast<size_t>(ranks);
-  if (shard == Shard::column) {
-    const int64_t half = n / halves;
-    if (halves > 1 && half % unit.rows != 0) {
-      throw std::invalid_argument(
-          fmt::format("a column shard cuts each half of {} rows alike: expected a multiple of the block's {} "
-                      "rows; use another block",
-                      half, unit.rows));
-    }
-    cut.rows = repeat_halves(partition(half, ranks, unit.rows), half, halves);
-    cut.cols.assign(count, {0, k});
-    return cut;
-  }
-  cut.rows.assign(count, {{0, n}});
-  cut.reduce = shard == Shard::row;
-  cut.cols = cut.reduce ? partition(k, ranks, unit.cols) : std::vector<Range>(count, {0, k});
-  return cut;
-}
 
 ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOptions& options,
                            const Registry& registry, Communicator& comm)
@@ -177,7 +95,7 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     const auto add_stage = [&](const Leaf& leaf, Shape shape, const ShardedOptions& cut) -> Stage& {
       Stage& stage = stages_.emplace_back();
       stage.truth = &leaf;
-      stage.cut = options_cut(shape, cut, ranks, unit);
+      stage.cut = make_cut(shape, cut.shard, ranks, unit, cut.halves, cut.row_cut, cut.column_cut);
       return stage;
     };
     if (weights.canonical.has_factors()) {
@@ -200,7 +118,7 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     }
     for (Stage& each : stages_) {
       each.local_in = each.cut.cols[rank].size();
-      each.local_out = total(each.cut.rows[rank]);
+      each.local_out = total_size(each.cut.rows[rank]);
     }
   });
   const bool reduces =

@@ -7,14 +7,12 @@
 
 #include "distributed/communicator.hpp"
 #include "distributed/compress.hpp"
+#include "distributed/cut.hpp"
 #include "distributed/transport.hpp"
 #include "kernels/buffer.hpp"
 #include "kernels/registry.hpp"
 
 namespace lamina {
-
-enum class Shard { none, column, row };
-std::string to_string(Shard shard);
 
 // Thrown on every rank when no kernel takes a leaf; what() says why.
 class NoKernelError : public AgreedError {
@@ -25,18 +23,6 @@ class NoKernelError : public AgreedError {
 // Which part of a step to run. `compute` and `communicate` exist to be timed apart: their results are
 // meaningless, but finite.
 enum class Part { all, compute, communicate };
-
-// How one matrix lies over ranks. Outputs: this rank computes the features in `rows`, in that order. Inputs:
-// it reads the features in `cols` of x.
-struct Cut {
-  std::vector<std::vector<Range>> rows;  // [rank]
-  std::vector<Range> cols;               // [rank]
-  bool reduce = false;                   // partial sums: all-reduced after the product
-};
-
-// The cut of an N×K matrix: column cuts rows of W (each of `halves` alike, at multiples of unit.rows), row
-// cuts K at multiples of unit.cols.
-Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves = 1);
 
 // One matrix product of a sharded layer: a leaf, or one factor of a chain. What the check needs to see stays
 // visible. A sum is V, U after it, and Q, which adds U's output to its own: in a row shard each rank takes U

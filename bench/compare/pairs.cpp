@@ -28,7 +28,7 @@ Json plan_of(const AbOptions& options) {
   const auto digest = [](const std::string& path) {
     return fnv1a_64(read_text_file(path, int64_t{4} << 30));
   };
-  Json plan = {{"ab_version", 1},
+  Json plan = {{"ab_version", 2},
                {"base", options.base_binary},
                {"base_digest", digest(options.base_binary)},
                {"new", options.new_binary},

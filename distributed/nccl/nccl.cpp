@@ -106,6 +106,7 @@ class NcclComm {
       AgreedSetUp set_up(comm_, "nccl", timeout_seconds_, kSlowSetUp, [] {});
       ncclComm_t made = nullptr;
       split(set_up, blocks, &made);
+      const std::lock_guard lock(mutex_);  // the watching thread asks it
       if (narrow_ != nullptr) ncclCommDestroy(narrow_);
       narrow_ = made;
       narrow_blocks_ = blocks;
@@ -114,6 +115,7 @@ class NcclComm {
   }
 
   void poll() {
+    const std::lock_guard lock(mutex_);
     const std::string why = trouble();
     if (!why.empty()) throw DeviceError(why);
   }
@@ -128,15 +130,19 @@ class NcclComm {
     set_up.settle([&] { return state_of(begun, meeting_); });
   }
 
-  // What went wrong since calls returned; empty: nothing.
+  // What went wrong since calls returned, on either communicator; empty: nothing. Under mutex_.
   std::string trouble() const {
-    ncclResult_t state = ncclSuccess;
-    if (const ncclResult_t asked = ncclCommGetAsyncError(work_, &state); asked != ncclSuccess) state = asked;
-    if (state == ncclSuccess || state == ncclInProgress) return "";
-    const char* why = ncclGetLastError(work_);
-    return fmt::format("nccl: {}{}{}; another rank may have died; NCCL_DEBUG=INFO says more",
-                       ncclGetErrorString(state), why != nullptr && *why != '\0' ? ": " : "",
-                       why != nullptr ? why : "");
+    for (ncclComm_t one : {work_, narrow_}) {
+      if (one == nullptr) continue;
+      ncclResult_t state = ncclSuccess;
+      if (const ncclResult_t asked = ncclCommGetAsyncError(one, &state); asked != ncclSuccess) state = asked;
+      if (state == ncclSuccess || state == ncclInProgress) continue;
+      const char* why = ncclGetLastError(one);
+      return fmt::format("nccl: {}{}{}; another rank may have died; NCCL_DEBUG=INFO says more",
+                         ncclGetErrorString(state), why != nullptr && *why != '\0' ? ": " : "",
+                         why != nullptr ? why : "");
+    }
+    return "";
   }
 
   // A rank that waits for a lost one's data waits in the GPU, for ever: somebody else must look.

@@ -191,9 +191,11 @@ class TiledPairs {
 inline constexpr int64_t kPanelTokens = 256;
 
 // Which blocks follow one another. By rows, sums of a panel are complete before the next one begins. By
-// columns, the activations of a block stay in the second-level cache while all rows pass: for products so
-// fast that the third would hold them back.
+// columns, the activations of a block stay in the second-level cache while many rows pass: for products so
+// fast that the third would hold them back. Not all rows: their sums too should be in a cache when the next
+// block adds to them.
 enum class PanelOrder { rows, columns };
+inline constexpr int64_t kGroupRows = 512;  // whole blocks of panels
 
 // Of float32 activations, which rows would read from the third-level cache time and again once they are more
 // than the second holds.
@@ -219,8 +221,10 @@ void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_
         visit(row, count, col, width, token, std::min(tile, last - token));
     };
     if (order == PanelOrder::columns) {
-      for (int64_t col = 0; col < columns; col += column_block)
-        for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows) block(row, col);
+      for (int64_t group = rows.begin; group < rows.end; group += kGroupRows)
+        for (int64_t col = 0; col < columns; col += column_block)
+          for (int64_t row = group; row < std::min(group + kGroupRows, rows.end); row += panels * panel_rows)
+            block(row, col);
     } else {
       for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows)
         for (int64_t col = 0; col < columns; col += column_block) block(row, col);

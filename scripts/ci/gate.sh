@@ -5,8 +5,9 @@
 # BASE is a commit: that from which HEAD and it parted is measured, so that what others did since does not count.
 # CONFIG is the change's own, for both. FOLDER (gate) gets verdict.json, comment.md, and in ab/ the launches.
 # Environment: LAMINA_CMAKE_ARGS, as in scripts/lib.sh; LAMINA_AB_ARGS, more words for `lamina ab`, separated by spaces:
-# "--filter o_proj --limit 10". Exit codes: those of `lamina ab`: 0 nothing got worse, 10 a regression, 11 rows missing or
-# invalid, 12 inconclusive, 64 bad usage; 69 where either cannot be built.
+# "--filter o_proj --limit 10". Exit codes: those of `lamina ab`: 0 nothing got worse, 1 a launch failed, 10 a regression, 11
+# rows missing or invalid, 12 inconclusive, 64 bad usage; 69 where either cannot be built. Where there is no report,
+# comment.md says that nothing was compared.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
@@ -55,5 +56,9 @@ read -r -a more <<<"${LAMINA_AB_ARGS:-}"
 # The first line marks the comment, so that the next run of a change finds and replaces it.
 if [ -s "$folder/ab/report.md" ]; then
   { printf '<!-- lamina-gate -->\n' && cat "$folder/ab/report.md"; } >"$folder/comment.md"
+else
+  # In place of what an earlier run may have said.
+  printf '<!-- lamina-gate -->\n### Lamina: nothing was compared\n\nThe log of the job says why (exit code %d).\n' "$status" \
+    >"$folder/comment.md"
 fi
 exit "$status"

@@ -126,10 +126,17 @@ TEST(Selftest, SaysHowManyLaunchesAGateTakes) {
     for (size_t i = 1; i < rate.found.size(); ++i) EXPECT_GE(rate.found[i], rate.found[i - 1]);
   }
   EXPECT_EQ(enough_pairs(rates), 5);
+  const Rate& ten = rates[3];
+  ASSERT_EQ(ten.pairs, 10);
+  EXPECT_GE(ten.ab_found * 20, ten.gates * 19) << "nearly all, in fewer pairs";
+  EXPECT_LT(ten.ab_pairs, 10 * ten.gates);
+  EXPECT_EQ(ten.ab_undecided, 0);
+  EXPECT_LE(ten.ab_false * 100, ten.gates);
   EXPECT_THAT(selftest_text(quiet, rates, {}), HasSubstr("worth having here: --launches 5"));
   EXPECT_THAT(selftest_text(quiet, rates, {}), Not(HasSubstr("made slower")));
   const std::vector<Rate> bad = rates_of(noisy, {});
   EXPECT_EQ(enough_pairs(bad), 0);
+  EXPECT_EQ(bad[3].ab_undecided, bad[3].gates);
   EXPECT_THAT(selftest_text(noisy, bad, {}), HasSubstr("No gate of these sizes"));
   EXPECT_THROW(rates_of({quiet.base, quiet.base, {}}, {}), std::runtime_error) << "one launch twice";
 }

@@ -51,7 +51,9 @@ Bank read_bank(const std::string& machine) {
     row.time_us = number("latency_us_p50");
     row.cycles = number("cycles_p50");
     row.clock_mhz = number("core_clock_mhz");
-    row.kernel = name.find("cpu-native") != std::string::npos ? "native" : "openblas";
+    row.kernel = cells.contains("kernel")                       ? cells["kernel"]
+                 : name.find("cpu-native") != std::string::npos ? "native"
+                                                                : "openblas";
     to.launches.back().rows[name] = row;
     to.launches.back().cases.push_back(name);
   }
@@ -93,12 +95,17 @@ TEST(GateBank, OfANoisyMachineIsJudgedAsPublished) {
 TEST(GateBank, OfAnIdleMachineIsJudgedAsPublished) {
   const std::vector<Rate> rates = judge_again("intel-amx-2-cores");
   const auto of = [&](int64_t pairs) { return of_pairs(rates, pairs); };
-  EXPECT_GE(of(15).found[3], 0.6) << "+5 % by 15 pairs";
-  EXPECT_GE(of(30).found[3], 0.85) << "+5 % by 30 pairs";
-  EXPECT_GE(of(15).found[4], 0.9) << "+10 % by 15 pairs";
+  EXPECT_EQ(enough_pairs(rates), 15);
+  EXPECT_EQ(of(3).apart_gates, 30);
+  EXPECT_EQ(of(3).apart_rows, 300);
+  EXPECT_GE(of(15).found[3], 0.95) << "+5 % by 15 pairs";
+  EXPECT_GE(of(15).found[2], 0.9) << "+3 %";
   EXPECT_LE(of(30).found[0], 0.02) << "+1 % is under the floor";
-  EXPECT_EQ(of(30).slow[0].apart, 24);
-  EXPECT_GE(of(30).slow[0].apart_found, 16) << "a build that is slower by 5 %";
+  ASSERT_EQ(of(15).slow.size(), 5u) << "builds slower by 1, 2, 3, 5 and 10 %";
+  EXPECT_EQ(of(15).slow[3].apart, 6 * 8);
+  EXPECT_EQ(of(15).slow[3].apart_found, 6 * 8) << "5 %";
+  for (const Rate& rate : rates)
+    for (const SlowRate& slow : rate.slow) EXPECT_EQ(slow.others_called, 0) << rate.pairs;
 }
 
 }  // namespace

@@ -330,5 +330,15 @@ TEST(HistorySvg, OfOnePoint) {
   EXPECT_THAT(svg, HasSubstr("only"));
 }
 
+TEST(HistorySvg, EndsWhereTimesDifferInTheirLastBitsAlone) {
+  HistorySeries series;
+  series.case_name = "a";
+  for (const double us : {100.0, std::nextafter(100.0, 200.0), 100.0})
+    series.points.push_back(point("c", us));
+  const std::string svg = history_svg(series);
+  EXPECT_LT(svg.size(), 20'000u);
+  EXPECT_THAT(svg, Not(HasSubstr("nan")));
+}
+
 }  // namespace
 }  // namespace lamina

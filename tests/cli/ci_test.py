@@ -138,10 +138,13 @@ class Gate(WithRepository):
                 self.assertEqual(len(self.git("worktree", "list").splitlines()), 1)
                 self.assertFalse(pathlib.Path(base).exists())
 
-    def test_no_comment_without_a_table(self):
+    def test_without_a_table_the_comment_says_so(self):
         self.assertEqual(self.gate("main", "config.json", "7").returncode, 0)
         self.assertEqual(self.gate("main", "config.json", "7", EMPTY="1", AB_STATUS="64").returncode, 64)
-        self.assertFalse((self.repository / "gate" / "comment.md").exists())
+        comment = (self.repository / "gate" / "comment.md").read_text()
+        self.assertTrue(comment.startswith("<!-- lamina-gate -->\n"), comment)
+        self.assertIn("nothing was compared", comment)
+        self.assertIn("exit code 64", comment)
 
     def test_trouble(self):
         self.assertEqual(self.gate("main", "config.json").returncode, 64)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import platform
 import re
 import shutil
 import signal
@@ -48,6 +50,26 @@ class Run(Case):
             self.assertLessEqual(speedups[0], 1)
             self.assertEqual(speedups[1], 1)
         self.assertTrue(all(record["quality_nmse"] < 1e-10 for record in dense))
+
+    def test_cycles_are_of_one_core_and_of_what_its_cache_holds(self):
+        cache = next((folder for folder in pathlib.Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")
+                      if (folder / "level").read_text().strip() == "2"), None)
+        if platform.machine() != "x86_64" or cache is None:
+            self.skipTest("cycles are counted on x86-64, where the system tells the caches' sizes")
+        measure = ("--set", "measure.min_samples=400", "--set", "measure.precision=0.0001", "--set", "measure.max_seconds=0.3")
+        _, records = self.run_tiny(*measure, cache="hot")
+        for record in records:
+            # A machine whose clock never stands still for a block has none.
+            if record["cycles_p50"] is not None:
+                ratio = record["cycles_p50"] / (record["latency_us_p50"] * record["core_clock_mhz"])
+                self.assertTrue(0.7 < ratio < 1.4, record)
+        self.assertTrue(any(record["cycles_p50"] is not None for record in records), records)
+        for out, changes in (("cold", {}), ("threads", {"cache": "hot", "threads": 2}),
+                             ("large", {"cache": "hot", "in_features": 4096, "out_features": 4096, "scheme": {"type": "dense"}})):
+            _, records = self.run_tiny(out=out, **changes)
+            for record in records:
+                self.assertIsNone(record["cycles_p50"], out)
+                self.assertIsNone(record["core_clock_mhz"], out)
 
     def test_three_ranks_compute_what_one_does(self):
         self.needs_mpi()
