@@ -31,8 +31,8 @@ int64_t few_tokens(const Leaf& leaf) {
 // Up to so many, writing a whole matrix and reading it again takes longer than either product of packed
 // weights.
 constexpr int64_t kNeverExpanded = 64;
-// Whether `native` may take expanded weights where they are faster. They have not run on a GPU yet: until their tests
-// have, they are multiplied where kernel `expanded` is named.
+// Whether `native` may take expanded weights where they are faster. They have not run on a GPU yet: until
+// their tests have, they are multiplied where kernel `expanded` is named.
 constexpr bool kNativeMayExpand = false;
 // Of their time: what noise tells apart, so that it seldom decides.
 constexpr double kFasterBy = 0.98;
