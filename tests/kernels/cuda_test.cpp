@@ -275,8 +275,8 @@ TEST(CudaKernels, TakeOneOfTwoWays) {
       EXPECT_EQ(own->way(tokens) == "decode", tokens <= 32 || own->way(kMost) == "decode");
       EXPECT_EQ(found, outputs(expands ? *always : *own, tokens)) << any->way(tokens);
       EXPECT_EQ(any->rounds_weights(tokens), expands && leaf.bits == 4);
-      if (tokens <= 32) EXPECT_FALSE(expands);
-      if (tokens > 32) EXPECT_EQ(always->way(tokens), "expand+cublaslt");
+      EXPECT_TRUE(!expands || tokens > 32);
+      EXPECT_EQ(always->way(tokens) == "expand+cublaslt", tokens > 32);
     }
     constexpr int64_t kNew = 123;
     DeviceOutput out(*device, kNew * leaf.rows);
