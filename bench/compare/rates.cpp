@@ -235,7 +235,8 @@ int64_t enough_pairs(const std::vector<Rate>& rates) {
   const auto wanted = std::find(kInjected.begin(), kInjected.end(), kWanted) - kInjected.begin();
   for (const Rate& rate : rates)
     if (!rate.found.empty() && rate.found[static_cast<size_t>(wanted)] >= kFound &&
-        percent(rate.false_rows, rate.rows) <= 100 * kFalse)
+        percent(rate.false_rows, rate.rows) <= 100 * kFalse &&
+        percent(rate.ab_found, rate.gates) >= 100 * kFound)
       return rate.pairs;
   return 0;
 }

@@ -57,8 +57,8 @@ std::vector<Rate> rates_of(const Bank& bank, const Settings& settings);
 // of what is compared (cycles or times), in the order of names. Rows must have a time in every launch.
 std::vector<double> slowdowns(const Side& base, const Side& slow, const Settings& settings = {});
 
-// The fewest pairs with which a row that is 5 % slower is found in 95 % of gates, and 1 % of rows at most are
-// false alarms; 0 where none of those tried does.
+// The fewest pairs with which a row that is 5 % slower is found in 95 % of gates, by one look and by `ab`'s,
+// and 1 % of rows at most are false alarms; 0 where none of those tried does.
 int64_t enough_pairs(const std::vector<Rate>& rates);
 
 }  // namespace lamina::compare

@@ -220,7 +220,6 @@ void judge_by_time(const Estimate& time, double p_adjusted, const Settings& sett
                    Row& row) {
   const double floor = std::log1p(settings.floor);
   const bool slower = p_adjusted <= alpha && time.log_ratio >= floor;
-  const Interval within = interval(time, settings.level());
   if (slower && row.verdict != Verdict::slower) {
     row.verdict = Verdict::slower;
     row.notes.push_back(
@@ -228,7 +227,7 @@ void judge_by_time(const Estimate& time, double p_adjusted, const Settings& sett
   } else if (row.verdict == Verdict::faster && time.log_ratio > 0) {
     row.verdict = Verdict::inconclusive;
     row.notes.push_back("fewer cycles, in no less time");
-  } else if (row.verdict == Verdict::ok && within.low > std::log1p(settings.limit)) {
+  } else if (row.verdict == Verdict::ok && time.log_ratio >= std::log1p(settings.limit)) {
     row.verdict = Verdict::inconclusive;
     row.notes.push_back("no more cycles, in more time");
   }

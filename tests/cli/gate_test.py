@@ -109,6 +109,14 @@ fi""")
     def measure(self, *arguments):
         return self.run_there(self.folder / "scripts" / "ci" / "measure_gate.sh", *arguments)
 
+    def test_the_published_bank_is_of_the_config(self):
+        """What docs/regression.md says of configs/gate.json was measured with its rows."""
+        bank = (ROOT / "results" / "intel-amx-2-cores" / "gate-bank" / "times.csv").read_text().splitlines()
+        planned = lamina("run", ROOT / "configs" / "gate.json", "--dry-run")
+        self.assertEqual(planned.returncode, 0, planned.stderr)
+        cases = {line.split(",")[3] for line in bank[1:]}
+        self.assertEqual({word for word in planned.stdout.split() if word.startswith("layer/")}, cases)
+
     def test_measures_the_builds_and_goes_on(self):
         bank, config = self.folder / "bank", self.write("tiny.json", tiny())
         result = self.measure(bank, config, "3", "5", "10")
