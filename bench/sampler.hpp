@@ -18,9 +18,9 @@ inline constexpr int kMaxSamples = 2000;
 // A step that takes longer than max_seconds, and than this, is timed at most kMaxLongSamples times, and not
 // again once three times the longer of both are over.
 inline constexpr double kLongStepSeconds = 1;
+inline constexpr int kMaxLongSamples = 3;
 inline constexpr double kSteadyClock = 1.01;  // readings of a steady clock differ by less
 inline constexpr int kMinSteadyBlocks = 3;    // that cycles are told of
-inline constexpr int kMaxLongSamples = 3;
 
 struct Interval {
   double low = 0, high = 0;
@@ -43,8 +43,8 @@ struct Series {
   // each of `steps` steps, and returns their seconds.
   std::function<double(int64_t iterations)> timed = {};
   int64_t steps = 1;
-  // MHz of the core that does all of a step, where one does; 0 where that is unknown. Read beside every
-  // block.
+  // MHz of the core that does all of a step, where one does; 0 where that is unknown. Read after every
+  // sample.
   std::function<double()> clock_mhz = {};
   StopRule rule;
   std::string name;  // for progress

@@ -30,10 +30,6 @@ Gate gate_of(const Side& base, const Side& next, const std::vector<size_t>& pair
   return gate;
 }
 
-double percent(int64_t part, int64_t whole) {
-  return whole > 0 ? 100 * static_cast<double>(part) / static_cast<double>(whole) : 0;
-}
-
 // Which rows are called, and how; throws where they cannot be compared.
 std::vector<Row> judged(const Gate& gate, const Settings& settings) {
   Comparison comparison = compare(gate.base, gate.next, settings);
@@ -45,17 +41,25 @@ int64_t tested_in(const std::vector<Row>& rows) {
   return std::count_if(rows.begin(), rows.end(), [](const Row& row) { return !std::isnan(row.p_value); });
 }
 
-int64_t called_in(const std::vector<Row>& rows) {
-  return std::count_if(rows.begin(), rows.end(), [](const Row& row) {
-    return row.verdict == Verdict::slower || row.verdict == Verdict::faster;
-  });
+bool is_called(Verdict verdict) {
+  return verdict == Verdict::slower || verdict == Verdict::faster;
 }
 
-void slow_down(Side& side, const std::string& name, double factor) {
+int64_t called_in(const std::vector<Row>& rows) {
+  return std::count_if(rows.begin(), rows.end(), [](const Row& row) { return is_called(row.verdict); });
+}
+
+// A kernel that does more takes more cycles; one that makes its core slower takes more time in as many.
+enum class Slower { kernel, clock };
+
+void slow_down(Side& side, const std::string& name, double factor, Slower what) {
   for (Launch& launch : side.launches) {
     LaunchRow& row = launch.rows.at(name);
     row.time_us *= factor;
-    row.cycles *= factor;
+    if (what == Slower::kernel)
+      row.cycles *= factor;
+    else
+      row.clock_mhz /= factor;
   }
 }
 
@@ -120,11 +124,12 @@ Looked by_looks(const Gate& gate, Settings settings) {
   return looked;
 }
 
-// Rows of each slower build.
-using Slowed = std::vector<std::vector<std::string>>;
+// Rows of each slower build: those that are slower there, or the others.
+using Names = std::vector<std::vector<std::string>>;
 
 // Gates whose pairs no other has.
-void judge_apart(const Bank& bank, const Slowed& slowed, const Settings& settings, Rate& rate) {
+void judge_apart(const Bank& bank, const Names& slowed, const Names& others, const Settings& settings,
+                 Rate& rate) {
   const size_t size = static_cast<size_t>(rate.pairs), launches = bank.base.launches.size();
   const std::vector<bool> as_recorded(launches, false);
   for (size_t begin = 0; begin + size <= launches; begin += size) {
@@ -144,24 +149,23 @@ void judge_apart(const Bank& bank, const Slowed& slowed, const Settings& setting
         ++rate.slow[build].apart;
         rate.slow[build].apart_found += found_slower(slower, settings, name);
       }
-    for (size_t build = 0; build < bank.slow.size(); ++build)
-      for (const std::string& name : rows_of(bank.base, bank.slow[build], false)) {
+    for (size_t build = 0; build < others.size(); ++build)
+      for (const std::string& name : others[build]) {
         Gate other = gate;
         take_row(other.next, bank.slow[build], pairs, name);
-        const Verdict verdict = verdict_of(other, settings, name);
         ++rate.slow[build].others;
-        rate.slow[build].others_called += verdict == Verdict::slower || verdict == Verdict::faster;
+        rate.slow[build].others_called += is_called(verdict_of(other, settings, name));
       }
   }
 }
 
-void judge_drawn(const Bank& bank, const std::vector<std::string>& names, const Slowed& slowed_names,
+void judge_drawn(const Bank& bank, const std::vector<std::string>& names, const Names& slowed_names,
                  const Settings& settings, Rate& rate) {
   std::mt19937_64 random(1);
   std::vector<size_t> order(bank.base.launches.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::vector<bool> swapped(order.size());
-  std::vector<int64_t> found(kInjected.size());
+  std::vector<int64_t> found(kInjected.size()), found_by_time(kInjected.size()), passed(kInjected.size());
   for (; rate.gates < kDrawnGates; ++rate.gates) {
     // Fisher and Yates' shuffle: std::shuffle differs between libraries.
     for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random() % i]);
@@ -181,9 +185,14 @@ void judge_drawn(const Bank& bank, const std::vector<std::string>& names, const 
     const std::string& name = names[random() % names.size()];
     for (size_t i = 0; i < kInjected.size(); ++i) {
       Gate slowed = gate;
-      slow_down(slowed.next, name, 1 + kInjected[i]);
+      slow_down(slowed.next, name, 1 + kInjected[i], Slower::kernel);
       const bool called_slower = found_slower(slowed, settings, name);
       found[i] += called_slower;
+      Gate slower_clock = gate;
+      slow_down(slower_clock.next, name, 1 + kInjected[i], Slower::clock);
+      const Verdict by_time = verdict_of(slower_clock, settings, name);
+      found_by_time[i] += by_time == Verdict::slower;
+      passed[i] += by_time == Verdict::ok || by_time == Verdict::faster;
       if (kInjected[i] != kWanted) continue;
       const Looked looked = by_looks(slowed, settings);
       rate.ab_pairs += looked.pairs;
@@ -203,8 +212,15 @@ void judge_drawn(const Bank& bank, const std::vector<std::string>& names, const 
       rate.slow[build].drawn_found += found_slower(slower, settings, slow_name);
     }
   }
-  for (const int64_t count : found)
-    rate.found.push_back(static_cast<double>(count) / static_cast<double>(rate.gates));
+  const auto shares = [&](const std::vector<int64_t>& counts) {
+    std::vector<double> of_gates;
+    for (const int64_t count : counts)
+      of_gates.push_back(static_cast<double>(count) / static_cast<double>(rate.gates));
+    return of_gates;
+  };
+  rate.found = shares(found);
+  rate.found_by_time = shares(found_by_time);
+  rate.passed_by_time = shares(passed);
 }
 
 }  // namespace
@@ -215,15 +231,18 @@ std::vector<Rate> rates_of(const Bank& bank, const Settings& settings) {
   for (const Row& row : judged({bank.base, bank.next}, settings))
     if (row.base_launches == launches && row.new_launches == launches) names.push_back(row.name);
   if (names.empty()) throw std::runtime_error("no row has a time in every launch: there is nothing to try");
-  Slowed slowed;
-  for (const Side& slow : bank.slow) slowed.push_back(rows_of(bank.base, slow, true));
+  Names slowed, others;
+  for (const Side& slow : bank.slow) {
+    slowed.push_back(rows_of(bank.base, slow, true));
+    others.push_back(rows_of(bank.base, slow, false));
+  }
   std::vector<Rate> rates;
   for (const int64_t pairs : {3, 5, 7, 10, 15, 20, 30}) {
     if (pairs > launches) break;
     Rate rate;
     rate.pairs = pairs;
     rate.slow.resize(bank.slow.size());
-    judge_apart(bank, slowed, settings, rate);
+    judge_apart(bank, slowed, others, settings, rate);
     // Drawing nearly all pairs time and again is one gate, not many.
     if (2 * pairs <= launches) judge_drawn(bank, names, slowed, settings, rate);
     rates.push_back(rate);
@@ -235,8 +254,8 @@ int64_t enough_pairs(const std::vector<Rate>& rates) {
   const auto wanted = std::find(kInjected.begin(), kInjected.end(), kWanted) - kInjected.begin();
   for (const Rate& rate : rates)
     if (!rate.found.empty() && rate.found[static_cast<size_t>(wanted)] >= kFound &&
-        percent(rate.false_rows, rate.rows) <= 100 * kFalse &&
-        percent(rate.ab_found, rate.gates) >= 100 * kFound)
+        static_cast<double>(rate.false_rows) <= kFalse * static_cast<double>(rate.rows) &&
+        static_cast<double>(rate.ab_found) >= kFound * static_cast<double>(rate.gates))
       return rate.pairs;
   return 0;
 }

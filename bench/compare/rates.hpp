@@ -40,6 +40,9 @@ struct Rate {
   // Gates of pairs drawn from the bank, builds swapped at random within each pair; they share pairs.
   int64_t gates = 0, rows = 0, false_gates = 0, false_rows = 0;
   std::vector<double> found;  // share of gates in which the one slowed row is called slower, per kInjected
+  // The same where the row takes more time in as many cycles, as on a slower clock; and the share in which it
+  // passes.
+  std::vector<double> found_by_time, passed_by_time;
   // The same at +5 % by row: how often it was the slowed one, and called slower.
   std::map<std::string, std::pair<int64_t, int64_t>> rows_at_5;
   std::vector<SlowRate> slow;  // of each slower build

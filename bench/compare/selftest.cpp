@@ -22,6 +22,29 @@ double percent(int64_t part, int64_t whole) {
   return whole > 0 ? 100 * static_cast<double>(part) / static_cast<double>(whole) : 0;
 }
 
+// What gates find of rows that take more time in as many cycles.
+std::string by_time_text(const std::vector<Rate>& rates) {
+  std::string text =
+                  "\nThe same where the row takes more time in as many cycles, as on a slower clock (in "
+                  "parentheses: passes as ok "
+                  "or\nfaster):\n\n| pairs |",
+              rule = "\n|------:|";
+  for (const double slowdown : kInjected) {
+    text += fmt::format(" {:>13} |", fmt::format("+{:.0f} %", 100 * slowdown));
+    rule += "--------------:|";
+  }
+  text += rule + "\n";
+  for (const Rate& rate : rates) {
+    if (rate.found_by_time.empty()) continue;
+    text += fmt::format("| {:>5} |", rate.pairs);
+    for (size_t i = 0; i < kInjected.size(); ++i)
+      text += fmt::format(" {:>3.0f} % ({:>3.0f} %) |", 100 * rate.found_by_time[i],
+                          100 * rate.passed_by_time[i]);
+    text += "\n";
+  }
+  return text;
+}
+
 // What gates find of builds that are really slower.
 std::string slower_builds_text(const Bank& bank, const std::vector<Rate>& rates, const Settings& settings) {
   std::string text, head = "| pairs |", rule = "|------:|";
@@ -116,6 +139,7 @@ std::string selftest_text(const Bank& bank, const std::vector<Rate>& rates, cons
     for (const double found : rate.found) text += fmt::format(" {:>3.0f} % |", 100 * found);
     text += "\n";
   }
+  if (by_cycles > 0) text += by_time_text(rates);
   text +=
       "\nThe same gates as `lamina ab` judges them, which stops once every row is decided:\n\n"
       "| pairs at most | +5 % found | in pairs | unchanged: false gates | undecided |\n"

@@ -215,11 +215,10 @@ struct Tested {
 };
 
 // By cycles a build can be faster that makes its core slower. So its time is tested too: what is certain in
-// it counts.
-void judge_by_time(const Estimate& time, double p_adjusted, const Settings& settings, double alpha,
-                   Row& row) {
-  const double floor = std::log1p(settings.floor);
-  const bool slower = p_adjusted <= alpha && time.log_ratio >= floor;
+// it counts, and a row whose mean time is over the limit is not ok. `seen` is what its time could have shown.
+void judge_by_time(const Estimate& time, double p_adjusted, double seen, const Settings& settings,
+                   double alpha, Row& row) {
+  const bool slower = p_adjusted <= alpha && time.log_ratio >= std::log1p(settings.floor);
   if (slower && row.verdict != Verdict::slower) {
     row.verdict = Verdict::slower;
     row.notes.push_back(
@@ -227,8 +226,9 @@ void judge_by_time(const Estimate& time, double p_adjusted, const Settings& sett
   } else if (row.verdict == Verdict::faster && time.log_ratio > 0) {
     row.verdict = Verdict::inconclusive;
     row.notes.push_back("fewer cycles, in no less time");
-  } else if (row.verdict == Verdict::ok && time.log_ratio >= std::log1p(settings.limit)) {
+  } else if (row.verdict == Verdict::ok && time.log_ratio > std::log1p(settings.limit)) {
     row.verdict = Verdict::inconclusive;
+    row.visible = seen;
     row.notes.push_back("no more cycles, in more time");
   }
 }
@@ -248,13 +248,17 @@ void judge_times(const std::vector<Tested>& tested, Comparison& result) {
     row.p_value = estimate.p_value;
     row.p_adjusted = adjusted[i];
     // As the row with the least p-value is tested: no other needs less.
-    row.visible = std::expm1(
-        std::min(visible(estimate, alpha / static_cast<double>(p_values.size()), floor, kPower), 700.0));
+    const auto seen = [&](const Estimate& one) {
+      return std::expm1(
+          std::min(visible(one, alpha / static_cast<double>(p_values.size()), floor, kPower), 700.0));
+    };
+    row.visible = seen(estimate);
     if (adjusted[i] <= alpha && std::fabs(estimate.log_ratio) >= floor)
       row.verdict = estimate.log_ratio > 0 ? Verdict::slower : Verdict::faster;
     else
       row.verdict = row.ratio_high <= 1 + settings.limit ? Verdict::ok : Verdict::inconclusive;
-    if (tested[i].tests.time) judge_by_time(*tested[i].tests.time, adjusted[of_time++], settings, alpha, row);
+    if (const auto& time = tested[i].tests.time)
+      judge_by_time(*time, adjusted[of_time++], seen(*time), settings, alpha, row);
   }
 }
 

@@ -20,17 +20,26 @@ mkdir -p "$folder"
 rm -rf "$folder/ab" "$folder/verdict.json" "$folder/comment.md"
 folder=$(cd "$folder" && pwd)
 
+base_tree=
+# Whatever ends it: no comment of an earlier run stays, and no tree.
+# shellcheck disable=SC2317  # called by the trap
+finish() {
+  local status=$?
+  if [ -n "$base_tree" ]; then
+    git -C "$root" worktree remove --force "$base_tree" 2>/dev/null || true
+    rm -rf "$base_tree"
+  fi
+  [ -s "$folder/comment.md" ] || printf \
+    '<!-- lamina-gate -->\n### Lamina: nothing was compared\n\nThe log of the job says why (exit code %d).\n' "$status" \
+    >"$folder/comment.md"
+}
+trap finish EXIT
+
 if ! parted=$(git -C "$root" merge-base "$base" HEAD); then
   say "no commit that $base and HEAD both come from: fetch the whole history (fetch-depth: 0, GIT_DEPTH: 0)"
   exit 64
 fi
 base_tree=$(mktemp -d)
-# shellcheck disable=SC2317  # called by the trap
-remove_tree() {
-  git -C "$root" worktree remove --force "$base_tree" 2>/dev/null || true
-  rm -rf "$base_tree"
-}
-trap remove_tree EXIT
 git -C "$root" worktree add --quiet --detach "$base_tree" "$parted"
 
 # build_program TREE: the program alone, into TREE/build-gate.
@@ -56,9 +65,5 @@ read -r -a more <<<"${LAMINA_AB_ARGS:-}"
 # The first line marks the comment, so that the next run of a change finds and replaces it.
 if [ -s "$folder/ab/report.md" ]; then
   { printf '<!-- lamina-gate -->\n' && cat "$folder/ab/report.md"; } >"$folder/comment.md"
-else
-  # In place of what an earlier run may have said.
-  printf '<!-- lamina-gate -->\n### Lamina: nothing was compared\n\nThe log of the job says why (exit code %d).\n' "$status" \
-    >"$folder/comment.md"
 fi
 exit "$status"

@@ -18,7 +18,7 @@ for percent in "${percents[@]}"; do
     exit 64
   fi
 done
-# One tree: what a slowdown changes is one file of it. Links and not copies would all be the last build.
+# One tree, since a slowdown changes one file of it. Copied, since the next build takes its place.
 tree=$root/build-measure-gate
 slow=()
 for slower in 0 "${percents[@]}"; do

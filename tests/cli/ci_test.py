@@ -151,8 +151,12 @@ class Gate(WithRepository):
         result = self.gate("nowhere", "config.json", "7")
         self.assertEqual(result.returncode, 64)
         self.assertIn("fetch the whole history", result.stderr)
+        comment = self.repository / "gate" / "comment.md"
+        self.assertIn("nothing was compared", comment.read_text())
+        self.assertIn("exit code 64", comment.read_text())
         result = self.gate("main", "config.json", "7", FAIL_BUILD="1")
         self.assertEqual(result.returncode, 69)
+        self.assertIn("exit code 69", comment.read_text())
         self.assertEqual(len(self.git("worktree", "list").splitlines()), 1)
 
 
