@@ -129,6 +129,16 @@ build() {
   cmake --build "$folder" --parallel "$(nproc)" ${1:+--target "$@"} >&2
 }
 
+# logged LOG COMMAND...: what it prints goes to LOG, and the end of that to stderr where it fails.
+logged() {
+  local log=$1 status=0
+  shift
+  mkdir -p "$(dirname "$log")"
+  ("$@") >"$log" 2>&1 || status=$?
+  [ "$status" -eq 0 ] || { tail -n 40 "$log" >&2 && say "failed (above; all of it is in $log)"; }
+  return "$status"
+}
+
 # cached FOLDER NAME: a variable of a configured build.
 cached() { sed -n "s|^$2:[^=]*=||p" "$1/CMakeCache.txt" | head -n 1; }
 

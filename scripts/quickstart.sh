@@ -14,8 +14,15 @@ folder=build
 # The first build makes the program alone; test.sh adds the tests to the same folder.
 first=()
 [ -f "$folder/CMakeCache.txt" ] || first=(-DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF)
-configure "$preset" "$folder" "${first[@]}"
-build "$folder" lamina
+# Nobody who wants a table reads hundreds of lines before it. At a terminal the build shows how far it is, in one.
+logged "$folder/quickstart.log" configure "$preset" "$folder" "${first[@]}"
+if [ -t 2 ]; then
+  say "building; about five minutes on two cores the first time"
+  build "$folder" lamina
+else
+  say "building; about five minutes on two cores the first time; what it prints goes to $folder/quickstart.log"
+  logged "$folder/quickstart.log" build "$folder" lamina
+fi
 
 # A slice of a larger machine may show all of that one's cache. To run past it takes gigabytes a case, and minutes.
 cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
@@ -42,6 +49,9 @@ if [ -n "${OMPI_ALLOW_RUN_AS_ROOT:-}" ]; then
 fi
 cat <<END
 
+How to read it (every column: README.md): shard is how the weights are cut over the two ranks; speedup is against the fastest
+dense row of the same shard; limit is the share of what this machine's memory or arithmetic allows; NMSE is what
+compression loses; check is ok where a float64 product of the same weights agrees.
 Records, environment and table: $out/
 Next:${root_note:-}
   $folder/lamina list                                        what can be named in a config

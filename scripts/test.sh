@@ -12,4 +12,5 @@ folder=${LAMINA_TEST_FOLDER:-build}
 [ "$preset" = cpu ] || folder=${LAMINA_TEST_FOLDER:-build-$preset}
 configure "$preset" "$folder" -DLAMINA_TESTS=ON -DLAMINA_MICRO=ON
 build "$folder"
+say "tests of what is not here (a GPU, Slurm) skip: ctest lists them at the end as not run"
 exec ctest --test-dir "$folder" --output-on-failure --parallel "$(nproc)" "$@"
