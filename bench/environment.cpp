@@ -67,6 +67,7 @@ Json variables() {
                                        "LAMINA_CACHE_BYTES",
                                        "LAMINA_FORCE_CLOCK_START",
                                        "LAMINA_ISA",
+                                       "LAMINA_OVERLAP_MULTIPROCESSORS",
                                        "LAMINA_SHM_WINDOW_KIB",
                                        "BLIS_",
                                        "CUDA_VISIBLE_DEVICES",

@@ -122,7 +122,6 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
   if (const char* text = std::getenv("LAMINA_CACHE_BYTES"))
     if (const long long bytes = std::atoll(text); bytes > 0) launch.cache_bytes = bytes;
   launch.cache_bytes = static_cast<int64_t>(world.max(static_cast<double>(launch.cache_bytes)));
-  launch.core_cache_bytes = second_cache_bytes(0);
   const Device* gpu = find_device("cuda");
   const int64_t gpu_free = gpu == nullptr ? 0 : gpu->free_bytes();
   launch.gpu_free_bytes = static_cast<int64_t>(-world.max(-static_cast<double>(gpu_free)));
@@ -130,6 +129,7 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
   char host[256] = "";
   gethostname(host, sizeof host - 1);
   const std::vector<int> cpus = affinity();
+  launch.core_cache_bytes = second_cache_bytes(cpus.front());
   const double quota = cpu_quota();
   machine.topology = read_topology();
   const Json place = {{"host", host},

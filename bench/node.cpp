@@ -128,27 +128,43 @@ std::vector<int> cores_of(const std::vector<int>& cpus, const std::string& root)
   return {cores.begin(), cores.end()};
 }
 
+namespace {
+
+struct DataCache {
+  int level = 0;
+  std::string folder;  // in sysfs
+};
+
+std::vector<DataCache> data_caches(long cpu) {
+  std::vector<DataCache> caches;
+  for (int index = 0; index < 8; ++index) {
+    const std::string folder = fmt::format("/sys/devices/system/cpu/cpu{}/cache/index{}/", cpu, index);
+    const std::string level = first_line(folder + "level");
+    if (!level.empty() && first_line(folder + "type") != "Instruction")
+      caches.push_back({std::atoi(level.c_str()), folder});
+  }
+  return caches;
+}
+
+}  // namespace
+
 std::map<int, int64_t> node_caches() {
   std::map<int, int64_t> caches;
   std::set<std::string> seen;
   const long cpus = sysconf(_SC_NPROCESSORS_CONF);
   for (long cpu = 0; cpu < cpus; ++cpu)
-    for (int index = 0; index < 8; ++index) {
-      const std::string base = fmt::format("/sys/devices/system/cpu/cpu{}/cache/index{}/", cpu, index);
-      const std::string level = first_line(base + "level"), type = first_line(base + "type");
-      if (level.empty() || type == "Instruction") continue;
-      if (!seen.insert(level + type + first_line(base + "shared_cpu_list")).second) continue;
-      caches[std::atoi(level.c_str())] += parse_size(first_line(base + "size"));
+    for (const DataCache& cache : data_caches(cpu)) {
+      const std::string shared = first_line(cache.folder + "shared_cpu_list"),
+                        type = first_line(cache.folder + "type");
+      if (seen.insert(fmt::format("{} {} {}", cache.level, type, shared)).second)
+        caches[cache.level] += parse_size(first_line(cache.folder + "size"));
     }
   return caches;
 }
 
 int64_t second_cache_bytes(int cpu) {
-  for (int index = 0; index < 8; ++index) {
-    const std::string base = fmt::format("/sys/devices/system/cpu/cpu{}/cache/index{}/", cpu, index);
-    if (first_line(base + "level") == "2" && first_line(base + "type") != "Instruction")
-      return parse_size(first_line(base + "size"));
-  }
+  for (const DataCache& cache : data_caches(cpu))
+    if (cache.level == 2) return parse_size(first_line(cache.folder + "size"));
   return 0;
 }
 

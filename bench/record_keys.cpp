@@ -66,11 +66,9 @@ const std::vector<RecordKey>& record_keys() {
        "why the GPU's clock was not higher at any of them, as its driver says; null on the CPU", forwards,
        true},
       {"core_clock_mhz", Unit::count,
-       "the clock of the core that computed: median over the blocks in which it stood still; null on a GPU, "
-       "of "
-       "several ranks or threads, of what half of the core's second-level cache does not hold, and with "
-       "fewer "
-       "than 3 such blocks",
+       "the clock of the core that computed: median over the blocks in which it stood still; null on a "
+       "GPU, of several ranks or threads, of what half of the core's second-level cache does not hold, "
+       "and with fewer than 3 such blocks",
        forwards},
       {"cycles_p50", Unit::count,
        "median over the same blocks of their medians, each times the clock beside it", forwards},

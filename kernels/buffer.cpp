@@ -90,7 +90,8 @@ std::shared_ptr<Buffer> Workspace::take(int64_t bytes, int threads) {
 
 int64_t Workspace::bytes() const {
   int64_t bytes = 0;
-  for (const auto& buffer : buffers_) bytes += buffer->bytes();
+  for (const auto& buffer : buffers_)
+    bytes += buffer ? buffer->bytes() : 0;  // none where it could not be had
   return bytes;
 }
 

@@ -52,6 +52,8 @@ breach 'project headers are included relative to the root: "kernels/layer.hpp"' 
 bare=(distributed/mpi/bare distributed/nccl/bare.cpp distributed/absent/bare_nccl.cpp)
 breach 'the loops of lamina_bare must include nothing else of the project' \
   < <(search "${include}\"" "${bare[@]}" | grep -v 'include *"distributed/mpi/bare/' || true)
+breach 'nothing but lamina_bare includes its loops' \
+  < <(search "${include}[\"<]distributed/mpi/bare/" "${all[@]}" | except "${bare[@]}")
 breach 'mpi.h belongs under distributed/{mpi,scalapack,nccl}/' \
   < <(search "${include}[\"<]mpi\.h" "${all[@]}" | except distributed/mpi/ distributed/scalapack/ distributed/nccl/)
 breach 'nccl.h belongs under distributed/nccl/' \

@@ -4,6 +4,24 @@
 #include <chrono>
 
 namespace lamina {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Us = std::chrono::duration<double, std::micro>;
+
+}  // namespace
+
+double clock_reading_us() {
+  static const double least_us = [] {
+    double least = 1;
+    for (int i = 0; i < 100; ++i) {
+      const auto begin = Clock::now();
+      least = std::min(least, Us(Clock::now() - begin).count());
+    }
+    return least;
+  }();
+  return least_us;
+}
 
 #if defined(__x86_64__)
 
@@ -39,18 +57,8 @@ void spend_cycles(int64_t cycles) {
 }
 
 double core_clock_mhz() {
-  using Clock = std::chrono::steady_clock;
-  using Us = std::chrono::duration<double, std::micro>;
   constexpr int64_t kCycles = 1 << 12;
-  static const double reading_us =
-      [] {  // what two readings of the system's clock are apart at least: a percent or two
-        double least = 1;
-        for (int i = 0; i < 100; ++i) {
-          const auto begin = Clock::now();
-          least = std::min(least, Us(Clock::now() - begin).count());
-        }
-        return least;
-      }();
+  const double reading_us = clock_reading_us();
   wait();
   const auto begin = Clock::now();
   add(kCycles);

@@ -7,6 +7,7 @@
 #include <climits>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "kernels/compress/rows.hpp"
 #include "kernels/cpu/slowdown.hpp"
@@ -34,7 +35,7 @@ std::shared_ptr<Buffer> make_scratch(const LayerOptions& options, int64_t bytes,
 template <class Work>
 void CpuLayer::lasting(int64_t tokens, const Work& work) {
   const double slowdown = injected_slowdown();
-  slowdown > 0 ? slow_down(this, tokens, slowdown, work) : work();
+  slowdown > 0 ? slow_down(this, tokens, slowdown, std::cref(work)) : work();
 }
 
 void CpuLayer::forward(const float* x, float* y, int64_t tokens, Stream& stream) {

@@ -21,16 +21,6 @@ double us_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double, std::micro>(end - begin).count();
 }
 
-// What two readings of the clock are apart with nothing between them.
-double clock_us() {
-  double least = 1;
-  for (int i = 0; i < 20; ++i) {
-    const auto begin = Clock::now();
-    least = std::min(least, us_between(begin, Clock::now()));
-  }
-  return least;
-}
-
 // One layer's calls on this thread.
 struct Calls {
   const void* layer = nullptr;
@@ -86,7 +76,7 @@ void slow_down(const void* layer, int64_t tokens, double share, const std::funct
   if (calls.made < kTimedCalls) return;
   // An interruption makes a reading low.
   const double mhz = std::max({core_clock_mhz(), core_clock_mhz(), core_clock_mhz()});
-  calls.cycles = static_cast<int64_t>(share * std::max(calls.least_us - clock_us(), 0.0) * mhz);
+  calls.cycles = static_cast<int64_t>(share * std::max(calls.least_us - clock_reading_us(), 0.0) * mhz);
 }
 
 }  // namespace lamina

@@ -32,6 +32,7 @@ BREACHES = [
     ("bench/bare/a.cpp", "#include <mpi.h>\n", "mpi.h belongs"),
     ("bench/bare/a.cpp", "#include <nccl.h>\n", "nccl.h belongs"),
     ("bench/bare/a.cpp", "#include <cuda_runtime.h>\n", "CUDA headers belong"),
+    ("distributed/mpi/a.cpp", '#include "distributed/mpi/bare/bare.hpp"\n', "nothing but lamina_bare"),
     ("distributed/mpi/bare/a.cpp", '#include "kernels/layer.hpp"\n', "lamina_bare must include nothing else"),
     ("distributed/nccl/bare.cpp", '#include "distributed/sum.hpp"\n', "lamina_bare must include nothing else"),
     ("distributed/mpi.cpp", "#include <mpi.h>\n", "mpi.h belongs"),
