@@ -36,7 +36,7 @@ class HostBasis final : public Basis {
         comm_(comm),
         a_(input, comm, options.threads),
         norm_squared_(input.norm_squared),
-        digits_may_do_(digits_are_fast() && (input.rank > 0 || input.rest >= kLeastRest)) {}
+        digits_may_do_(input.tiles && (input.rank > 0 || input.rest >= kLeastRest)) {}
 
   int64_t columns() const override { return q_.cols; }
 
@@ -93,22 +93,20 @@ class HostBasis final : public Basis {
   double project() override {
     const Phase phase(phases_.multiply_s, comm_);
     Matrix<double> products;
-    double captured = 0, lost = 0;
+    double captured = 0;
     if (digits_may_do_) {
+      double lost = 0;
       products = a_.digit_forward(z_, lost);
       captured = squares(products, comm_);
-      captured_ += captured;
-      const double left = std::max(0.0, 1 - captured_ / norm_squared_);
+      const double left = std::max(0.0, 1 - (captured_ + captured) / norm_squared_);
       digits_may_do_ = is_sharp((lost_ + lost) / std::sqrt(norm_squared_), left);
-      if (!digits_may_do_) captured_ -= captured;
+      if (digits_may_do_) lost_ += lost;
     }
     if (!digits_may_do_) {
-      lost = 0;
       products = a_.exact_forward(z_);
       captured = squares(products, comm_);
-      captured_ += captured;
     }
-    lost_ += lost;
+    captured_ += captured;
     together(comm_, [&] {
       append(q_, std::move(z_));
       append(b_, std::move(products));

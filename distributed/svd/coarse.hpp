@@ -28,7 +28,7 @@ class CoarseTall {
   CoarseTall(const Matrix<float>& tall, int threads);
   // y[t·cols + j] = Σ_c lines(t, c)·T(first + c, j), or added to: `tokens` by `depth` numbers of A, rounded
   // to bfloat16; first a multiple of 32, depth at most kMostDepth, and a multiple of 32 too unless T ends
-  // there.
+  // there or is finite beyond.
   void multiply(const Lines& lines, int64_t tokens, int64_t first, int64_t depth, float* y, bool add) const {
     multiply(lines, tokens, first, depth, {0, cols_}, y, add);
   }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string_view>
 
+#include "kernels/compress/rows.hpp"
 #include "kernels/cpu/ops.hpp"
 #include "kernels/wide.hpp"
 
@@ -29,13 +30,6 @@ inline uint32_t fixed(double x, double factor) {
 // A power of two at or above the magnitude.
 double power_above(double most) {
   return most > 0 ? std::exp2(std::ilogb(most) + 1) : 0;
-}
-
-LAMINA_WIDE uint32_t largest_bits(const float* line, int64_t count) {
-  uint32_t most = 0;
-#pragma omp simd reduction(max : most)
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::bit_cast<uint32_t>(line[i]) & 0x7FFFFFFF);
-  return most;
 }
 
 // Up to 64 numbers of a line as digits, each digit's bytes at to[digit][0..63]; adds the digits up.
@@ -118,19 +112,23 @@ DigitTall::DigitTall(const Matrix<double>& tall, int threads)
   }
 }
 
-void DigitTall::multiply(const float* lines, int64_t stride, int64_t tokens, double* y) const {
+DigitScratch DigitTall::scratch() const {
+  return {std::vector<int32_t>(static_cast<size_t>(kLevels * kMostTokens * cols_)),
+          Buffer::untouched(kDigits * kMostTokens * kChunk)};
+}
+
+void DigitTall::multiply(DigitScratch& scratch, const float* lines, int64_t stride, int64_t tokens,
+                         double* y) const {
   const CpuOps& ops = cpu_ops();
   const int64_t panel_bytes = padded_ * 16, digit_size = (cols_ + 15) / 16 * panel_bytes;
   const int64_t level_size = kMostTokens * cols_, plane_size = kMostTokens * kChunk;
-  std::vector<int32_t> sums(static_cast<size_t>(kLevels * level_size));
-  const Buffer cut_up = Buffer::untouched(kDigits * plane_size);
-  const auto plane = [&](int digit) { return const_cast<Buffer&>(cut_up).as<int8_t>() + digit * plane_size; };
+  std::vector<int32_t>& sums = scratch.sums;
+  const auto plane = [&](int digit) { return scratch.planes.as<int8_t>() + digit * plane_size; };
   for (int64_t first_token = 0; first_token < tokens; first_token += kMostTokens) {
     const int64_t some = std::min(kMostTokens, tokens - first_token);
     const float* from = lines + first_token * stride;
     double powers[kMostTokens];
-    for (int64_t t = 0; t < some; ++t)
-      powers[t] = power_above(std::bit_cast<float>(largest_bits(from + t * stride, rows_)));
+    for (int64_t t = 0; t < some; ++t) powers[t] = power_above(largest_magnitude(from + t * stride, rows_));
     for (int64_t first = 0; first < rows_; first += kChunk) {
       const int64_t depth = std::min(kChunk, rows_ - first);
       const int64_t padded = (depth + kTogether - 1) / kTogether * kTogether;

@@ -15,6 +15,12 @@ namespace lamina::svd {
 // Whether this processor multiplies int8 so much faster than float64 that it pays (AMX).
 bool digits_are_fast();
 
+// What a thread multiplies with.
+struct DigitScratch {
+  std::vector<int32_t> sums;
+  Buffer planes;
+};
+
 // A tall matrix T [rows × cols] in fixed point, of four digits of base 256 below each column's largest
 // element, packed as the kernels read weights: 4·rows·cols bytes. What it multiplies is cut up likewise, a
 // line at a time, and products of digits are summed exactly in int32 (Ozaki, Ogita, Oishi, Rump 2012,
@@ -25,8 +31,10 @@ class DigitTall {
  public:
   // Of finite numbers. Throws std::bad_alloc.
   DigitTall(const Matrix<double>& tall, int threads);
+  // Throws std::bad_alloc, which multiply() does not.
+  DigitScratch scratch() const;
   // y[t·cols + j] = Σ_c lines[t·stride + c]·T(c, j) over all c.
-  void multiply(const float* lines, int64_t stride, int64_t tokens, double* y) const;
+  void multiply(DigitScratch& scratch, const float* lines, int64_t stride, int64_t tokens, double* y) const;
   // What ‖Y‖ is off by at most (Frobenius) for a matrix of `count` lines whose largest magnitude is `most`,
   // and norm `norm`; T's columns are orthonormal.
   double error(double norm, double most, int64_t count) const;

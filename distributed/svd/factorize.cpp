@@ -10,6 +10,8 @@
 #include "distributed/partition.hpp"
 #include "distributed/scalapack.hpp"
 #include "distributed/svd.hpp"
+#include "distributed/svd/coarse.hpp"
+#include "distributed/svd/digits.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/tall.hpp"
 #include "kernels/cuda/factor_ops.hpp"
@@ -187,6 +189,7 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
       return none;
     }
     input.norm_squared = exact_squares(input, timed, options.threads);
+    input.tiles = timed.max(coarse_is_fast() && digits_are_fast() ? 0 : 1) == 0;
     SvdResult result = (on_gpus ? method->run_on_gpus : method->run)(input, options, timed);
     if (result.computed_by.empty()) result.computed_by = options.method;
     result.norm = std::sqrt(input.norm_squared);

@@ -53,13 +53,9 @@ class Filtered {
         threads_(threads),
         shares_(partition(size_, comm.size(), kRowBlock)),
         own_(shares_[static_cast<size_t>(comm.rank())]) {
-    std::vector<float> diagonal(static_cast<size_t>(size_));
-    std::vector<int64_t> bytes;
-    for (const Range& share : shares_) bytes.push_back(share.size() * static_cast<int64_t>(sizeof(float)));
-    for (int64_t i = own_.begin; i < own_.end; ++i)
-      diagonal[static_cast<size_t>(i)] = whole_(i - own_.begin, i);
-    if (comm.size() > 1) comm.all_gather(diagonal.data() + own_.begin, diagonal.data(), bytes);
-    for (const float each : diagonal) trace_ += each;
+    std::vector<double> diagonal;
+    for (int64_t i = own_.begin; i < own_.end; ++i) diagonal.push_back(whole_(i - own_.begin, i));
+    trace_ = ordered_sum(diagonal, comm);
   }
 
   Eigenpairs run(int64_t rank, uint64_t seed) {
@@ -191,10 +187,7 @@ class Filtered {
     const int64_t columns = q.cols;
     Matrix<double> turn;
     together(comm_, [&] {
-      turn = Matrix<double>(columns, columns);
-      for (int64_t i = 0; i < columns; ++i) {
-        for (int64_t j = 0; j < columns; ++j) turn(i, j) = vectors(j, i);
-      }
+      turn = transposed(vectors);
       const auto split = [&](const Matrix<double>& both, Matrix<double>& first, Matrix<double>& others) {
         first = Matrix<double>(both.rows, count);
         others = Matrix<double>(both.rows, columns - count);
@@ -250,23 +243,11 @@ class Filtered {
     rest_ = {};
     Eigenpairs small = ritz(q, multiply_fast(q), rank);
     small.values.resize(static_cast<size_t>(rank));
-    Matrix<double> w;
-    together(comm_, [&] {
-      w = Matrix<double>(q.cols, rank);
-      for (int64_t i = 0; i < q.cols; ++i) {
-        for (int64_t j = 0; j < rank; ++j) w(i, j) = small.vectors(j, i);
-      }
-      q = times_small(q, w, threads_);
-    });
+    together(comm_, [&] { q = times_small(q, transposed(small.vectors), threads_); });
     const Matrix<double> all = gather<double>(q);
     Eigenpairs pairs;
     pairs.values = std::move(small.values);
-    together(comm_, [&] {
-      pairs.vectors = Matrix<double>(rank, size_);
-      for (int64_t i = 0; i < all.rows; ++i) {
-        for (int64_t j = 0; j < rank; ++j) pairs.vectors(j, i) = all(i, j);
-      }
-    });
+    together(comm_, [&] { pairs.vectors = transposed(all); });
     return pairs;
   }
 

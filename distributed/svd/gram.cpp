@@ -33,8 +33,6 @@ constexpr int kElpaRanks = 4;  // ScaLAPACK is no slower with fewer
 // by some 10^-7 of that, by its square. Where they leave out less than this, it is as if of float32 numbers.
 constexpr double kLeastCoarse = 0.05;
 
-constexpr int64_t kMpiBytes = int64_t{6} << 20;  // its buffers, as measured
-
 double left_out(const Input& input, const Factored& factored) {
   return std::max(0.0, 1 - factored.projected / input.norm_squared);
 }
@@ -66,14 +64,6 @@ void check_eigensolver(const SvdOptions& options) {
         fmt::format("svd: expected eigensolver lapack where results must not depend on the "
                     "ranks, found {}",
                     by));
-}
-
-Matrix<double> transposed(const Matrix<double>& rows) {
-  Matrix<double> result(rows.cols, rows.rows);
-  for (int64_t i = 0; i < rows.rows; ++i) {
-    for (int64_t j = 0; j < rows.cols; ++j) result(j, i) = rows(i, j);
-  }
-  return result;
 }
 
 // this rank's rows of the smaller side: to(i, j) = vectors(j, begin + i).
@@ -135,24 +125,33 @@ Matrix<double> digit_product(const Input& input, const Matrix<double>& vectors, 
   const int64_t r = vectors.rows, side = vectors.cols;
   Matrix<double> tall;
   std::optional<DigitTall> digits;
+  std::vector<DigitScratch> scratch;
   together(comm, [&] {
     tall = Matrix<double>(rows, r);
     digits.emplace(transposed(vectors), threads);
+    for (int thread = 0; thread < threads; ++thread) scratch.push_back(digits->scratch());
   });
   lost = digits->error(std::sqrt(input.norm_squared), input.max_abs,
                        std::max(input.shape.out_features, input.shape.in_features));
-  for_each_panel<float>(input, {}, comm, threads,
-                        [&](int64_t first, int64_t depth, const Matrix<float>& panel) {
-                          for_each_block(depth, threads, [&](int64_t begin, int64_t height, int) {
-                            digits->multiply(panel.row(begin), side, height, tall.row(first + begin));
-                          });
-                        });
+  const auto add_panel = [&](int64_t first, int64_t depth, const Matrix<float>& panel) {
+    for_each_block(depth, threads, [&](int64_t begin, int64_t height, int thread) {
+      digits->multiply(scratch[static_cast<size_t>(thread)], panel.row(begin), side, height,
+                       tall.row(first + begin));
+    });
+  };
+  for_each_panel<float>(input, {}, comm, threads, add_panel);
   return tall;
 }
 
+// Whether directions of a Gram matrix in bfloat16 leave too little out for its rounding not to matter.
+bool is_too_coarse(const Input& input, const Factored& factored) {
+  return left_out(input, factored) < kLeastCoarse;
+}
+
 // U, V and σ from T by the eigenvectors of TᵀT: of about the leading directions alone, none of them small.
-Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_rows, TimedCommunicator& comm,
-                int threads, SvdPhases& phases) {
+// Where these are `coarse` and leave too little out, what they leave alone.
+Factored turned(const Input& input, const Matrix<double>& vectors, bool coarse, int64_t long_rows,
+                TimedCommunicator& comm, int threads, SvdPhases& phases) {
   const int64_t r = vectors.rows;
   const Range share = partition(vectors.cols, comm.size(), kRowBlock)[static_cast<size_t>(comm.rank())];
   Factored factored;
@@ -160,10 +159,11 @@ Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_
   SymmetricTiles tiles;
   {
     const Phase phase(phases.multiply_s, comm);
-    bool by_digits = digits_are_fast();
+    bool by_digits = input.tiles;
     if (by_digits) {
       tall = digit_product(input, vectors, long_rows, factored.lost, comm, threads);
       factored.projected = squares(tall, comm);
+      if (coarse && is_too_coarse(input, factored)) return factored;
       by_digits = is_sharp(factored.lost / std::sqrt(input.norm_squared), left_out(input, factored));
     }
     if (!by_digits) {
@@ -171,6 +171,7 @@ Factored turned(const Input& input, const Matrix<double>& vectors, int64_t long_
       tall = product(input, vectors, long_rows, comm, threads);
       factored.projected = squares(tall, comm);
     }
+    if (coarse && is_too_coarse(input, factored)) return factored;
     tiles = gram(tall, comm, threads);
   }
   Eigenpairs pairs;
@@ -208,13 +209,13 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   if (few || layout == Layout::block_cyclic) layout = sides.long_is_rows ? Layout::rows : Layout::columns;
   const InLayout in_layout(given, layout, comm, threads);
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
-                    given.norm_squared, given.rank,         given.rest};
+                    given.norm_squared, given.rank,         given.rest,        given.tiles};
   SvdResult result;
   const size_t own = static_cast<size_t>(comm.rank());
   const int64_t long_rows = partition(sides.longer, comm.size(), kRowBlock)[own].size();
   Eigenpairs pairs;
   Factored factored;
-  bool filtered = false, coarse = coarse_is_fast();
+  bool filtered = false, coarse = input.tiles;
   for (bool again = few; again;) {
     Matrix<float> rows;
     {
@@ -226,8 +227,8 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
       pairs = filtered_eigen(std::move(rows), input.rank, options.seed, comm, threads);
     }
     filtered = pairs.vectors.rows > 0;
-    if (filtered) factored = turned(input, pairs.vectors, long_rows, comm, threads, result.phases);
-    again = filtered && coarse && left_out(input, factored) < kLeastCoarse;
+    if (filtered) factored = turned(input, pairs.vectors, coarse, long_rows, comm, threads, result.phases);
+    again = filtered && coarse && is_too_coarse(input, factored);
     coarse = false;
   }
   if (filtered) {
@@ -244,6 +245,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
                          [&](double rho, int64_t r) { return gram_bound(rho, sides.small, r); });
     };
     pairs = eigenpairs(std::move(tiles), choose, options, sides.small, comm, result.solved_by);
+    factored = {};  // of a try by filters, too
     factored.sigma = roots(pairs.values, pairs.vectors.rows);
   }
   const int64_t r = pairs.vectors.rows;
@@ -269,8 +271,8 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   return result;
 }
 
-// Filters have the tiles beside what they work on; LAPACK has them, on rank 0, while it makes the whole
-// matrix of them, then that and the eigenvectors.
+// Filters have their rows of the Gram matrix, and A where it had to be copied; LAPACK has tiles, on rank 0,
+// while it makes the whole matrix of them, then that and the eigenvectors.
 int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
   if (options.device == "cuda") return gpu_host_bytes(shape, rank, ranks);
   const int64_t small = std::min(shape.out_features, shape.in_features);

@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd/coarse.hpp"
 #include "distributed/svd/tall.hpp"
+#include "distributed/svd/transpose.hpp"
 #include "kernels/cpu/blas_threads.hpp"
 #include "kernels/wide.hpp"
 
@@ -133,9 +135,11 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
     for (auto& each : scratch) each.resize(static_cast<size_t>(kRowBlock * (kMostColumns + kRowBlock)));
   });
   for_each_panel<float>(input, scale, comm, threads, [&](int64_t, int64_t depth, const Matrix<float>& panel) {
-    if (depth == 0) return;
     std::optional<CoarseTall> packed;
-    if (coarse) packed.emplace(panel, threads);
+    together(comm, [&] {
+      if (coarse && depth > 0) packed.emplace(panel, threads);
+    });
+    if (depth == 0) return;
     const BlasThreads single(1);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t b = 0; b < strips.blocks(); ++b) {
@@ -149,10 +153,11 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
   });
   scratch.clear();
 
+  std::vector<std::byte> mine = std::exchange(sums[own], {});  // needs no sending
   std::vector<std::vector<std::byte>> received = comm.all_to_all(sums);
   sums.clear();
-  auto* total = reinterpret_cast<int32_t*>(received[own].data());
-  const auto count = static_cast<int64_t>(received[own].size() / sizeof(int32_t));
+  auto* total = reinterpret_cast<int32_t*>(mine.data());
+  const auto count = static_cast<int64_t>(mine.size() / sizeof(int32_t));
   constexpr int64_t kSome = 1 << 14;
 #pragma omp parallel for num_threads(threads)
   for (int64_t first = 0; first < count; first += kSome) {
@@ -163,6 +168,7 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
     }
   }
 
+  for (double& each : norms) each /= largest;
   Matrix<float> result;
   std::vector<std::vector<std::byte>> others(ranks);
   const auto owner = [&](int64_t block) {
@@ -181,17 +187,22 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
       for (int64_t step = 0; step < strips.count(b); ++step) {
         const int64_t other = strips.other(b, step), wide = strips.height(other), col = strips.begin(other);
         for (int64_t i = 0; i < height; ++i) {
-          const double norm = norms[static_cast<size_t>(strips.begin(b) + i)] / largest * 0x1p-30;
+          const double norm = norms[static_cast<size_t>(strips.begin(b) + i)] * 0x1p-30;
           float* row = result.row(strips.begin(b) - shares[own].begin + i) + col;
           for (int64_t j = 0; j < wide; ++j) {
             const double each = from[i * width + at + j] * norm;
-            row[j] = static_cast<float>(each * (norms[static_cast<size_t>(col + j)] / largest));
-            turned[static_cast<size_t>(j * height + i)] = row[j];
+            row[j] = static_cast<float>(each * norms[static_cast<size_t>(col + j)]);
           }
         }
-        if (step > 0) {
+        const float* block = result.row(strips.begin(b) - shares[own].begin) + col;
+        const size_t to_rank = owner(other);
+        if (step > 0 && to_rank == own) {
+          transpose(block, sides.small, height, wide, result.row(col - shares[own].begin) + strips.begin(b),
+                    sides.small);
+        } else if (step > 0) {
+          transpose(block, sides.small, height, wide, turned.data(), height);
           const auto* bytes = reinterpret_cast<const std::byte*>(turned.data());
-          std::vector<std::byte>& to = others[owner(other)];
+          std::vector<std::byte>& to = others[to_rank];
           to.insert(to.end(), bytes, bytes + wide * height * static_cast<int64_t>(sizeof(float)));
         }
         at += wide;
@@ -202,6 +213,7 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
   received = comm.all_to_all(others);
   for (size_t r = 0; r < ranks; ++r) {
     const auto* from = reinterpret_cast<const float*>(received[r].data());
+    if (r == own) continue;
     const Range theirs = blocks_of(r);
     for (int64_t b = theirs.begin; b < theirs.end; ++b) {
       for (int64_t step = 1; step < strips.count(b); ++step) {

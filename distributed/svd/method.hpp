@@ -22,9 +22,15 @@ struct Input {
   double norm_squared = 0;     // ‖A‖², summed exactly
   int64_t rank = 0;            // asked for; 0: the least rank that leaves at most `rest`
   double rest = 0;             // share of ‖A‖² that may be left out
+  // Whether every rank's processor multiplies by tiles (coarse.hpp, digits.hpp): ranks that went different
+  // ways would meet in different collectives.
+  bool tiles = false;
 
   int64_t small_side() const { return std::min(shape.out_features, shape.in_features); }
 };
+
+// What MPI keeps for its buffers on more than one rank, as measured on few.
+inline constexpr int64_t kMpiBytes = int64_t{6} << 20;
 
 // Adds what passes until its end to one of the phases, but for what the communicator takes.
 class Phase {

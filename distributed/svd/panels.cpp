@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <type_traits>
 
 #include "distributed/agree.hpp"
 #include "distributed/exact_sum.hpp"
@@ -37,32 +36,32 @@ LAMINA_WIDE void times(float* to, const double* factors, int64_t count) {
 }
 
 // to(k, at + i) = from[i·stride + k]·scale[at + i], for i < small, k < depth: a line of each at a time.
-template <class T>
+constexpr int64_t kDeep = 16;
 void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t depth, int64_t at,
-                      const std::vector<double>& scale, Matrix<T>& to, int threads) {
-  constexpr int64_t kSmall = 8, kDeep = 16;
-  if constexpr (std::is_same_v<T, float>) {
+                      const std::vector<double>& scale, Matrix<float>& to, int threads) {
 #pragma omp parallel for num_threads(threads)
-    for (int64_t k0 = 0; k0 < depth; k0 += kDeep) {
-      const int64_t k1 = std::min(depth, k0 + kDeep);
-      transpose(from + k0, stride, small, k1 - k0, to.row(k0) + at, to.cols);
-      if (scale.empty()) continue;
-      for (int64_t k = k0; k < k1; ++k) times(to.row(k) + at, scale.data() + at, small);
-    }
-    return;
+  for (int64_t k0 = 0; k0 < depth; k0 += kDeep) {
+    const int64_t k1 = std::min(depth, k0 + kDeep);
+    transpose(from + k0, stride, small, k1 - k0, to.row(k0) + at, to.cols);
+    if (scale.empty()) continue;
+    for (int64_t k = k0; k < k1; ++k) times(to.row(k) + at, scale.data() + at, small);
   }
+}
+void widen_transposed(const float* from, int64_t stride, int64_t small, int64_t depth, int64_t at,
+                      const std::vector<double>& scale, Matrix<double>& to, int threads) {
+  constexpr int64_t kSmall = 8;
 #pragma omp parallel for num_threads(threads)
   for (int64_t k0 = 0; k0 < depth; k0 += kDeep) {
     const int64_t k1 = std::min(depth, k0 + kDeep);
     for (int64_t i0 = 0; i0 < small; i0 += kSmall) {
       const int64_t i1 = std::min(small, i0 + kSmall);
       for (int64_t k = k0; k < k1; ++k) {
-        T* out = to.row(k) + at;
+        double* out = to.row(k) + at;
         if (scale.empty()) {
           for (int64_t i = i0; i < i1; ++i) out[i] = from[i * stride + k];
         } else {
           const double* factor = scale.data() + at;
-          for (int64_t i = i0; i < i1; ++i) out[i] = static_cast<T>(from[i * stride + k] * factor[i]);
+          for (int64_t i = i0; i < i1; ++i) out[i] = from[i * stride + k] * factor[i];
         }
       }
     }
@@ -236,33 +235,33 @@ SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threa
   });
   // Blocks of at most kRowBlock terms, whose magnitudes sum to at most Σ|a_ki·a_kj| ≤ 1 over all of them.
   const double shift = exact_shift(1.01);
-  for_each_panel<double>(input, scale, comm, threads,
-                         [&](int64_t, int64_t depth, const Matrix<double>& panel) {
-                           const BlasThreads single(1);
-                           const auto count = static_cast<int64_t>(places.size());
+  const auto add_panel = [&](int64_t, int64_t depth, const Matrix<double>& panel) {
+    const BlasThreads single(1);
+    const auto count = static_cast<int64_t>(places.size());
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-                           for (int64_t place = 0; place < count; ++place) {
-                             const auto [row, col] = places[static_cast<size_t>(place)];
-                             const int64_t height = result.side(row), width = result.side(col);
-                             double* to = result.tile(row, col);
-                             double* product = scratch[static_cast<size_t>(omp_get_thread_num())].data();
-                             for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
-                               const int64_t deep = std::min(kRowBlock, depth - begin);
-                               const double* block = panel.row(begin);
-                               if (row == col) {
-                                 // Row-major upper is column-major lower; the other half stays what it was.
-                                 syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
-                                      static_cast<int>(panel.cols), product);
-                                 for (int64_t i = 0; i < height; ++i)
-                                   add_on_grid(to + i * width + i, product + i * width + i, width - i, shift);
-                                 continue;
-                               }
-                               multiply(true, false, height, width, deep, block + row * kSide, panel.cols,
-                                        block + col * kSide, panel.cols, product, width);
-                               add_on_grid(to, product, height * width, shift);
-                             }
-                           }
-                         });
+    for (int64_t place = 0; place < count; ++place) {
+      const auto [row, col] = places[static_cast<size_t>(place)];
+      const int64_t height = result.side(row), width = result.side(col);
+      double* to = result.tile(row, col);
+      double* product = scratch[static_cast<size_t>(omp_get_thread_num())].data();
+      for (int64_t begin = 0; begin < depth; begin += kRowBlock) {
+        const int64_t deep = std::min(kRowBlock, depth - begin);
+        const double* block = panel.row(begin);
+        if (row == col) {
+          // Row-major upper is column-major lower; the other half stays what it was.
+          syrk(static_cast<int>(width), static_cast<int>(deep), block + col * kSide,
+               static_cast<int>(panel.cols), product);
+          for (int64_t i = 0; i < height; ++i)
+            add_on_grid(to + i * width + i, product + i * width + i, width - i, shift);
+          continue;
+        }
+        multiply(true, false, height, width, deep, block + row * kSide, panel.cols, block + col * kSide,
+                 panel.cols, product, width);
+        add_on_grid(to, product, height * width, shift);
+      }
+    }
+  };
+  for_each_panel<double>(input, scale, comm, threads, add_panel);
   // Some at a time: MPI's own buffers are as long as what it sums, or a good part of it.
   const auto size = static_cast<int64_t>(result.data.size());
   for (int64_t first = 0; first < size; first += kSummedNumbers) {

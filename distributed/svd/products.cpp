@@ -39,7 +39,8 @@ Products::Products(const Input& input, Communicator& comm, int threads)
           partition(std::max(input.shape.out_features, input.shape.in_features), comm.size(), kRowBlock)),
       short_shares_(partition(input.small_side(), comm.size(), kRowBlock)),
       max_abs_(input.max_abs),
-      norm_(std::sqrt(input.norm_squared)) {}
+      norm_(std::sqrt(input.norm_squared)),
+      tiles_(input.tiles) {}
 
 template <class T>
 Matrix<T> Products::gather(const Matrix<double>& q, double scale) {
@@ -55,7 +56,7 @@ Matrix<T> Products::gather(const Matrix<double>& q, double scale) {
 }
 
 bool Products::can_be_coarse() const {
-  return coarse_is_fast() && max_abs_ > kLeastCoarse && max_abs_ < 1 / kLeastCoarse;
+  return tiles_ && max_abs_ > kLeastCoarse && max_abs_ < 1 / kLeastCoarse;
 }
 
 Matrix<float> Products::forward(const Matrix<double>& q, double& scale, bool coarse) {
@@ -176,21 +177,24 @@ Matrix<double> Products::exact_forward(const Matrix<double>& q) {
 Matrix<double> Products::digit_forward(const Matrix<double>& q, double& lost) {
   const Matrix<double> z = gather<double>(q, 1);
   Matrix<double> y;
-  std::vector<std::vector<float>> scratch(static_cast<size_t>(threads_));
+  std::vector<std::vector<float>> turned(static_cast<size_t>(threads_));
+  std::vector<DigitScratch> scratch;
   std::optional<DigitTall> digits;
   together(comm_, [&] {
     y = Matrix<double>(own_long().size(), q.cols);
     digits.emplace(z, threads_);
-    for (auto& each : scratch) each.resize(long_is_rows_ ? 0 : static_cast<size_t>(kRowBlock * z.rows));
+    for (auto& each : turned) {
+      each.resize(long_is_rows_ ? 0 : static_cast<size_t>(kRowBlock * z.rows));
+      scratch.push_back(digits->scratch());
+    }
   });
   lost = digits->error(norm_, max_abs_, long_shares_.back().end);
   const Matrix<float>& a = a_.local();
   for_each_block(y.rows, threads_, [&](int64_t begin, int64_t rows, int thread) {
-    const float* lines = long_is_rows_ ? a.row(begin) : scratch[static_cast<size_t>(thread)].data();
-    if (!long_is_rows_)
-      transpose(a.data.data() + begin, a.cols, z.rows, rows, scratch[static_cast<size_t>(thread)].data(),
-                z.rows);
-    digits->multiply(lines, z.rows, rows, y.row(begin));
+    float* across = turned[static_cast<size_t>(thread)].data();
+    if (!long_is_rows_) transpose(a.data.data() + begin, a.cols, z.rows, rows, across, z.rows);
+    digits->multiply(scratch[static_cast<size_t>(thread)], long_is_rows_ ? a.row(begin) : across, z.rows,
+                     rows, y.row(begin));
   });
   return y;
 }

@@ -50,6 +50,7 @@ class Products {
   int threads_;
   std::vector<Range> long_shares_, short_shares_;
   double max_abs_, norm_;
+  bool tiles_;
 };
 
 }  // namespace lamina::svd

@@ -35,7 +35,6 @@ constexpr double kLeastOrthogonal = 1e-8;
 
 constexpr int64_t kMovedBytes = int64_t{16} << 20;  // that redistribute() sends at a time
 constexpr int64_t kBlasBytes = int64_t{2} << 20;    // its packed panels
-constexpr int64_t kMpiBytes = int64_t{6} << 20;     // its buffers
 
 // A sketch this near the whole costs more than the whole, and says less.
 bool take_whole(int64_t sketch, int64_t small_side) {
@@ -57,9 +56,10 @@ SvdResult whole(const Input& input, const SvdOptions& options, TimedCommunicator
   // Of equal sides, the Gram matrix takes the one that is cut: let it be the same one for every layout.
   const bool square = input.shape.out_features == input.shape.in_features;
   const InLayout by_rows(input, square ? Layout::rows : input.distribution.layout, comm, options.threads);
-  const Input as_rows{input.shape,   {.layout = Layout::rows}, by_rows.local(),
-                      input.max_abs, input.norm_squared,       input.rank,
-                      input.rest};
+  const Input as_rows{input.shape,        {.layout = Layout::rows},
+                      by_rows.local(),    input.max_abs,
+                      input.norm_squared, input.rank,
+                      input.rest,         input.tiles};
   return unknown_optimum(gram_method().run(square ? as_rows : input, same, comm));
 }
 

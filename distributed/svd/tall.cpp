@@ -4,12 +4,11 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <limits>
 
+#include "kernels/compress/rows.hpp"
 #include "kernels/cpu/blas_threads.hpp"
-#include "kernels/wide.hpp"
 
 extern "C" {
 void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
@@ -20,16 +19,6 @@ void dgemm_(const char*, const char*, const int*, const int*, const int*, const 
 
 namespace lamina {
 namespace {
-
-// Infinity where any is not finite. Bits of magnitudes are in the order of magnitudes, infinity above all
-// numbers and NaN above that.
-LAMINA_WIDE double largest_magnitude(const float* data, int64_t count) {
-  uint32_t most = 0;
-#pragma omp simd reduction(max : most)
-  for (int64_t i = 0; i < count; ++i) most = std::max(most, std::bit_cast<uint32_t>(data[i]) & 0x7FFFFFFF);
-  const float magnitude = std::bit_cast<float>(most);
-  return std::isfinite(magnitude) ? magnitude : std::numeric_limits<double>::infinity();
-}
 
 int64_t count_blocks(int64_t rows) {
   return (rows + kRowBlock - 1) / kRowBlock;
@@ -89,9 +78,20 @@ double max_abs(const Matrix<float>& slab, Communicator& comm, int threads) {
   const auto count = static_cast<int64_t>(slab.data.size());
   double most = 0;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(max : most)
-  for (int64_t begin = 0; begin < count; begin += kPiece)
-    most = std::max(most, largest_magnitude(slab.data.data() + begin, std::min(kPiece, count - begin)));
+  for (int64_t begin = 0; begin < count; begin += kPiece) {
+    // Its bits are in the order of magnitudes, of infinity above all numbers and NaN above that.
+    const float of_piece = largest_magnitude(slab.data.data() + begin, std::min(kPiece, count - begin));
+    most = std::max(most, std::isfinite(of_piece) ? of_piece : std::numeric_limits<double>::infinity());
+  }
   return comm.max(most);
+}
+
+Matrix<double> transposed(const Matrix<double>& rows) {
+  Matrix<double> result(rows.cols, rows.rows);
+  for (int64_t i = 0; i < rows.rows; ++i) {
+    for (int64_t j = 0; j < rows.cols; ++j) result(j, i) = rows(i, j);
+  }
+  return result;
 }
 
 double ordered_sum(const std::vector<double>& blocks, Communicator& comm) {

@@ -33,6 +33,9 @@ double ordered_sum(const std::vector<double>& blocks, Communicator& comm);
 // ‖T‖², Frobenius, over all ranks' rows. Collective.
 double squares(const Matrix<double>& tall, Communicator& comm);
 
+// Its columns as rows.
+Matrix<double> transposed(const Matrix<double>& rows);
+
 // T·W, for W [l × r].
 Matrix<double> times_small(const Matrix<double>& tall, const Matrix<double>& w, int threads);
 

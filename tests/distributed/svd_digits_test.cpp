@@ -24,6 +24,7 @@ TEST(Digits, ProductsAreWithinTheirError) {
           tall(i, j) = number(3, i, j) / std::sqrt(static_cast<double>(rows));
       }
       const svd::DigitTall digits(tall, 2);
+      svd::DigitScratch scratch = digits.scratch();
       for (const int64_t tokens : {1, 17, 32, 100}) {
         for (const double scale : {1.0, 0x1p-100, 0x1p100}) {
           Matrix<float> lines = random_matrix(tokens, rows, 4);
@@ -38,7 +39,7 @@ TEST(Digits, ProductsAreWithinTheirError) {
             }
           }
           std::vector<double> y(static_cast<size_t>(tokens * cols), 7.0);
-          digits.multiply(lines.data.data(), rows, tokens, y.data());
+          digits.multiply(scratch, lines.data.data(), rows, tokens, y.data());
           double off = 0;
           for (int64_t t = 0; t < tokens; ++t) {
             for (int64_t j = 0; j < cols; ++j) {
