@@ -39,29 +39,7 @@ std::vector<std::vector<Range>> repeat_halves(const std::vector<Range>& half, in
   return rows;
 }
 
-}  // namespace
-
-CutUnits leaf_units(const Leaf& leaf) {
-  CutUnits units;
-  if (leaf.group > 0 && !leaf.per_channel) units.cols = leaf.group;
-  if (leaf.pattern.kind == PatternKind::n_of_m) units.cols = std::lcm(units.cols, leaf.pattern.m);
-  if (leaf.pattern.kind == PatternKind::block) {
-    units.cols = std::lcm(units.cols, leaf.pattern.block_cols);
-    units.rows = leaf.pattern.block_rows;
-  }
-  return units;
-}
-
-int64_t total_size(const std::vector<Range>& ranges) {
-  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0},
-                         [](int64_t sum, const Range& range) { return sum + range.size(); });
-}
-
-std::string to_string(Shard shard) {
-  return shard == Shard::none ? "none" : shard == Shard::column ? "column" : "row";
-}
-
-Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves) {
+Cut even_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves) {
   const auto [n, k] = shape;
   if (halves < 1 || n % halves != 0) {
     throw std::invalid_argument(
@@ -87,9 +65,31 @@ Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves)
   return cut;
 }
 
+}  // namespace
+
+CutUnits leaf_units(const Leaf& leaf) {
+  CutUnits units;
+  if (leaf.group > 0 && !leaf.per_channel) units.cols = leaf.group;
+  if (leaf.pattern.kind == PatternKind::n_of_m) units.cols = std::lcm(units.cols, leaf.pattern.m);
+  if (leaf.pattern.kind == PatternKind::block) {
+    units.cols = std::lcm(units.cols, leaf.pattern.block_cols);
+    units.rows = leaf.pattern.block_rows;
+  }
+  return units;
+}
+
+int64_t total_size(const std::vector<Range>& ranges) {
+  return std::accumulate(ranges.begin(), ranges.end(), int64_t{0},
+                         [](int64_t sum, const Range& range) { return sum + range.size(); });
+}
+
+std::string to_string(Shard shard) {
+  return shard == Shard::none ? "none" : shard == Shard::column ? "column" : "row";
+}
+
 Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves,
              const std::vector<Range>& row_cut, const std::vector<Range>& column_cut) {
-  Cut cut = make_cut(shape, shard, ranks, unit, halves);
+  Cut cut = even_cut(shape, shard, ranks, unit, halves);
   if (shard == Shard::row && !row_cut.empty()) {
     expect_cover("row_cut", row_cut, shape.in_features, ranks, unit.cols);
     cut.cols = row_cut;

@@ -21,13 +21,10 @@ struct Cut {
 };
 
 // The cut of an N×K matrix: column cuts rows of W (each of `halves` alike, at multiples of unit.rows), row
-// cuts K at multiples of unit.cols.
-Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves = 1);
-
-// The same, with cuts of K or of N given from outside, as ShardedOptions has them. Throws
-// std::invalid_argument where they are none that partition() could have made.
-Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves,
-             const std::vector<Range>& row_cut, const std::vector<Range>& column_cut);
+// cuts K at multiples of unit.cols; evenly, or as `row_cut` and `column_cut` say (see ShardedOptions). Throws
+// std::invalid_argument where these are none that partition() could have made.
+Cut make_cut(Shape shape, Shard shard, int ranks, CutUnits unit, int64_t halves = 1,
+             const std::vector<Range>& row_cut = {}, const std::vector<Range>& column_cut = {});
 
 // Where a leaf may be cut.
 CutUnits leaf_units(const Leaf& leaf);

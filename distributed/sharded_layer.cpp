@@ -57,10 +57,10 @@ int side_multiprocessors() {
 }
 
 // Packs the stage's part once more; a rank without a part has nothing to pack.
-void pack(Stage& stage, const LayerOptions& options) {
-  if (stage.part.rows > 0 && stage.part.cols > 0)
-    stage.copies.push_back(
-        stage.kernel->make(stage.part, {options.max_tokens, options.threads, stage.workspace.get()}));
+void pack(Stage& stage, LayerOptions options) {
+  if (stage.part.rows == 0 || stage.part.cols == 0) return;
+  options.workspace = stage.workspace.get();
+  stage.copies.push_back(stage.kernel->make(stage.part, options));
 }
 
 }  // namespace
@@ -198,7 +198,6 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
                     options_.max_tokens, copy, tokens));
   }
   const auto output = [&](size_t s) { return s + 1 == stages_.size() ? y : stages_[s].output.as<float>(); };
-  const auto reduces = [&](const Stage& stage) { return stage.cut.reduce && comm_.size() > 1; };
   const auto layer = [&](size_t s) -> Layer* {
     return stages_[s].copies.empty() ? nullptr : stages_[s].copies[static_cast<size_t>(copy)].get();
   };
@@ -266,7 +265,7 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
   const Stage& stage = stages_[s];
   const int64_t token_bytes =
       stage.local_in * (stage.follows ? int64_t{sizeof(float)} : bytes_of(input_type()));
-  const int64_t chunk = (tokens + overlap_ - 1) / overlap_;
+  const int64_t chunk = this->chunk(stage, tokens);
   for (int64_t begin = 0; begin < tokens; begin += chunk) {
     const int64_t count = std::min(chunk, tokens - begin);
     const auto* from =
@@ -336,15 +335,14 @@ int64_t ShardedLayer::weight_bytes() const {
 int64_t ShardedLayer::comm_bytes(int64_t tokens) const {
   int64_t sum = gathers_ ? tokens * local_in() * bytes_of(input_type()) : 0;
   for (const Stage& stage : stages_) {
-    if (stage.cut.reduce && comm_.size() > 1)
-      sum += tokens * stage.local_out * static_cast<int64_t>(sizeof(float));
+    if (reduces(stage)) sum += tokens * stage.local_out * static_cast<int64_t>(sizeof(float));
   }
   return sum;
 }
 
 int ShardedLayer::collectives() const {
-  const auto sums = std::count_if(stages_.begin(), stages_.end(),
-                                  [&](const Stage& stage) { return stage.cut.reduce && comm_.size() > 1; });
+  const auto sums =
+      std::count_if(stages_.begin(), stages_.end(), [&](const Stage& stage) { return reduces(stage); });
   return static_cast<int>(sums) + (gathers_ ? 1 : 0);
 }
 

@@ -103,7 +103,7 @@ class ShardedLayer {
   int collectives() const;  // how many a forward runs
   // Tokens of one product, where those of a stage that reduces fall into chunks.
   int64_t chunk(const Stage& stage, int64_t tokens) const {
-    return stage.cut.reduce && comm_.size() > 1 ? (tokens + overlap_ - 1) / overlap_ : tokens;
+    return reduces(stage) ? (tokens + overlap_ - 1) / overlap_ : tokens;
   }
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
@@ -113,6 +113,7 @@ class ShardedLayer {
   Transport* transport() const { return transport_; }  // null where it moves nothing between ranks
 
  private:
+  bool reduces(const Stage& stage) const { return stage.cut.reduce && comm_.size() > 1; }
   // Whether the stage's input is float32 that its kernel does not read as it is.
   bool rounds(const Stage& stage) const { return stage.follows || stage.kernel->input != input_type(); }
   // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it where it rounds().

@@ -190,7 +190,7 @@ class NcclTransport final : public Transport {
                       Stream& stream) override {
     if (count == 0) return;
     check_nccl(ncclReduceScatter(in, out, static_cast<size_t>(count), nccl_type(dtype), nccl_op(op),
-                                 comm_.of(stream), cuda_stream(stream)),
+                                 comm_.get(), cuda_stream(stream)),
                "reduce-scatter");
   }
   void all_gather(const void* in, void* out, int64_t bytes, Stream& stream) override {

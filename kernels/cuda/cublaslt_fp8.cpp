@@ -72,16 +72,12 @@ class Fp8Layer final : public CudaLayer {
 
  private:
   MatmulScales scales() const { return {scales_.as<float>(), token_scales_->as<float>()}; }
-  // Whether cuBLASLt scales the sums of so many tokens: what it offers for some it may not for others, and
-  // older ones do not know of it.
+  // Whether cuBLASLt scales the sums of so many tokens: what it offers for some it may not for
+  // others.
   bool scales_inside(int64_t tokens) {
     if (tokens <= kFewTokens) return false;
     const auto [known, is_new] = scales_inside_.try_emplace(aligned(tokens), false);
-    if (!is_new) return known->second;
-    try {
-      known->second = matmul_offered(scaling_types_, n_, aligned(tokens), k_, scales());
-    } catch (const DeviceError&) {
-    }
+    if (is_new) known->second = matmul_offered(scaling_types_, n_, aligned(tokens), k_, scales());
     return known->second;
   }
 

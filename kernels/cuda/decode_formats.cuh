@@ -28,6 +28,24 @@ __device__ __forceinline__ uint32_t minus(uint32_t a, uint32_t b) {
   return as_bits(__hsub2(as_bf16(a), as_bf16(b)));
 }
 
+// kCount neighbours of a row, from a column that is a multiple of as many on.
+template <int kCount>
+__device__ __forceinline__ void write_neighbours(const DecodeLayout& layout, uint16_t* to, int64_t row,
+                                                 int64_t col, const uint32_t (&words)[kCount / 2]) {
+  if (row >= layout.rows || col >= layout.cols) return;
+  uint16_t* const out = to + row * layout.cols + col;
+  if (layout.cols % kCount == 0) {
+    if constexpr (kCount == 8)
+      *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
+    else
+      *reinterpret_cast<uint2*>(out) = {words[0], words[1]};
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kCount; ++i)
+    if (col + i < layout.cols) out[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
+}
+
 // What most formats are not.
 struct Plain {
   static constexpr bool kGrouped = false;    // scales a group lie behind a chunk's codes

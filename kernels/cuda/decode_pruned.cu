@@ -75,21 +75,6 @@ __global__ void __launch_bounds__(kThreads)
   while (kept < most) values[kept++ * 32] = 0;
 }
 
-// Eight weights of a row, from a column that is a multiple of 8 on.
-__device__ __forceinline__ void write_eight(const DecodeLayout& layout, uint16_t* to, int64_t row,
-                                            int64_t col, const uint4& eight) {
-  if (row >= layout.rows || col >= layout.cols) return;
-  uint16_t* const out = to + row * layout.cols + col;
-  if (layout.cols % 8 == 0) {
-    *reinterpret_cast<uint4*>(out) = eight;
-    return;
-  }
-  const uint32_t words[4] = {eight.x, eight.y, eight.z, eight.w};
-#pragma unroll
-  for (int i = 0; i < 8; ++i)
-    if (col + i < layout.cols) out[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
-}
-
 // A warp fetches a chunk into shared memory, where every lane takes its values from a column of its own.
 __global__ void __launch_bounds__(kThreads)
     bitmap_expand_kernel(DecodeLayout layout, const uint8_t* packed, const uint32_t* offsets, uint16_t* to) {
@@ -121,9 +106,10 @@ __global__ void __launch_bounds__(kThreads)
       }
       const Place place = place_of(lane, word * 32 + half * 16);
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        write_eight(layout, to, chunk.row + place.row + i * 8, chunk.col + place.col,
-                    {pairs[i], pairs[2 + i], pairs[4 + i], pairs[6 + i]});
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t eight[4] = {pairs[i], pairs[2 + i], pairs[4 + i], pairs[6 + i]};
+        write_neighbours<8>(layout, to, chunk.row + place.row + i * 8, chunk.col + place.col, eight);
+      }
     }
 }
 

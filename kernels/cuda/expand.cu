@@ -12,24 +12,6 @@ __device__ __forceinline__ uint32_t scaled(uint32_t pair, float scale) {
                                        __fmul_rn(__uint_as_float(pair & 0xffff0000u), scale)));
 }
 
-// kCount neighbours of a row, from a column that is a multiple of as many on.
-template <int kCount>
-__device__ __forceinline__ void write(const DecodeLayout& layout, uint16_t* to, int64_t row, int64_t col,
-                                      const uint32_t (&words)[kCount / 2]) {
-  if (row >= layout.rows || col >= layout.cols) return;
-  uint16_t* const out = to + row * layout.cols + col;
-  if (layout.cols % kCount == 0) {
-    if constexpr (kCount == 8)
-      *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
-    else
-      *reinterpret_cast<uint2*>(out) = {words[0], words[1]};
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < kCount; ++i)
-    if (col + i < layout.cols) out[i] = static_cast<uint16_t>(words[i / 2] >> (i % 2 * 16));
-}
-
 // Two kept weights and where of four columns they are, two bits each, as four weights.
 __device__ __forceinline__ void spread(uint32_t pair, uint32_t places, uint32_t (&words)[2]) {
   const uint64_t four = static_cast<uint64_t>(pair & 0xffffu) << (places % 4 * 16) |
@@ -81,7 +63,8 @@ __global__ void __launch_bounds__(kThreads)
           for (int reg = 0; reg < 4; ++reg) {
             uint32_t four[2];
             spread(a[i][reg], kept[reg / 2] >> (reg % 2 * 16 + t * 4), four);
-            write<4>(layout, to, row + reg % 2 * 8, first_col + step * 32 + (t + reg / 2 * 4) * 4, four);
+            write_neighbours<4>(layout, to, row + reg % 2 * 8, first_col + step * 32 + (t + reg / 2 * 4) * 4,
+                                four);
           }
         }
       } else {
@@ -90,8 +73,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
           for (int below = 0; below < 2; ++below) {
             const uint32_t eight[4] = {a[i][below], a[i][2 + below], a[i + 1][below], a[i + 1][2 + below]};
-            write<8>(layout, to, row + below * 8, first_col + (part * kPartSteps + i) / 2 * 32 + t * 8,
-                     eight);
+            write_neighbours<8>(layout, to, row + below * 8,
+                                first_col + (part * kPartSteps + i) / 2 * 32 + t * 8, eight);
           }
       }
     }

@@ -158,10 +158,8 @@ void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const voi
             const Stream& on, MatmulScales scales) {
   const cudaStream_t stream = cuda_stream(on);
   // Of one device: a process uses one.
-  static std::map<std::tuple<int, int, int, bool, bool, int64_t, int64_t, int64_t, int>, Plan> plans;
-  const auto key = std::make_tuple(static_cast<int>(types.in), static_cast<int>(types.out),
-                                   static_cast<int>(types.compute), types.outer_scales, types.fast_sums, n, m,
-                                   k, on.multiprocessors);
+  static std::map<std::tuple<MatmulTypes, int64_t, int64_t, int64_t, int>, Plan> plans;
+  const auto key = std::make_tuple(types, n, m, k, on.multiprocessors);
   auto found = plans.find(key);
   if (found == plans.end()) {
     if (on.multiprocessors > 0)  // a step's products are captured with others beside them and alone
@@ -177,11 +175,15 @@ void matmul(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const voi
 }
 
 bool matmul_offered(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, MatmulScales scales) {
-  const Plan plan = make_plan(types, n, m, k, scales);
-  int count = 0;
-  cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
-  candidates(plan, &count, &status);
-  return count > 0;
+  try {
+    const Plan plan = make_plan(types, n, m, k, scales);
+    int count = 0;
+    cublasStatus_t status = CUBLAS_STATUS_SUCCESS;
+    candidates(plan, &count, &status);
+    return count > 0;
+  } catch (const DeviceError&) {  // older ones do not know of such scales
+    return false;
+  }
 }
 
 }  // namespace lamina

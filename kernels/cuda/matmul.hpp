@@ -5,6 +5,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <compare>
 #include <cstdint>
 
 #include "kernels/device.hpp"
@@ -18,6 +19,7 @@ struct MatmulTypes {
   cudaDataType_t scale = CUDA_R_32F;
   bool outer_scales = false;  // y[t][i] = sum · scales.w[i] · scales.x[t]
   bool fast_sums = false;     // of 8-bit floats: all of K by the tensor cores, in about 14 bits
+  auto operator<=>(const MatmulTypes&) const = default;
 };
 // float32, one a row of W and one a token; of types with outer_scales.
 struct MatmulScales {

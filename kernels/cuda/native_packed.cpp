@@ -1,6 +1,7 @@
 // int8, fp8 and int4 weights, and 2:4 ones of these and bfloat16, by bfloat16 activations: decode.cu's
-// products for few tokens, prefill.cu's for more, or cuBLASLt's on the weights expanded to a whole matrix
-// where that is faster. Of int4 the activations may be int8 codes too, which bfloat16 holds exactly.
+// products for few tokens, prefill.cu's for more, or, by kernel `expanded` (of `native` see
+// kNativeMayExpand), cuBLASLt's on the weights expanded to a whole matrix. Of int4 the activations may be
+// int8 codes too, which bfloat16 holds exactly.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -148,7 +149,10 @@ class PackedLayer final : public CudaLayer {
                  many_ ? largest([&](int64_t m) { return prefill_x_bytes(format_, layout_, m); }) : 0);
     if (x_bytes > 0) x_ = scratch(x_bytes);
     if (codes_activations_) token_scales_ = scratch(most * 4);
-    if (most > few_tokens_ && (codes_activations_ || input_scales_.bytes() > 0))
+    // prefill.cu divides by input scales itself, and decode.cu quantizes too.
+    const bool expands_some = always_expands_ || kNativeMayExpand;
+    if (most > few_tokens_ &&
+        ((codes_activations_ && (many_ || expands_some)) || (input_scales_.bytes() > 0 && expands_some)))
       prepared_ = scratch(most * cols() * 2);
     allocate_whole(options);
   }
@@ -362,16 +366,14 @@ Kernel packed_kernel(const char* name, bool expands) {
 Kernel cuda_packed_kernel() {
   Kernel kernel = packed_kernel("native", false);
   kernel.preference = 20;
-  kernel.help =
-      "int8, fp8, int4 and 2:4 weights by bfloat16 activations, packed for tensor cores; of many tokens by "
-      "cuBLASLt on expanded weights where that is faster";
+  kernel.help = "int8, fp8, int4 and 2:4 weights by bfloat16 activations, packed for tensor cores";
   return kernel;
 }
 
 Kernel cuda_expanded_kernel() {
   Kernel kernel = packed_kernel("expanded", true);
-  kernel.preference = 0;  // when named: native takes the faster way
-  kernel.help = "the same, with more than a few tokens always by cuBLASLt on expanded weights";
+  kernel.preference = 0;  // when named
+  kernel.help = "the same, with more than a few tokens by cuBLASLt on expanded weights";
   return kernel;
 }
 

@@ -93,11 +93,9 @@ void hold(int64_t nanoseconds, cudaStream_t stream) {
   hold_kernel<<<1, 1, 0, stream>>>(nanoseconds);
 }
 
-void occupy(int multiprocessors, int64_t nanoseconds, cudaStream_t stream) {
-  // With nearly all of the shared memory that a multiprocessor has, and all the threads.
-  constexpr int kShared = 200 << 10;
-  cudaFuncSetAttribute(hold_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kShared);
-  hold_kernel<<<static_cast<unsigned>(multiprocessors), 1024, kShared, stream>>>(nanoseconds);
+void occupy(int multiprocessors, int64_t nanoseconds, int shared_bytes, cudaStream_t stream) {
+  cudaFuncSetAttribute(hold_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  hold_kernel<<<static_cast<unsigned>(multiprocessors), 1024, shared_bytes, stream>>>(nanoseconds);
 }
 
 }  // namespace lamina

@@ -18,6 +18,6 @@ void silu_gate(const float* gate_up, void* hidden, HiddenType type, int64_t toke
 // Keeps the stream busy for so long, while the host queues what comes after.
 void hold(int64_t nanoseconds, cudaStream_t stream);
 // The same, and keeps so many multiprocessors from other work.
-void occupy(int multiprocessors, int64_t nanoseconds, cudaStream_t stream);
+void occupy(int multiprocessors, int64_t nanoseconds, int shared_bytes, cudaStream_t stream);
 
 }  // namespace lamina

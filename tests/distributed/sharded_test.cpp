@@ -1,5 +1,4 @@
-// Layers cut over ranks: right for every scheme, shard and awkward size; and the check sees each way to be
-// wrong.
+// Layers cut over ranks: right for every scheme, shard and awkward size; the check sees each way to be wrong.
 #include "distributed/sharded_layer.hpp"
 
 #include <gtest/gtest.h>
@@ -44,6 +43,28 @@ struct Rig {
 
 const Shard kShards[] = {Shard::none, Shard::column, Shard::row};
 const test::SchemeCase kDense{"dense", {}};
+
+// Ranks that rounded their weights where others did not would make sums that no reference has.
+TEST(Sharded, KernelsOfSeveralRanksAreToldToMultiplyWeightsAsTheyAre) {
+  Registry watched = registry();
+  Kernel kernel = *registry().choose("reference", "cpu", Leaf(), nullptr);
+  kernel.name = "watched";
+  std::vector<Ways> told;
+  kernel.make = [&told, make = kernel.make](const Leaf& leaf, const LayerOptions& options) {
+    told.push_back(options.ways);
+    return make(leaf, options);
+  };
+  watched.add(kernel);
+  const Rig rig({12, 16}, kDense, {});
+  for (const Shard shard : kShards) {
+    auto comm = shard == Shard::none ? make_self_communicator() : world().subset(world().size());
+    const CompressedWeights weights = compress(*rig.scheme, rig.original, *comm, 5);
+    ShardedLayer layer(weights, {.shard = shard, .kernel = "watched"}, watched, *comm);
+    layer.replicate(2);
+    EXPECT_EQ(told, std::vector<Ways>(2, comm->size() > 1 ? Ways::exact : Ways::any)) << to_string(shard);
+    told.clear();
+  }
+}
 
 TEST(Sharded, EverySchemeAndShardIsRight) {
   for (const test::SchemeCase& each : test::scheme_cases()) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,7 @@ namespace {
 constexpr int64_t kGuarded = 64;  // floats beside y
 
 // For tools under which everything takes a hundred times as long (scripts/sanitize_gpu.sh): of each scheme
-// the first shape by a few numbers of tokens, each once, and our own kernels alone.
+// the first shape by a few numbers of tokens, each once, and our own kernels and cuBLASLt's.
 bool brief() {
   static const bool is = std::getenv("LAMINA_BRIEF_GPU_TESTS") != nullptr;
   return is;
@@ -62,8 +63,8 @@ class DeviceOutput {
 
 struct DeviceProblem {
   Matrix<float> x;
+  ProductInput read;
   ReferenceProduct reference;
-  ReferenceProduct rounded;  // of weights rounded to bfloat16, which some ways of a kernel multiply
 };
 
 // As the kernel sees activations: rounded to its input first, then the leaf's own rule.
@@ -74,9 +75,8 @@ DeviceProblem make_problem(const Leaf& leaf, InputType input, uint64_t seed, int
   std::fill(problem.x.row(1), problem.x.row(1) + leaf.cols, 0.0f);
   Matrix<float> seen = problem.x;
   for (float& value : seen.data) value = rounded_input(value, input);
-  const ProductInput read = product_input(reference_activations(seen, leaf, {0, leaf.cols}, input));
-  problem.reference = reference_product(leaf, read, 16);
-  if (leaf.bits == 4) problem.rounded = reference_product(leaf, read, 16, true);
+  problem.read = product_input(reference_activations(seen, leaf, {0, leaf.cols}, input));
+  problem.reference = reference_product(leaf, problem.read, 16);
   return problem;
 }
 
@@ -91,14 +91,17 @@ void check_kernel(Device& device, const Kernel& kernel, const Leaf& leaf, const 
   EXPECT_GT(layer->weight_bytes(), 0);
   EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
   Stream stream = device.stream(1);
+  std::optional<ReferenceProduct>
+      rounded;  // of weights rounded to bfloat16, which some ways of a kernel multiply
   for (int64_t tokens : numbers_of_tokens()) {
     if (tokens > problem.x.rows) continue;
     const Buffer x = place_activations(device, problem.x.data.data(), tokens * leaf.cols, kernel.input);
     DeviceOutput first(device, tokens * leaf.rows), second(device, tokens * leaf.rows);
     layer->forward(x.as<float>(), first.y(), tokens, stream);
     const float* y = first.fetch();
-    EXPECT_LE(worst_error(y, tokens, layer->rounds_weights(tokens) ? problem.rounded : problem.reference),
-              kernel.rounding)
+    const bool rounds = layer->rounds_weights(tokens);
+    if (rounds && !rounded) rounded = reference_product(leaf, problem.read, 16, true);
+    EXPECT_LE(worst_error(y, tokens, rounds ? *rounded : problem.reference), kernel.rounding)
         << kernel.name << ", " << tokens << " tokens";
     EXPECT_TRUE(first.intact()) << kernel.name << " wrote beside y, " << tokens << " tokens";
     if (brief()) continue;
@@ -149,15 +152,16 @@ Keys two_of_four(const Keys& values) {
   return {{"pattern", std::string("2:4")}, {"values", nested(values)}};
 }
 
+struct Case {
+  std::string type;
+  Keys keys;
+  Shape shape;
+};
+
 // Sizes at which blocks of threads share rows of blocks, and several a block of threads.
 TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
   Device* device = find_device("cuda");
   if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
-  struct Case {
-    std::string type;
-    Keys keys;
-    Shape shape;
-  };
   for (const Case& one :
        {Case{"int4", {{"group", int64_t{128}}}, {2048, 4096}},
         Case{"int4", {{"group", int64_t{32}}}, {192, 16384}},
@@ -219,22 +223,11 @@ TEST(CudaKernels, TakeGroupsOfZerosAndFarScales) {
     }
 }
 
-const Kernel* kernel_named(const std::string& name, const Leaf& leaf) {
-  for (const Kernel* kernel : test_registry().kernels("cuda"))
-    if (kernel->name == name && kernel->refuses(leaf).empty()) return kernel;
-  return nullptr;
-}
-
 // With many tokens `native` does what it does by itself, or what `expanded` does, to the bit, and says which;
 // what a capture meets first, and what must be exact, is not expanded.
 TEST(CudaKernels, TakeOneOfTwoWays) {
   Device* device = find_device("cuda");
   if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
-  struct Case {
-    std::string type;
-    Keys keys;
-    Shape shape;
-  };
   for (const Case& one :
        {Case{"int4", {{"group", int64_t{64}}}, {264, 512}},
         Case{"int4", {{"group", int64_t{128}}, {"activations", std::string("int8")}}, {300, 640}},
@@ -248,9 +241,11 @@ TEST(CudaKernels, TakeOneOfTwoWays) {
     const Canonical weights =
         compress_whole(*scheme, random_matrix(one.shape.out_features, one.shape.in_features, 3, 0.05f));
     const Leaf& leaf = weights.leaves[0];
-    const Kernel *native = kernel_named("native", leaf), *expanded = kernel_named("expanded", leaf);
-    ASSERT_NE(native, nullptr);
-    ASSERT_NE(expanded, nullptr);
+    std::string why;
+    const Kernel *native = test_registry().choose("native", "cuda", leaf, &why),
+                 *expanded = test_registry().choose("expanded", "cuda", leaf, &why);
+    ASSERT_NE(native, nullptr) << why;
+    ASSERT_NE(expanded, nullptr) << why;
     SCOPED_TRACE(scheme->name());
     constexpr int64_t kMost = 301;
     const Matrix<float> numbers = random_matrix(kMost, leaf.cols, 8);
