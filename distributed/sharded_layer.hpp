@@ -39,9 +39,13 @@ struct Stage {
   Leaf part;  // what they are packed from, until all are
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
-  Buffer output;  // [max_tokens × local_out] float32, the device's; unused in the last stage, which writes y
+  // What its output is: float32, or bfloat16 where ranks sum it in that.
+  InputType type = InputType::f32;
+  Buffer
+      output;  // [max_tokens × local_out] of `type`, the device's; unused in the last stage, which writes y
   Buffer unscattered;  // [ranks × share(max_tokens) × local_out], where sums are scattered: before that
   Buffer payload;  // as large, where the stage reduces: what Part::communicate sums, the same at every call
+  Buffer wide;     // as many float32, where the stage sums in bfloat16: its product, and its sums again
 };
 
 struct ShardedOptions {
@@ -62,6 +66,9 @@ struct ShardedOptions {
   // "Reducing activation recomputation in large transformer models"): a column shard starts with an
   // all-gather of them, a row shard ends in a reduce-scatter.
   bool sequence = false;
+  // Sums over ranks are sent and added in bfloat16, in place of float32: each rank rounds its part, and the
+  // output of a stage that reduces stays bfloat16, as the layers of a model hand it on.
+  bool bf16_sums = false;
   // Who moves its data; must outlive the layer. Null: one of its own, made where it needs any.
   Transport* transport = nullptr;
 };
@@ -76,14 +83,15 @@ class ShardedLayer {
   // the first call does anything.
   void replicate(int copies);
 
-  // x: [in_rows(tokens) × local_in()] of input_type(), y: [out_rows(tokens) × local_out()], in the device's
-  // memory. In a row shard y is whole on every rank, unless it is cut by tokens: then their last rows are
-  // beyond the tokens where these do not divide.
+  // x: [in_rows(tokens) × local_in()] of input_type(), y: [out_rows(tokens) × local_out()] of output_type(),
+  // whatever their own types say, in the device's memory. In a row shard y is whole on every rank, unless it
+  // is cut by tokens: then their last rows are beyond the tokens where these do not divide.
   void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
 
   Device& device() const { return *device_; }
   // What x is: what all stages that read it want, or float32, which each rounds for itself.
   InputType input_type() const;
+  InputType output_type() const { return stages_.back().type; }
   int copies() const { return copies_; }
   int64_t local_in() const;
   int64_t local_out() const;
@@ -114,14 +122,18 @@ class ShardedLayer {
 
  private:
   bool reduces(const Stage& stage) const { return stage.cut.reduce && comm_.size() > 1; }
+  bool narrow(const Stage& stage) const { return stage.type != InputType::f32; }
   // Whether the stage's input is float32 that its kernel does not read as it is.
-  bool rounds(const Stage& stage) const { return stage.follows || stage.kernel->input != input_type(); }
+  bool rounds(size_t stage) const;
   // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it where it rounds().
   void product(size_t stage, int copy, const float* x, float* out, int64_t tokens, Stream& stream);
+  // The same with what the stage adds, of the tokens from `begin` on; `out` is of the stage's type.
+  void compute(size_t stage, int copy, const float* x, std::byte* out, int64_t tokens, int64_t begin,
+               Stream& stream);
   int64_t share(int64_t tokens) const { return (tokens + comm_.size() - 1) / comm_.size(); }
   // `out` are the tokens from `begin` on.
-  void sum(size_t stage, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream);
-  void overlapped(size_t stage, int copy, const float* x, float* out, int64_t tokens, Part part,
+  void sum(size_t stage, std::byte* out, int64_t tokens, Part part, int64_t begin, Stream& stream);
+  void overlapped(size_t stage, int copy, const float* x, std::byte* out, int64_t tokens, Part part,
                   Stream& stream);
 
   std::vector<Stage> stages_;

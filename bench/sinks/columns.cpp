@@ -160,10 +160,8 @@ std::string payload(const Row& row) {
          (record.flag("error_feedback") ? " ef" : "");
 }
 
-// With "o4" where sums of 4 chunks overlap products.
 std::string shard(const Row& row) {
-  const double chunks = row.record->number("overlap");
-  return escaped(row.record->text("shard")) + (chunks > 1 ? fmt::format(" o{:.0f}", chunks) : "");
+  return escaped(shard_of(*row.record));
 }
 
 // "in" or "out of" place, and whether a GPU's calls went without a graph.
@@ -174,6 +172,12 @@ std::string place(const Row& row) {
 }
 
 }  // namespace
+
+std::string shard_of(const Record& record) {
+  const double chunks = record.number("overlap");
+  return record.text("shard") + (record.text("sum_dtype") == "bf16" ? " bf16" : "") +
+         (chunks > 1 ? fmt::format(" o{:.0f}", chunks) : "");
+}
 
 const std::vector<Column>& forward_columns() {
   static const std::vector<Column> list = {
