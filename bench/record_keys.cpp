@@ -174,6 +174,9 @@ const std::vector<RecordKey>& record_keys() {
       {"payload_block", Unit::count, "elements that share a scale", "collective"},
       {"error_feedback", Unit::none, "whether what encoding lost is added to the next call's numbers",
        "collective"},
+      {"payload_wins_from_bytes", Unit::bytes,
+       "the size from which on codes took less time than the elements in the same run; null: at none",
+       "collective"},
       {"graph", Unit::none, "whether a GPU's calls were captured in a graph; null on the CPU", "collective"},
   };
   return keys;

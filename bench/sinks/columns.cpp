@@ -223,6 +223,7 @@ const std::vector<Column>& collective_columns() {
       {"bytes", true, [](const Row& row) { return count(*row.record, "message_bytes"); }},
       text_column(kCommunicator, "communicator"),
       {"payload", false, payload},
+      {"wins from bytes", true, [](const Row& row) { return count(*row.record, "payload_wins_from_bytes"); }},
       {"place", false, place},
       {"threads", true, [](const Row& row) { return count(*row.record, "threads"); }},
       {"p50 µs [95 % CI]", true, [](const Row& row) { return latency(*row.record, 1); }},
