@@ -282,9 +282,8 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, std::byte* out
   const Stage& stage = stages_[s];
   const int64_t token_bytes =
       stage.local_in * (stage.follows ? int64_t{sizeof(float)} : bytes_of(input_type()));
-  const int64_t chunk = this->chunk(stage, tokens);
-  for (int64_t begin = 0; begin < tokens; begin += chunk) {
-    const int64_t count = std::min(chunk, tokens - begin);
+  for (int64_t begin = 0, count = first_chunk(stage, tokens); begin < tokens;
+       begin += count, count = std::min(later_chunk(tokens), tokens - begin)) {
     const auto* from =
         reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(x) + begin * token_bytes);
     std::byte* to = out + begin * stage.local_out * bytes_of(stage.type);
@@ -295,7 +294,7 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, std::byte* out
     }
     if (part == Part::compute) continue;
     // Behind the last there is nothing to hide it: it may have the whole GPU.
-    const bool beside = part == Part::all && begin + chunk < tokens;
+    const bool beside = part == Part::all && begin + count < tokens;
     if (beside) {
       side_->follow(stream);
     } else if (part == Part::all && begin > 0) {
@@ -303,6 +302,12 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, std::byte* out
     }
     sum(s, to, count, part, begin, beside ? side_->stream() : stream);
   }
+}
+
+int64_t ShardedLayer::first_chunk(const Stage& stage, int64_t tokens) const {
+  if (!reduces(stage) || overlap_ == 1) return tokens;
+  const int64_t later = later_chunk(tokens);
+  return std::max(tokens - (overlap_ - 1) * later, std::min(later, tokens));
 }
 
 InputType ShardedLayer::input_type() const {

@@ -1,6 +1,7 @@
 // A layer cut over ranks: local layers and the collectives between them.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -109,10 +110,9 @@ class ShardedLayer {
   int64_t comm_bytes(int64_t tokens)
       const;  // payload of all collectives of one forward (the reduced or gathered vectors' bytes)
   int collectives() const;  // how many a forward runs
-  // Tokens of one product, where those of a stage that reduces fall into chunks.
-  int64_t chunk(const Stage& stage, int64_t tokens) const {
-    return reduces(stage) ? (tokens + overlap_ - 1) / overlap_ : tokens;
-  }
+  // Tokens of the first product, where those of a stage that reduces fall into chunks: the rest of
+  // later_chunk()'s. Nothing goes beside it, and sums may go beside all after it.
+  int64_t first_chunk(const Stage& stage, int64_t tokens) const;
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
@@ -130,6 +130,12 @@ class ShardedLayer {
   // The same with what the stage adds, of the tokens from `begin` on; `out` is of the stage's type.
   void compute(size_t stage, int copy, const float* x, std::byte* out, int64_t tokens, int64_t begin,
                Stream& stream);
+  // The last one's sum goes beside nothing: as short as the finest of what was tried that pays.
+  int64_t later_chunk(int64_t tokens) const {
+    constexpr int kFinest = 4;
+    const int parts = std::max(overlap_, kFinest);
+    return (tokens + parts - 1) / parts;
+  }
   int64_t share(int64_t tokens) const { return (tokens + comm_.size() - 1) / comm_.size(); }
   // `out` are the tokens from `begin` on.
   void sum(size_t stage, std::byte* out, int64_t tokens, Part part, int64_t begin, Stream& stream);

@@ -19,7 +19,7 @@ std::string ways_of(const ShardedLayer& layer, int64_t tokens) {
   std::vector<std::string> ways;
   for (const Stage& stage : layer.stages()) {
     if (stage.copies.empty()) continue;
-    std::string way = stage.copies.front()->way(layer.chunk(stage, tokens));
+    std::string way = stage.copies.front()->way(layer.first_chunk(stage, tokens));
     if (way.empty()) way = stage.kernel->name;
     if (std::find(ways.begin(), ways.end(), way) == ways.end()) ways.push_back(std::move(way));
   }

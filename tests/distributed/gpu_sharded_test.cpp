@@ -53,6 +53,7 @@ const std::vector<Way>& ways() {
       {"column", {.shard = Shard::column}, one},
       {"row", {.shard = Shard::row}, all},
       {"row o3", {.shard = Shard::row, .overlap = 3}, gpus},
+      {"row o2", {.shard = Shard::row, .overlap = 2}, one},
       {"row bf16", {.shard = Shard::row, .bf16_sums = true}, all},
       {"row bf16 o3", {.shard = Shard::row, .overlap = 3, .bf16_sums = true}, gpus},
       {"sequence, column", {.shard = Shard::column, .sequence = true}, all},
