@@ -353,5 +353,33 @@ TEST(Combine, RoundsOnce) {
   EXPECT_EQ(float_of_bf16(out), 1.0078125f);
 }
 
+// Any bits, odd counts and places, two inputs and more: what float32 sums in rank order round to.
+TEST(Combine, AddsBfloat16AsFloatsWould) {
+  for (const int inputs : {2, 3, 5})
+    for (const size_t count : {1, 2, 7, 1024, 1025, 5001}) {
+      std::vector<std::vector<uint16_t>> parts;
+      std::vector<const void*> in;
+      uint64_t random = count;
+      for (int r = 0; r < inputs; ++r) {
+        parts.emplace_back(count + 1);
+        for (uint16_t& one : parts.back()) {
+          random = random * 6364136223846793005u + 1442695040888963407u;
+          one = static_cast<uint16_t>(random >> 48);
+        }
+      }
+      for (auto& part : parts) in.push_back(part.data() + 1);  // not at words
+      std::vector<uint16_t> out(count + 2, 0x5555);
+      combine(in.data(), inputs, out.data() + 1, static_cast<int64_t>(count), DType::bf16, ReduceOp::sum);
+      for (size_t i = 0; i < count; ++i) {
+        float sum = float_of_bf16(parts[0][i + 1]);
+        for (int r = 1; r < inputs; ++r) sum += float_of_bf16(parts[static_cast<size_t>(r)][i + 1]);
+        const bool nan = std::isnan(sum);  // whose bits are nobody's
+        ASSERT_TRUE(nan ? std::isnan(float_of_bf16(out[i + 1])) : out[i + 1] == bf16_of_float(sum)) << i;
+      }
+      EXPECT_EQ(out.front(), 0x5555);
+      EXPECT_EQ(out.back(), 0x5555);
+    }
+}
+
 }  // namespace
 }  // namespace lamina
