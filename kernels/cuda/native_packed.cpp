@@ -1,7 +1,7 @@
 // int8, fp8 and int4 weights, and 2:4 ones of these and bfloat16, by bfloat16 activations: decode.cu's
-// products for few tokens, prefill.cu's for more, or, by kernel `expanded` (of `native` see
-// kNativeMayExpand), cuBLASLt's on the weights expanded to a whole matrix. Of int4 the activations may be
-// int8 codes too, which bfloat16 holds exactly.
+// products for few tokens, prefill.cu's for more, or cuBLASLt's on the weights expanded to a whole matrix: of
+// int4 where that is faster, and of all by kernel `expanded`. Of int4 the activations may be int8 codes
+// too, which bfloat16 holds exactly.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -24,17 +24,18 @@
 namespace lamina {
 namespace {
 
-// Up to so many, tokens that wait in registers are no slower than tokens in shared memory: as measured.
+constexpr int64_t kLargeRows = 256;  // a multiprocessor: two tiles of prefill.cu each
+
+// Up to so many, tokens that wait in registers are no slower than tokens in shared memory: as measured. Of
+// large layers those are faster sooner.
 int64_t few_tokens(const Leaf& leaf) {
-  return leaf.pattern.kind == PatternKind::n_of_m ? 16 : 32;
+  const bool large = leaf.rows >= kLargeRows * cuda_properties().multiprocessors;
+  return leaf.pattern.kind == PatternKind::n_of_m || large ? 16 : 32;
 }
 
-// Up to so many, writing a whole matrix and reading it again takes longer than either product of packed
-// weights.
-constexpr int64_t kNeverExpanded = 64;
-// Whether `native` may take expanded weights where they are faster. They have not run on a GPU yet: until
-// their tests have, they are multiplied where kernel `expanded` is named.
-constexpr bool kNativeMayExpand = false;
+// Up to so many, writing a whole matrix and reading it again takes longer than the packed weights' own
+// products; with prefill.cu's, of codes of 8 bits and of 2:4 bfloat16, at any number.
+constexpr int64_t kNeverExpanded = 256;
 // Of their time: what noise tells apart, so that it seldom decides.
 constexpr double kFasterBy = 0.98;
 
@@ -95,6 +96,7 @@ class PackedLayer final : public CudaLayer {
         few_tokens_(std::min(few_tokens(leaf), most_few_)),
         codes_activations_(leaf.bits == 4 && leaf.activation == ActivationRule::int8_per_token),
         always_expands_(expands),
+        may_expand_(expands || leaf.bits == 4 || !prefill_usable()),
         expanding_rounds_(leaf.bits == 4),
         work_share_(leaf.pattern.kind == PatternKind::n_of_m ? 0.5 : 1) {
     Device& device = *cuda_device();
@@ -150,9 +152,8 @@ class PackedLayer final : public CudaLayer {
     if (x_bytes > 0) x_ = scratch(x_bytes);
     if (codes_activations_) token_scales_ = scratch(most * 4);
     // prefill.cu divides by input scales itself, and decode.cu quantizes too.
-    const bool expands_some = always_expands_ || kNativeMayExpand;
     if (most > few_tokens_ &&
-        ((codes_activations_ && (many_ || expands_some)) || (input_scales_.bytes() > 0 && expands_some)))
+        ((codes_activations_ && (many_ || may_expand_)) || (input_scales_.bytes() > 0 && may_expand_)))
       prepared_ = scratch(most * cols() * 2);
     allocate_whole(options);
   }
@@ -186,8 +187,8 @@ class PackedLayer final : public CudaLayer {
     const bool may = options.ways == Ways::any || (options.ways == Ways::exact && !expanding_rounds_);
     if (always_expands_ && !may)
       throw DeviceError("cuda: expanding rounds int4 weights; over several ranks kernel native does not");
-    if (!always_expands_ && !kNativeMayExpand) return;
-    if (!may || options.max_tokens <= (always_expands_ ? few_tokens_ : kNeverExpanded)) return;
+    if (!may || !may_expand_ || options.max_tokens <= (always_expands_ ? few_tokens_ : kNeverExpanded))
+      return;
     try {
       whole_ = scratch(rows() * cols() * 2);
     } catch (const DeviceError&) {
@@ -326,7 +327,7 @@ class PackedLayer final : public CudaLayer {
   DecodeFormat format_;
   DecodeLayout layout_;
   int64_t most_few_, few_tokens_;  // tokens that decode() takes at a time, and those it is faster for
-  bool codes_activations_, always_expands_;
+  bool codes_activations_, always_expands_, may_expand_;
   bool expanding_rounds_;  // whole weights are the packed ones times their scales, rounded to bfloat16
   double work_share_;
   bool many_ = false;
