@@ -21,7 +21,8 @@ enum class Cut { one, two, many };
 // where this one's have ended. Sums of 64 tokens want the registers of two.
 template <class F, int kTokenTiles, Cut kCut>
 struct Block {
-  static constexpr bool kSmall = kCut == Cut::many || (kCut == Cut::two && kTokenTiles == 2);
+  // A bitmap's chunks are so long that of two small blocks one would find no room.
+  static constexpr bool kSmall = kCut == Cut::many || (kCut == Cut::two && kTokenTiles == 2 && !F::kBitmap);
   static constexpr int kRowWarps = kCut == Cut::many ? 4 : kCut == Cut::two && !kSmall ? 2 : 1;
   static constexpr int kWarps = kSmall ? 8 : 16, kColWarps = kWarps / kRowWarps;
   static constexpr int kRows = kStripRows * kRowWarps;
