@@ -321,7 +321,7 @@ bool launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
 template <class F, int kTokenTiles>
 void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
   const int64_t strips = (layout.rows + kStripRows - 1) / kStripRows, all = cuda_properties().multiprocessors;
-  if constexpr (kTokenTiles <= 4) {
+  if constexpr (kCutsByStrips<F, kTokenTiles>) {
     if (strips <= all && launch<F, kTokenTiles, Cut::one>(layout, a, stream)) return;
     if (strips > all && strips <= 2 * all && launch<F, kTokenTiles, Cut::two>(layout, a, stream)) return;
   }

@@ -21,8 +21,7 @@ enum class Cut { one, two, many };
 // where this one's have ended. Sums of 64 tokens want the registers of two.
 template <class F, int kTokenTiles, Cut kCut>
 struct Block {
-  // A bitmap's chunks are so long that of two small blocks one would find no room.
-  static constexpr bool kSmall = kCut == Cut::many || (kCut == Cut::two && kTokenTiles == 2 && !F::kBitmap);
+  static constexpr bool kSmall = kCut == Cut::many || (kCut == Cut::two && kTokenTiles == 2);
   static constexpr int kRowWarps = kCut == Cut::many ? 4 : kCut == Cut::two && !kSmall ? 2 : 1;
   static constexpr int kWarps = kSmall ? 8 : 16, kColWarps = kWarps / kRowWarps;
   static constexpr int kRows = kStripRows * kRowWarps;
@@ -31,8 +30,12 @@ struct Block {
   static constexpr int kStages =
       F::kBitmap || kChunkBytes<F> >= 4096 || (kCut == Cut::two && kTokenTiles == 1) ? 2 : 3;
   // Of warps along K the sums that shared memory holds at a time: all, or where they are long half of them.
-  static constexpr int kReds = kTokenTiles <= 2 ? kColWarps : kColWarps / 2;
+  static constexpr int kReds = kTokenTiles <= 2 && !F::kBitmap ? kColWarps : kColWarps / 2;
 };
+// Of a bitmap and 9 to 16 tokens, whose chunks and sums would leave a first-level cache too small for the
+// activations, layers are cut as if they had many strips.
+template <class F, int kTokenTiles>
+constexpr bool kCutsByStrips = kTokenTiles <= 4 && !(F::kBitmap && kTokenTiles == 2);
 // Of longer ones, where strips are few, blocks share sums all the same: so few would not fill the memory's
 // bandwidth.
 constexpr int64_t kLongStripBytes = 512 << 10;
