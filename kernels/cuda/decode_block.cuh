@@ -36,8 +36,8 @@ struct Block {
 // activations, layers are cut as if they had many strips.
 template <class F, int kTokenTiles>
 constexpr bool kCutsByStrips = kTokenTiles <= 4 && !(F::kBitmap && kTokenTiles == 2);
-// Of longer ones, where strips are few, blocks share sums all the same: so few would not fill the memory's
-// bandwidth.
+// Longer strips, where they are few, are shared by blocks of threads all the same: so few blocks would not
+// fill the memory's bandwidth.
 constexpr int64_t kLongStripBytes = 512 << 10;
 
 }  // namespace
