@@ -123,7 +123,9 @@ namespace {
 // A leaf like this one, with no rows or no columns.
 Leaf empty_like(const Leaf& leaf, Range cols) {
   Leaf empty = leaf;
-  for (auto* floats : {&empty.values, &empty.scales, &empty.input_scales}) floats->clear();
+  empty.values.clear();
+  empty.scales.clear();
+  empty.input_scales.clear();
   empty.codes.clear();
   empty.zero_points.clear();
   empty.mask.clear();
