@@ -47,8 +47,15 @@ class Communicator {
   // Every rank's `bytes[r]` bytes, concatenated in rank order into `out` on every rank.
   virtual void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) = 0;
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
-  // send[r] goes to rank r; the result's [r] came from rank r. Any sizes, over 2 GiB included.
-  virtual std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) = 0;
+  // send[r] goes to rank r; received[r] came from rank r, in the memory it holds where that is enough. Any
+  // sizes, over 2 GiB included.
+  virtual void all_to_all(const std::vector<std::vector<std::byte>>& send,
+                          std::vector<std::vector<std::byte>>& received) = 0;
+  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) {
+    std::vector<std::vector<std::byte>> received;
+    all_to_all(send, received);
+    return received;
+  }
   virtual void barrier() = 0;
   // Returns on all ranks as near the same instant as the transport can: through shared memory within a node,
   // at a synchronised clock time across nodes. Timed regions start here.
