@@ -181,7 +181,7 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
 }
 
 template <class T>
-int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
+int64_t memory_bytes(Shape shape, Layout, int64_t rank, int ranks, const SvdOptions& options) {
   const Distribution d = grid_for(options, ranks);
   if (d.grid_rows < 1 || d.grid_cols < 1 || d.block < 1) return 0;
   const int64_t n = shape.out_features, k = shape.in_features, small = std::min(n, k);
