@@ -9,7 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "kernels/buffer.hpp"
+
 namespace lamina {
+
+using Message = PagedVector<std::byte>;
+using Messages = std::vector<Message>;  // one of each rank, or to each
 
 enum class DType { f32, f64, f16, bf16, i8, i32, i64, u8 };
 enum class ReduceOp { sum, max, min };
@@ -49,10 +54,9 @@ class Communicator {
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
   // send[r] goes to rank r; received[r] came from rank r, in the memory it holds where that is enough. Any
   // sizes, over 2 GiB included.
-  virtual void all_to_all(const std::vector<std::vector<std::byte>>& send,
-                          std::vector<std::vector<std::byte>>& received) = 0;
-  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) {
-    std::vector<std::vector<std::byte>> received;
+  virtual void all_to_all(const Messages& send, Messages& received) = 0;
+  Messages all_to_all(const Messages& send) {
+    Messages received;
     all_to_all(send, received);
     return received;
   }

@@ -28,10 +28,7 @@ class ForwardingCommunicator : public Communicator {
   }
   void broadcast(void* data, int64_t bytes, int root) override { inner_.broadcast(data, bytes, root); }
   using Communicator::all_to_all;
-  void all_to_all(const std::vector<std::vector<std::byte>>& send,
-                  std::vector<std::vector<std::byte>>& received) override {
-    inner_.all_to_all(send, received);
-  }
+  void all_to_all(const Messages& send, Messages& received) override { inner_.all_to_all(send, received); }
   void barrier() override { inner_.barrier(); }
   void start_together() override { inner_.start_together(); }
   void rest() override { inner_.rest(); }

@@ -37,8 +37,7 @@ class TimedCommunicator final : public ForwardingCommunicator {
     inner_.broadcast(data, bytes, root);
   }
   using Communicator::all_to_all;
-  void all_to_all(const std::vector<std::vector<std::byte>>& send,
-                  std::vector<std::vector<std::byte>>& received) override {
+  void all_to_all(const Messages& send, Messages& received) override {
     const Running running(seconds_);
     for (const auto& each : send) bytes_ += static_cast<int64_t>(each.size());
     inner_.all_to_all(send, received);

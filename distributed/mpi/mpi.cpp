@@ -71,8 +71,7 @@ class MpiCommunicator final : public Communicator {
   void broadcast(void* data, int64_t bytes, int root) override { group_.broadcast(data, bytes, root); }
 
   using Communicator::all_to_all;
-  void all_to_all(const std::vector<std::vector<std::byte>>& send,
-                  std::vector<std::vector<std::byte>>& received) override {
+  void all_to_all(const Messages& send, Messages& received) override {
     const size_t ranks = static_cast<size_t>(size());
     if (send.size() != ranks) {
       throw std::invalid_argument(
@@ -88,8 +87,8 @@ class MpiCommunicator final : public Communicator {
     std::vector<MPI_Request> requests;
     for (int step = 1; step < size(); ++step) {
       const int from = (rank() + size() - step) % size(), to = (rank() + step) % size();
-      std::vector<std::byte>& in = received[static_cast<size_t>(from)];
-      const std::vector<std::byte>& out = send[static_cast<size_t>(to)];
+      Message& in = received[static_cast<size_t>(from)];
+      const Message& out = send[static_cast<size_t>(to)];
       in.resize(static_cast<size_t>(in_bytes[static_cast<size_t>(from)]));
       requests.clear();
       for_each_chunk(static_cast<int64_t>(in.size()), [&](int64_t begin, int length) {

@@ -43,7 +43,7 @@ SpreadMatrix scalapack_redistribute(Shape shape, const Distribution& from, const
 
 namespace {
 
-constexpr int64_t kLibraryBytes = int64_t{4} << 20;  // BLAS's packed panels, BLACS's buffers: as measured
+constexpr int64_t kLibraryBytes = int64_t{1} << 19;  // BLAS's packed panels, BLACS's buffers: as measured
 
 constexpr auto gesvd_f32 = psgesvd_;
 constexpr auto gesvd_f64 = pdgesvd_;
@@ -192,9 +192,8 @@ int64_t memory_bytes(Shape shape, Layout, int64_t rank, int ranks, const SvdOpti
   const int64_t floats = 4 * part(n, k);
   const int64_t move_in =
       floats + std::max(std::min(kMoveBytes, 2 * floats), type > 4 ? type * part(n, k) : 0);
-  // Inside, singular vectors of the bidiagonal matrix go from 1D to 2D by p?gemr2d, with buffers for both
-  // ways.
-  const int64_t moved = 2 * (small * small / ranks);
+  // Inside, Vᵀ goes from 1D to 2D by p?gemr2d, with buffers for both ways.
+  const int64_t moved = 2 * (n * k / ranks);
   const int64_t solve = kLibraryBytes + type * (part(n, k) + vectors + work_numbers(shape, d) + moved);
   const int64_t slab = kRowBlock;
   const int64_t results = rank * (n / ranks + k / ranks + 2 * slab);

@@ -26,8 +26,7 @@ class SelfCommunicator final : public Communicator {
   }
   void broadcast(void*, int64_t, int) override {}
   using Communicator::all_to_all;
-  void all_to_all(const std::vector<std::vector<std::byte>>& send,
-                  std::vector<std::vector<std::byte>>& received) override {
+  void all_to_all(const Messages& send, Messages& received) override {
     if (send.size() != 1)
       throw std::invalid_argument("all_to_all: expected one message, alone in this communicator");
     received = send;

@@ -101,7 +101,7 @@ Matrix<double> Products::back(Matrix<float>& y, double& scale, bool coarse) {
   // Each rank's share of the sums lies where it will be sent from, or added to.
   const size_t ranks = short_shares_.size(), own = static_cast<size_t>(comm_.rank());
   Matrix<double> result;
-  std::vector<std::vector<std::byte>>& send = sent_;
+  Messages& send = sent_;
   std::vector<Matrix<float>> scratch(static_cast<size_t>(threads_));
   std::optional<CoarseTall> rounded;
   together(comm_, [&] {

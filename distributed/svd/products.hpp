@@ -55,7 +55,7 @@ class Products {
   double max_abs_, norm_;
   bool tiles_;
   // back()'s messages: every call's are as long, and new memory would have to be cleared first.
-  std::vector<std::vector<std::byte>> sent_, received_;
+  Messages sent_, received_;
 };
 
 }  // namespace lamina::svd

@@ -62,7 +62,7 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
                        : Matrix<float>(rows[own].size(), shape.in_features);
   });
   for (int64_t first = 0; first < longest; first += step) {
-    std::vector<std::vector<std::byte>> send(static_cast<size_t>(ranks));
+    Messages send(static_cast<size_t>(ranks));
     // Rows of rank r in this chunk, as places in its own range.
     const auto chunk = [&](size_t r) {
       return Range{std::min(first, rows[r].size()), std::min(first + step, rows[r].size())};
@@ -77,7 +77,7 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
           std::memcpy(send[to].data() + 4 * (i - moved.begin) * width, from, static_cast<size_t>(4 * width));
       }
     }
-    const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+    const Messages received = comm.all_to_all(send);
     for (size_t from = 0; from < received.size(); ++from) {
       const Range moved = chunk(from_rows ? from : own);
       const int64_t width = from_rows ? cols[own].size() : cols[from].size();
