@@ -47,7 +47,7 @@ std::string device_problem(int index, cudaDeviceProp* properties) {
   return too_old(properties->name, properties->major, properties->minor);
 }
 
-void release_device_memory(void* data) {
+void release_device_memory(void* data, int64_t) {
   cudaFree(data);  // fails where the context is lost, and then there is nothing to give back
 }
 
