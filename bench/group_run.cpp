@@ -366,6 +366,7 @@ GroupResult run_group(const PlannedGroup& group, GroupContext& context, Communic
       result.records.push_back(std::move(entry.record));
   }
   result.networks = fit_networks(result.records);
+  find_payload_wins(result.records);
   if (result.ceilings && !result.ceilings->communicator.empty())
     result.networks.push_back({"all_reduce", result.ceilings->communicator, result.ceilings->device, "f32",
                                true, result.ceilings->device != "cpu", result.ceilings->ranks,

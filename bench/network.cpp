@@ -65,4 +65,39 @@ std::vector<NetworkLine> fit_networks(std::vector<Record>& records) {
   return lines;
 }
 
+void find_payload_wins(std::vector<Record>& records) {
+  // Sizes by what is alike, the payload last.
+  using Key = std::tuple<std::string, std::string, std::string, bool, bool, int64_t, int64_t, std::string,
+                         int64_t, bool>;
+  std::map<Key, std::map<int64_t, Record*>> series;
+  const auto key = [](const Record& record, bool plain) {
+    return Key{record.text("communicator"),
+               record.text("device"),
+               record.text("dtype"),
+               record.flag("in_place"),
+               record.flag("graph"),
+               record.integer("ranks"),
+               record.integer("threads"),
+               plain ? "" : record.text("payload"),
+               plain ? 0 : record.integer("payload_block"),
+               !plain && record.flag("error_feedback")};
+  };
+  for (Record& record : records)
+    if (record.text("collective") == "all_reduce" && record.text("status") == "ok")
+      series[key(record, false)][record.integer("message_bytes")] = &record;
+  for (auto& [own, sizes] : series) {
+    const auto plain = series.find(key(*sizes.begin()->second, true));
+    if (std::get<7>(own).empty() || plain == series.end()) continue;
+    int64_t from = 0;
+    for (auto size = sizes.rbegin(); size != sizes.rend(); ++size) {
+      const auto beside = plain->second.find(size->first);
+      if (beside == plain->second.end()) continue;
+      if (!(size->second->number("latency_us_p50") < beside->second->number("latency_us_p50"))) break;
+      from = size->first;
+    }
+    for (auto& [bytes, record] : sizes)
+      if (from > 0) record->set("payload_wins_from_bytes", from);
+  }
+}
+
 }  // namespace lamina

@@ -30,4 +30,8 @@ std::optional<std::pair<double, double>> fit_line(const std::vector<std::pair<do
 // the row's, above 1 where a row beats it.
 std::vector<NetworkLine> fit_networks(std::vector<Record>& records);
 
+// Sets payload_wins_from_bytes of `ok` rows of compressed all-reduces: the least of their sizes from which on
+// each is faster than the plain row beside it, alike but for the payload. Null where the largest is not.
+void find_payload_wins(std::vector<Record>& records);
+
 }  // namespace lamina

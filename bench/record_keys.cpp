@@ -35,6 +35,8 @@ const std::vector<RecordKey>& record_keys() {
       {"isa", Unit::text, "instruction set of the kernel's own code", forwards},
       {"shard", Unit::text, "how W is cut over ranks: none, column, row", forwards},
       {"overlap", Unit::count, "chunks of tokens whose sums overlap products; 1: none", forwards},
+      {"sum_dtype", Unit::text, "what sums over ranks were sent in: f32, bf16; null where there are none",
+       forwards},
       {"communicator", Unit::text, "who moved data between ranks: self, mpi, …"},
       {"ranks", Unit::count, "processes that worked on the case"},
       {"nodes", Unit::count, "hosts they ran on"},
@@ -171,6 +173,9 @@ const std::vector<RecordKey>& record_keys() {
        "collective"},
       {"payload_block", Unit::count, "elements that share a scale", "collective"},
       {"error_feedback", Unit::none, "whether what encoding lost is added to the next call's numbers",
+       "collective"},
+      {"payload_wins_from_bytes", Unit::bytes,
+       "the size from which on codes took less time than the elements in the same run; null: at none",
        "collective"},
       {"graph", Unit::none, "whether a GPU's calls were captured in a graph; null on the CPU", "collective"},
   };

@@ -244,6 +244,7 @@ std::shared_ptr<PackedLayer> WeightStore::packed(const LayerRef& layer, const Sc
                                 to_string(options.shard), options.kernel, options.device, options.max_tokens,
                                 options.threads);
   if (options.sequence) key += " sequence";
+  if (options.bf16_sums) key += " bf16 sums";
   if (options.overlap > 1) key += fmt::format(" o{}", options.overlap);
   if (options.transport != nullptr) key += " " + options.transport->name();
   for (const auto* cut : {&options.row_cut, &options.column_cut})

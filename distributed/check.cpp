@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -11,48 +12,15 @@
 #include "distributed/agree.hpp"
 #include "distributed/gather.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/probe.hpp"
 #include "kernels/reference.hpp"
 
 namespace lamina {
 namespace {
 
-constexpr int64_t kProbedTokens = 8;
 constexpr int64_t kTokenChunk = 16;  // tokens whose float64 activations are held at once
 constexpr int64_t kGuard = 64;       // floats beside y that a kernel must leave alone
 constexpr float kGuardValue = 12345.678f;
-
-// A counter-based draw: the same on every rank (splitmix64's finaliser).
-uint64_t draw(uint64_t seed, uint64_t counter) {
-  uint64_t z = seed + (counter + 1) * 0x9E3779B97F4A7C15ull;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
-  return z ^ (z >> 31);
-}
-
-// What is looked at: some tokens singly, and where there are more, all of them added up with random signs.
-struct Probe {
-  std::vector<int64_t> tokens;
-  std::vector<double> signs;  // of every token; empty when all of them are probed singly
-  int64_t rows() const { return static_cast<int64_t>(tokens.size()) + (signs.empty() ? 0 : 1); }
-};
-
-Probe make_probe(int64_t tokens, uint64_t seed) {
-  Probe probe;
-  if (tokens <= kProbedTokens) {
-    for (int64_t t = 0; t < tokens; ++t) probe.tokens.push_back(t);
-    return probe;
-  }
-  probe.tokens = {0, tokens - 1};
-  for (uint64_t counter = 0; static_cast<int64_t>(probe.tokens.size()) < kProbedTokens; ++counter) {
-    const int64_t t = static_cast<int64_t>(draw(seed, counter) % static_cast<uint64_t>(tokens));
-    if (std::find(probe.tokens.begin(), probe.tokens.end(), t) == probe.tokens.end())
-      probe.tokens.push_back(t);
-  }
-  for (int64_t t = 0; t < tokens; ++t) {
-    probe.signs.push_back(draw(~seed, static_cast<uint64_t>(t)) & 1 ? 1.0 : -1.0);
-  }
-  return probe;
-}
 
 // A stage's inputs and what they should give. Most often one input, the same on every rank; but a stage is
 // held against the very numbers that its own rank fed it.
@@ -60,32 +28,9 @@ struct Expectation {
   bool rounds = false;                     // Layer::rounds_weights(); never so over several ranks
   std::vector<ProductInput> inputs;        // distinct
   std::vector<ReferenceProduct> products;  // of each, [S × N]
+  Matrix<double> sum_rounding;             // of sums in bfloat16, as rounding_of_sums() has it; else empty
   std::vector<size_t> of_rank;             // which of them a rank's input is
 };
-
-ProductInput nothing_probed(const Probe& probe, int64_t cols) {
-  return {Matrix<double>(probe.rows(), cols), Matrix<double>(probe.rows(), cols),
-          Matrix<double>(probe.rows(), cols)};
-}
-
-// Token `token`'s part of what is looked at.
-void add_token(ProductInput& input, const Probe& probe, int64_t token, int64_t tokens, const double* row) {
-  const int64_t k = input.values.cols, last = probe.rows() - 1;
-  for (size_t p = 0; p < probe.tokens.size(); ++p) {
-    if (probe.tokens[p] != token) continue;
-    const auto at = static_cast<int64_t>(p);
-    std::copy_n(row, k, input.values.row(at));
-    std::transform(row, row + k, input.magnitudes.row(at), [](double v) { return std::abs(v); });
-    std::transform(row, row + k, input.squares.row(at), [](double v) { return v * v; });
-  }
-  if (probe.signs.empty()) return;
-  const double sign = probe.signs[static_cast<size_t>(token)];
-  for (int64_t j = 0; j < k; ++j) {
-    input.values(last, j) += sign * row[j];
-    input.magnitudes(last, j) += std::abs(row[j]);
-    input.squares(last, j) += static_cast<double>(tokens) * row[j] * row[j];
-  }
-}
 
 // What a stage reads: all of x, or in a partial stage this rank's part and zeros.
 ProductInput probe_input(const float* x, int64_t tokens, const Stage& stage, Range own, const Probe& probe) {
@@ -188,10 +133,10 @@ std::vector<ProductInput> distinct_inputs(const ProductInput& own, bool same, Co
 }
 
 // Holds one stage's output on this rank against what was expected of its product, and `addend` [features of
-// this rank] where there is one.
+// this rank] where there is one; `sum_rounding`: where sums over ranks are rounded.
 void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& probe,
-             const ReferenceProduct& expected, const ProductInput* addend, int rank, const std::string& place,
-             CheckResult& worst) {
+             const ReferenceProduct& expected, const ProductInput* addend, const Matrix<double>* sum_rounding,
+             int rank, const std::string& place, CheckResult& worst) {
   const int64_t features = stage.local_out;
   std::vector<int64_t> global;
   for (const Range& range : stage.cut.rows[static_cast<size_t>(rank)]) {
@@ -227,7 +172,7 @@ void compare(const Stage& stage, const float* out, int64_t tokens, const Probe& 
       element.tolerance =
           stage.kernel->rounding * check_tolerance(single ? reference : sizes[static_cast<size_t>(i)],
                                                    magnitudes, squares, expected.cols) +
-          std::numeric_limits<float>::min();
+          std::numeric_limits<float>::min() + (sum_rounding == nullptr ? 0 : (*sum_rounding)(row, i));
       element.passed = element.error <= element.tolerance;
       if (!worst.where.empty() && element.error / element.tolerance <= worst.error / worst.tolerance)
         continue;
@@ -297,39 +242,43 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
   const Probe probe = make_probe(tokens, seed);
   Device& device = layer.device();
   const int64_t y_count = layer.out_rows(tokens) * layer.local_out();
+  const int64_t y_bytes = (y_count * bytes_of(layer.output_type()) + 3) / 4 * 4;  // whole words
   const Range cols = layer.local_cols();
-  std::vector<float> guarded_y;
   Buffer x_in, y_out;  // the device's
   together(comm, [&] {
     if (tokens < 1 || x.cols != stages.front().truth->cols) {
       throw std::invalid_argument(fmt::format("check: expected tokens of {} features, found {} tokens of {}",
                                               stages.front().truth->cols, tokens, x.cols));
     }
-    guarded_y.resize(static_cast<size_t>(y_count + 2 * kGuard));
     const Matrix<float> local_x = local_input(layer, x, {0, tokens});
     x_in = place_activations(device, local_x.data.data(), local_x.rows * local_x.cols, layer.input_type());
-    y_out = device.allocate((y_count + 2 * kGuard) * 4);
+    y_out = device.allocate(y_bytes + 8 * kGuard);
   });
-  float* const y = guarded_y.data() + kGuard;
+  std::byte* const y_data = y_out.data() + 4 * kGuard;
+  std::vector<float> y;
 
   CheckResult own;
   std::vector<Expectation> known(stages.size());
   for (int copy = 0; copy < layer.copies(); ++copy) {
-    const auto poison = std::bit_cast<uint32_t>(std::numeric_limits<float>::quiet_NaN());
+    constexpr uint32_t poison = 0x7fc07fc0;   // two bfloat16 of it are NaN as the float32 is
     std::vector<std::vector<float>> outputs;  // of all stages; the last's is empty
+    std::array<std::vector<float>, 2> guards;
     together(comm, [&] {
       device.fill(y_out.data(), std::bit_cast<uint32_t>(kGuardValue), y_out.bytes());
-      device.fill(y_out.as<float>() + kGuard, poison, 4 * y_count);
+      device.fill(y_data, poison, y_bytes);
       for (Stage& stage : stages) device.fill(stage.output.data(), poison, stage.output.bytes());
     });
-    layer.forward(copy, x_in.as<float>(), y_out.as<float>() + kGuard, tokens, stream);
+    const auto forward = [&](Part part) {
+      layer.forward(copy, x_in.as<float>(), reinterpret_cast<float*>(y_data), tokens, stream, part);
+    };
+    forward(Part::all);
     together(comm, [&] {
-      device.synchronize();
-      device.download(guarded_y.data(), y_out.data(), y_out.bytes());
-      for (const Stage& stage : stages) {
-        auto& output = outputs.emplace_back(static_cast<size_t>(stage.output.bytes() / 4));
-        device.download(output.data(), stage.output.data(), stage.output.bytes());
-      }
+      y = fetch_activations(device, y_data, y_count, layer.output_type());
+      guards = {fetch_activations(device, y_out.data(), kGuard, InputType::f32),
+                fetch_activations(device, y_data + y_bytes, kGuard, InputType::f32)};
+      for (const Stage& stage : stages)
+        outputs.push_back(fetch_activations(device, stage.output.data(),
+                                            stage.output.bytes() / bytes_of(stage.type), stage.type));
     });
     // From the stage on whose sums are scattered, each rank has its own tokens: all of them for the
     // comparison.
@@ -338,7 +287,26 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
       scattered = scattered || (layer.scatters() && stages[s].cut.reduce);
       if (!scattered) continue;
       const bool last = s + 1 == stages.size();
-      outputs[s] = gather_tokens(layer, last ? y : outputs[s].data(), tokens, stages[s].local_out);
+      outputs[s] = gather_tokens(layer, last ? y.data() : outputs[s].data(), tokens, stages[s].local_out);
+    }
+    const auto output = [&](size_t s) {
+      return s + 1 == stages.size() && !scattered ? y.data() : outputs[s].data();
+    };
+    // What ranks round is of their own parts, which are alike in every copy.
+    const bool rounded = std::any_of(stages.begin(), stages.end(),
+                                     [](const Stage& stage) { return stage.type != InputType::f32; });
+    if (copy == 0 && rounded) forward(Part::compute);
+    for (size_t s = 0; s < stages.size() && copy == 0; ++s) {
+      const Stage& stage = stages[s];
+      if (stage.type == InputType::f32) continue;
+      std::vector<float> part;
+      together(comm, [&] {
+        const std::byte* from = layer.scatters()         ? stage.unscattered.data()
+                                : s + 1 == stages.size() ? y_data
+                                                         : stage.output.data();
+        part = fetch_activations(device, from, tokens * stage.local_out, stage.type);
+      });
+      known[s].sum_rounding = rounding_of_sums(part, output(s), tokens, stage.local_out, probe, comm);
     }
 
     for (size_t s = 0; s < stages.size(); ++s) {
@@ -364,18 +332,18 @@ CheckResult check_layer(ShardedLayer& layer, const Matrix<float>& x, Stream& str
           }
         }
       }
-      const float* out = s + 1 == stages.size() && !scattered ? y : outputs[s].data();
       ProductInput addend;
       if (stage.adds) addend = probe_addend(outputs[s - 1], tokens, stage, probe, comm);
-      compare(stage, out, tokens, probe,
+      compare(stage, output(s), tokens, probe,
               expectation.products[expectation.of_rank[static_cast<size_t>(comm.rank())]],
-              stage.adds ? &addend : nullptr, comm.rank(),
+              stage.adds ? &addend : nullptr,
+              stage.type != InputType::f32 ? &expectation.sum_rounding : nullptr, comm.rank(),
               fmt::format("copy {}, rank {}, stage {}", copy, comm.rank(), s), own);
     }
-    const auto untouched = [](const float* from) {
-      return std::all_of(from, from + kGuard, [](float value) { return value == kGuardValue; });
+    const auto untouched = [](const std::vector<float>& guard) {
+      return std::all_of(guard.begin(), guard.end(), [](float value) { return value == kGuardValue; });
     };
-    if (!untouched(guarded_y.data()) || !untouched(y + y_count)) {
+    if (!untouched(guards[0]) || !untouched(guards[1])) {
       own = {false, std::numeric_limits<double>::infinity(), std::numeric_limits<float>::min(),
              fmt::format("copy {}, rank {}: wrote outside its output", copy, comm.rank())};
     }

@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <numeric>
 #include <stdexcept>
 #include <utility>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/variable.hpp"
 
 namespace lamina {
 namespace {
@@ -41,19 +41,11 @@ const Kernel* agree_on_kernel(const Registry& registry, const ShardedOptions& op
                   comm.size()));
 }
 
-// Multiprocessors that sums beside products take, and products leave them. The variable is for who compares,
-// and of all ranks.
-int side_multiprocessors() {
-  constexpr int kUsual = 8, kMost = 64;
-  const char* text = std::getenv("LAMINA_OVERLAP_MULTIPROCESSORS");
-  if (text == nullptr) return kUsual;
-  char* end = nullptr;
-  const long set = std::strtol(text, &end, 10);
-  if (*text == '\0' || *end != '\0' || set < 0 || set > kMost)
-    throw std::invalid_argument(
-        fmt::format("LAMINA_OVERLAP_MULTIPROCESSORS: expected 0 to {}, the same on all ranks, found \"{}\"",
-                    kMost, text));
-  return static_cast<int>(set);
+// Multiprocessors that sums beside products take, and products leave them. The variable is for who compares.
+int side_multiprocessors(Communicator& comm) {
+  constexpr int64_t kUsual = 8, kMost = 64;
+  return static_cast<int>(agreed_variable(
+      "LAMINA_OVERLAP_MULTIPROCESSORS", "multiprocessors for sums beside products", 0, kMost, kUsual, comm));
 }
 
 // Packs the stage's part once more; a rank without a part has nothing to pack.
@@ -117,6 +109,7 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
       add_stage(leaf, {weights.shape.out_features, leaf.cols}, options).adds = sum;
     }
     for (Stage& each : stages_) {
+      if (each.cut.reduce && ranks > 1) each.type = options.bf16_sums ? InputType::bf16 : InputType::f32;
       each.local_in = each.cut.cols[rank].size();
       each.local_out = total_size(each.cut.rows[rank]);
     }
@@ -138,12 +131,14 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     stage.kernel = agree_on_kernel(registry, options, stage.part, comm);
     together(comm, [&] { pack(stage, options_); });
   }
+  if (transport_ != nullptr) overlap_ = options.overlap;
+  const int side = overlap_ > 1 ? side_multiprocessors(comm) : 0;
   together(comm, [&] {
     for (Stage& stage : stages_) {
       // Where sums are scattered, rows for as many tokens as all ranks' shares have together.
       const int64_t rows = scatters_ ? ranks * share(options.max_tokens) : options.max_tokens;
       const int64_t count = rows * stage.local_out;
-      const int64_t bytes = count * static_cast<int64_t>(sizeof(float));
+      const int64_t bytes = count * bytes_of(stage.type);
       if (&stage != &stages_.back())
         stage.output = options.device == "cpu" ? Buffer(bytes, options.threads) : device_->allocate(bytes);
       if (!stage.cut.reduce || ranks == 1) continue;
@@ -151,15 +146,12 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
         stage.unscattered = device_->allocate(bytes);
         device_->fill(stage.unscattered.data(), 0, bytes);
       }
+      if (narrow(stage)) stage.wide = device_->allocate(4 * count);
       // Varied numbers of an activation's size: zeros or infinities may travel or add up at another speed.
-      Buffer payload(bytes, options.threads);
-      for (int64_t i = 0; i < count; ++i) payload.as<float>()[i] = static_cast<float>(i % 1021 - 510) * 1e-2f;
-      if (options.device == "cpu") {
-        stage.payload = std::move(payload);
-        continue;
-      }
-      stage.payload = device_->allocate(bytes);
-      device_->upload(stage.payload.data(), payload.data(), bytes);
+      std::vector<float> payload(static_cast<size_t>(count));
+      for (int64_t i = 0; i < count; ++i)
+        payload[static_cast<size_t>(i)] = static_cast<float>(i % 1021 - 510) * 1e-2f;
+      stage.payload = place_activations(*device_, payload.data(), count, stage.type);
     }
     if (gathers_) {
       gathered_ = device_->allocate(ranks * share(options.max_tokens) * local_in() * bytes_of(input_type()));
@@ -169,8 +161,7 @@ ShardedLayer::ShardedLayer(const CompressedWeights& weights, const ShardedOption
     if (options.sequence && options.overlap > 1)
       throw std::invalid_argument(
           fmt::format("overlap {}: expected 1 where tokens are cut over ranks", options.overlap));
-    overlap_ = options.overlap;
-    if (overlap_ > 1) side_ = device_->beside(side_multiprocessors());
+    if (overlap_ > 1) side_ = device_->beside(side);
     if (overlap_ > 1 && side_ == nullptr)
       throw std::invalid_argument(fmt::format(
           "overlap {}: expected a GPU, whose second stream sums while the first computes, found device {}; "
@@ -197,7 +188,9 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
         fmt::format("forward: expected copy 0 to {} and 1 to {} tokens, found {} and {}", copies_ - 1,
                     options_.max_tokens, copy, tokens));
   }
-  const auto output = [&](size_t s) { return s + 1 == stages_.size() ? y : stages_[s].output.as<float>(); };
+  const auto output = [&](size_t s) {
+    return s + 1 == stages_.size() ? reinterpret_cast<std::byte*>(y) : stages_[s].output.data();
+  };
   const auto layer = [&](size_t s) -> Layer* {
     return stages_[s].copies.empty() ? nullptr : stages_[s].copies[static_cast<size_t>(copy)].get();
   };
@@ -209,29 +202,52 @@ void ShardedLayer::forward(int copy, const float* x, float* y, int64_t tokens, S
   }
   bool done = false;  // this stage's product, with the one before it
   for (size_t s = 0; s < stages_.size(); ++s) {
-    const Stage& stage = stages_[s];
-    const float* in = stage.follows ? output(s - 1) : first;
-    float* out = output(s);
+    Stage& stage = stages_[s];
+    const float* in = stage.follows ? reinterpret_cast<const float*>(output(s - 1)) : first;
+    std::byte* out = output(s);
     if (reduces(stage) && overlap_ > 1) {
       overlapped(s, copy, in, out, tokens, part, stream);
     } else if (part != Part::communicate && !done) {
-      if (s + 1 < stages_.size() && stages_[s + 1].follows && !rounds(stage) && !reduces(stage) &&
+      if (s + 1 < stages_.size() && stages_[s + 1].follows && !rounds(s) && !reduces(stage) &&
           layer(s) != nullptr && layer(s + 1) != nullptr) {
-        layer(s)->forward_then(*layer(s + 1), in, out, output(s + 1), tokens, stream);
+        layer(s)->forward_then(*layer(s + 1), in, stage.output.as<float>(),
+                               reinterpret_cast<float*>(output(s + 1)), tokens, stream);
         done = true;
       } else {
-        product(s, copy, in, scatters_ && reduces(stage) ? stages_[s].unscattered.as<float>() : out, tokens,
+        compute(s, copy, in, scatters_ && reduces(stage) ? stages_[s].unscattered.data() : out, tokens, 0,
                 stream);
       }
     } else {
       done = false;
     }
-    if (stage.adds && part != Part::communicate && !(reduces(stage) && overlap_ > 1))
-      device_->add(output(s - 1), scatters_ && reduces(stage) ? stages_[s].unscattered.as<float>() : out,
-                   tokens * stage.local_out, stream);
     if (part != Part::compute && reduces(stage) && overlap_ == 1) sum(s, out, tokens, part, 0, stream);
     if (scatters_ && reduces(stage)) tokens = own_tokens(tokens).size();
   }
+}
+
+bool ShardedLayer::rounds(size_t s) const {
+  const Stage& stage = stages_[s];
+  if (!stage.follows) return stage.kernel->input != input_type();
+  return !(narrow(stages_[s - 1]) && stage.kernel->input == stages_[s - 1].type);
+}
+
+void ShardedLayer::compute(size_t s, int copy, const float* x, std::byte* out, int64_t tokens, int64_t begin,
+                           Stream& stream) {
+  Stage& stage = stages_[s];
+  const int64_t count = tokens * stage.local_out;
+  if (stage.follows && narrow(stages_[s - 1]) && rounds(s)) {
+    float* const wide = stages_[s - 1].wide.as<float>();
+    device_->widen_bf16(x, wide, tokens * stage.local_in, stream);
+    x = wide;
+  }
+  if (narrow(stage) && !stage.adds && !rounds(s) && !stage.copies.empty() && count > 0 &&
+      stage.copies[static_cast<size_t>(copy)]->forward_bf16(x, out, tokens, stream))
+    return;
+  float* const wide = narrow(stage) ? stage.wide.as<float>() : reinterpret_cast<float*>(out);
+  product(s, copy, x, wide, tokens, stream);
+  if (stage.adds)
+    device_->add(stages_[s - 1].output.as<float>() + begin * stage.local_out, wide, count, stream);
+  if (narrow(stage)) device_->round_bf16(wide, out, count, stream);
 }
 
 void ShardedLayer::product(size_t s, int copy, const float* x, float* out, int64_t tokens, Stream& stream) {
@@ -243,45 +259,42 @@ void ShardedLayer::product(size_t s, int copy, const float* x, float* out, int64
     return;
   }
   Layer& layer = *stage.copies[static_cast<size_t>(copy)];
-  rounds(stage) ? layer.forward_rounding(x, out, tokens, stream) : layer.forward(x, out, tokens, stream);
+  rounds(s) ? layer.forward_rounding(x, out, tokens, stream) : layer.forward(x, out, tokens, stream);
 }
 
-void ShardedLayer::sum(size_t s, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream) {
+void ShardedLayer::sum(size_t s, std::byte* out, int64_t tokens, Part part, int64_t begin, Stream& stream) {
   const Stage& stage = stages_[s];
+  const DType dtype = narrow(stage) ? DType::bf16 : DType::f32;
   if (scatters_) {
     const Buffer& from = part == Part::communicate ? stage.payload : stage.unscattered;
-    transport_->reduce_scatter(from.data(), out, share(tokens) * stage.local_out, DType::f32, ReduceOp::sum,
+    transport_->reduce_scatter(from.data(), out, share(tokens) * stage.local_out, dtype, ReduceOp::sum,
                                stream);
     return;
   }
   // Alone, a sum in place would sum its own result, call after call, until it is infinite.
-  const float* partial =
-      part == Part::communicate ? stage.payload.as<float>() + begin * stage.local_out : out;
-  transport_->all_reduce(partial, out, tokens * stage.local_out, DType::f32, ReduceOp::sum, stream);
+  const std::byte* partial =
+      part == Part::communicate ? stage.payload.data() + begin * stage.local_out * bytes_of(stage.type) : out;
+  transport_->all_reduce(partial, out, tokens * stage.local_out, dtype, ReduceOp::sum, stream);
 }
 
-void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, int64_t tokens, Part part,
+void ShardedLayer::overlapped(size_t s, int copy, const float* x, std::byte* out, int64_t tokens, Part part,
                               Stream& stream) {
   const Stage& stage = stages_[s];
   const int64_t token_bytes =
       stage.local_in * (stage.follows ? int64_t{sizeof(float)} : bytes_of(input_type()));
-  const int64_t chunk = this->chunk(stage, tokens);
-  for (int64_t begin = 0; begin < tokens; begin += chunk) {
-    const int64_t count = std::min(chunk, tokens - begin);
+  for (int64_t begin = 0, count = first_chunk(stage, tokens); begin < tokens;
+       begin += count, count = std::min(later_chunk(tokens), tokens - begin)) {
     const auto* from =
         reinterpret_cast<const float*>(reinterpret_cast<const std::byte*>(x) + begin * token_bytes);
-    float* to = out + begin * stage.local_out;
+    std::byte* to = out + begin * stage.local_out * bytes_of(stage.type);
     if (part != Part::communicate) {
       // Alone, products have the whole GPU, and the first has nothing beside it.
       Stream narrowed = side_->beside(stream);
-      product(s, copy, from, to, count, part == Part::all && begin > 0 ? narrowed : stream);
-      if (stage.adds)
-        device_->add(stages_[s - 1].output.as<float>() + begin * stage.local_out, to, count * stage.local_out,
-                     stream);
+      compute(s, copy, from, to, count, begin, part == Part::all && begin > 0 ? narrowed : stream);
     }
     if (part == Part::compute) continue;
     // Behind the last there is nothing to hide it: it may have the whole GPU.
-    const bool beside = part == Part::all && begin + chunk < tokens;
+    const bool beside = part == Part::all && begin + count < tokens;
     if (beside) {
       side_->follow(stream);
     } else if (part == Part::all && begin > 0) {
@@ -289,6 +302,12 @@ void ShardedLayer::overlapped(size_t s, int copy, const float* x, float* out, in
     }
     sum(s, to, count, part, begin, beside ? side_->stream() : stream);
   }
+}
+
+int64_t ShardedLayer::first_chunk(const Stage& stage, int64_t tokens) const {
+  if (!reduces(stage) || overlap_ == 1) return tokens;
+  const int64_t later = later_chunk(tokens);
+  return std::max(tokens - (overlap_ - 1) * later, std::min(later, tokens));
 }
 
 InputType ShardedLayer::input_type() const {
@@ -335,7 +354,7 @@ int64_t ShardedLayer::weight_bytes() const {
 int64_t ShardedLayer::comm_bytes(int64_t tokens) const {
   int64_t sum = gathers_ ? tokens * local_in() * bytes_of(input_type()) : 0;
   for (const Stage& stage : stages_) {
-    if (reduces(stage)) sum += tokens * stage.local_out * static_cast<int64_t>(sizeof(float));
+    if (reduces(stage)) sum += tokens * stage.local_out * bytes_of(stage.type);
   }
   return sum;
 }

@@ -1,6 +1,7 @@
 // A layer cut over ranks: local layers and the collectives between them.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,9 +40,13 @@ struct Stage {
   Leaf part;  // what they are packed from, until all are
   const Kernel* kernel = nullptr;
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
-  Buffer output;  // [max_tokens × local_out] float32, the device's; unused in the last stage, which writes y
+  // What its output is: float32, or bfloat16 where ranks sum it in that.
+  InputType type = InputType::f32;
+  Buffer
+      output;  // [max_tokens × local_out] of `type`, the device's; unused in the last stage, which writes y
   Buffer unscattered;  // [ranks × share(max_tokens) × local_out], where sums are scattered: before that
   Buffer payload;  // as large, where the stage reduces: what Part::communicate sums, the same at every call
+  Buffer wide;     // as many float32, where the stage sums in bfloat16: its product, and its sums again
 };
 
 struct ShardedOptions {
@@ -62,6 +67,9 @@ struct ShardedOptions {
   // "Reducing activation recomputation in large transformer models"): a column shard starts with an
   // all-gather of them, a row shard ends in a reduce-scatter.
   bool sequence = false;
+  // Sums over ranks are sent and added in bfloat16, in place of float32: each rank rounds its part, and the
+  // output of a stage that reduces stays bfloat16, as the layers of a model hand it on.
+  bool bf16_sums = false;
   // Who moves its data; must outlive the layer. Null: one of its own, made where it needs any.
   Transport* transport = nullptr;
 };
@@ -76,14 +84,15 @@ class ShardedLayer {
   // the first call does anything.
   void replicate(int copies);
 
-  // x: [in_rows(tokens) × local_in()] of input_type(), y: [out_rows(tokens) × local_out()], in the device's
-  // memory. In a row shard y is whole on every rank, unless it is cut by tokens: then their last rows are
-  // beyond the tokens where these do not divide.
+  // x: [in_rows(tokens) × local_in()] of input_type(), y: [out_rows(tokens) × local_out()] of output_type(),
+  // whatever their own types say, in the device's memory. In a row shard y is whole on every rank, unless it
+  // is cut by tokens: then their last rows are beyond the tokens where these do not divide.
   void forward(int copy, const float* x, float* y, int64_t tokens, Stream& stream, Part part = Part::all);
 
   Device& device() const { return *device_; }
   // What x is: what all stages that read it want, or float32, which each rounds for itself.
   InputType input_type() const;
+  InputType output_type() const { return stages_.back().type; }
   int copies() const { return copies_; }
   int64_t local_in() const;
   int64_t local_out() const;
@@ -101,10 +110,9 @@ class ShardedLayer {
   int64_t comm_bytes(int64_t tokens)
       const;  // payload of all collectives of one forward (the reduced or gathered vectors' bytes)
   int collectives() const;  // how many a forward runs
-  // Tokens of one product, where those of a stage that reduces fall into chunks.
-  int64_t chunk(const Stage& stage, int64_t tokens) const {
-    return reduces(stage) ? (tokens + overlap_ - 1) / overlap_ : tokens;
-  }
+  // Tokens of the first product, where those of a stage that reduces fall into chunks: the rest of
+  // later_chunk()'s. Nothing goes beside it, and sums may go beside all after it.
+  int64_t first_chunk(const Stage& stage, int64_t tokens) const;
   const std::vector<Stage>& stages() const { return stages_; }
   std::vector<Stage>& mutable_stages() { return stages_; }  // fault injection in tests
   std::string kernel_name() const;  // of the first stage ("native"), or "native+openblas" where they differ
@@ -114,14 +122,24 @@ class ShardedLayer {
 
  private:
   bool reduces(const Stage& stage) const { return stage.cut.reduce && comm_.size() > 1; }
+  bool narrow(const Stage& stage) const { return stage.type != InputType::f32; }
   // Whether the stage's input is float32 that its kernel does not read as it is.
-  bool rounds(const Stage& stage) const { return stage.follows || stage.kernel->input != input_type(); }
+  bool rounds(size_t stage) const;
   // A stage's product of tokens, into `out`; x as Layer::forward_rounding() reads it where it rounds().
   void product(size_t stage, int copy, const float* x, float* out, int64_t tokens, Stream& stream);
+  // The same with what the stage adds, of the tokens from `begin` on; `out` is of the stage's type.
+  void compute(size_t stage, int copy, const float* x, std::byte* out, int64_t tokens, int64_t begin,
+               Stream& stream);
+  // The last one's sum goes beside nothing: as short as the finest of what was tried that pays.
+  int64_t later_chunk(int64_t tokens) const {
+    constexpr int kFinest = 4;
+    const int parts = std::max(overlap_, kFinest);
+    return (tokens + parts - 1) / parts;
+  }
   int64_t share(int64_t tokens) const { return (tokens + comm_.size() - 1) / comm_.size(); }
   // `out` are the tokens from `begin` on.
-  void sum(size_t stage, float* out, int64_t tokens, Part part, int64_t begin, Stream& stream);
-  void overlapped(size_t stage, int copy, const float* x, float* out, int64_t tokens, Part part,
+  void sum(size_t stage, std::byte* out, int64_t tokens, Part part, int64_t begin, Stream& stream);
+  void overlapped(size_t stage, int copy, const float* x, std::byte* out, int64_t tokens, Part part,
                   Stream& stream);
 
   std::vector<Stage> stages_;

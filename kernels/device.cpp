@@ -1,17 +1,40 @@
 #include "kernels/device.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "kernels/cuda/cuda_devices.hpp"
+#include "kernels/small_floats.hpp"
+#include "kernels/wide.hpp"
 
 namespace lamina {
 namespace {
 
 // Few numbers are not worth waking threads for.
+constexpr int64_t kFew = 1 << 16;
+
 void add_floats(const float* x, float* y, int64_t count, int threads) {
-#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > 1 << 16)
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > kFew)
   for (int64_t i = 0; i < count; ++i) y[i] += x[i];
+}
+
+LAMINA_WIDE void round_some(const float* x, uint16_t* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i)
+    to[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(bf16_activation(x[i])) >> 16);
+}
+LAMINA_WIDE void widen_some(const uint16_t* x, float* to, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = float_of_bf16(x[i]);
+}
+
+// change(x, to, count) of each thread's share.
+template <class From, class To>
+void in_shares(void (*change)(const From*, To*, int64_t), const From* x, To* to, int64_t count, int threads) {
+  if (count == 0) return;
+  const int64_t each = count > kFew ? (count + threads - 1) / threads : count;
+#pragma omp parallel for schedule(static) num_threads(threads) if (count > kFew)
+  for (int64_t begin = 0; begin < count; begin += each)
+    change(x + begin, to + begin, std::min(each, count - begin));
 }
 
 class CpuDevice final : public Device {
@@ -31,6 +54,12 @@ class CpuDevice final : public Device {
   }
   void add(const float* x, float* y, int64_t count, Stream& stream) override {
     add_floats(x, y, count, stream.threads);
+  }
+  void round_bf16(const float* x, void* to, int64_t count, Stream& stream) override {
+    in_shares(round_some, x, static_cast<uint16_t*>(to), count, stream.threads);
+  }
+  void widen_bf16(const void* x, float* to, int64_t count, Stream& stream) override {
+    in_shares(widen_some, static_cast<const uint16_t*>(x), to, count, stream.threads);
   }
   std::unique_ptr<SideStream> beside(int /*multiprocessors*/) override { return nullptr; }
   DeviceState state() override { return {}; }

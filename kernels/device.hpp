@@ -107,6 +107,9 @@ class Device {
   virtual void clear(void* to, int64_t bytes, Stream& stream) = 0;
   // y += x, `count` floats in the device's memory, in the stream's order.
   virtual void add(const float* x, float* y, int64_t count, Stream& stream) = 0;
+  // Likewise: `to` [count] is x as bfloat16 by the bf16 activation rule (activations.hpp), and back.
+  virtual void round_bf16(const float* x, void* to, int64_t count, Stream& stream) = 0;
+  virtual void widen_bf16(const void* x, float* to, int64_t count, Stream& stream) = 0;
   // A side that takes so many multiprocessors. Null on the CPU.
   virtual std::unique_ptr<SideStream> beside(int multiprocessors) = 0;
   virtual DeviceState state() = 0;

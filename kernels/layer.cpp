@@ -34,4 +34,18 @@ Buffer place_activations(Device& device, const float* x, int64_t count, InputTyp
   return placed;
 }
 
+std::vector<float> fetch_activations(Device& device, const void* from, int64_t count, InputType type) {
+  std::vector<float> values(static_cast<size_t>(count));
+  device.synchronize();
+  if (type == InputType::f32) {
+    device.download(values.data(), from, 4 * count);
+    return values;
+  }
+  std::vector<uint16_t> narrow(values.size());
+  device.download(narrow.data(), from, 2 * count);
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = type == InputType::f16 ? float_of_f16(narrow[i]) : float_of_bf16(narrow[i]);
+  return values;
+}
+
 }  // namespace lamina

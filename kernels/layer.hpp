@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels/arithmetic.hpp"
 #include "kernels/device.hpp"
@@ -57,7 +58,8 @@ inline int64_t bytes_of(InputType type) {
 float rounded_input(float value, InputType type);
 
 // Y[M×N] = X[M×K]·W[N×K]ᵀ, row-major and contiguous, in the memory of the layer's device. Y is float32: the
-// check holds it to sums in float32, and what a wider y costs a GPU at few tokens is nothing.
+// check holds it to sums in float32, and what a wider y costs a GPU at few tokens is nothing. Where ranks sum
+// their outputs in bfloat16 it may be that: forward_bf16().
 class Layer {
  public:
   virtual ~Layer() = default;
@@ -77,6 +79,11 @@ class Layer {
   virtual void forward_rounding(const float* x, float* y, int64_t tokens, Stream& stream) {
     forward(x, y, tokens, stream);
   }
+  // forward() whose y is bfloat16, each sum of K products in float32 rounded once, of a kernel that can write
+  // it so. False, with nothing done, of others.
+  virtual bool forward_bf16(const float* /*x*/, void* /*y*/, int64_t /*tokens*/, Stream& /*stream*/) {
+    return false;
+  }
   virtual Cost cost(int64_t tokens) const = 0;
   // Which of a kernel's ways forward() took for so many tokens, where it has several; else empty.
   virtual std::string way(int64_t /*tokens*/) const { return ""; }
@@ -89,5 +96,7 @@ class Layer {
 
 // Host numbers in the device's memory as a kernel's input. Throws DeviceError, std::bad_alloc.
 Buffer place_activations(Device& device, const float* x, int64_t count, InputType type);
+// And back: `count` numbers of a type in the device's memory, once it is through. Throws likewise.
+std::vector<float> fetch_activations(Device& device, const void* from, int64_t count, InputType type);
 
 }  // namespace lamina

@@ -160,10 +160,8 @@ std::string payload(const Row& row) {
          (record.flag("error_feedback") ? " ef" : "");
 }
 
-// With "o4" where sums of 4 chunks overlap products.
 std::string shard(const Row& row) {
-  const double chunks = row.record->number("overlap");
-  return escaped(row.record->text("shard")) + (chunks > 1 ? fmt::format(" o{:.0f}", chunks) : "");
+  return escaped(shard_of(*row.record));
 }
 
 // "in" or "out of" place, and whether a GPU's calls went without a graph.
@@ -174,6 +172,12 @@ std::string place(const Row& row) {
 }
 
 }  // namespace
+
+std::string shard_of(const Record& record) {
+  const double chunks = record.number("overlap");
+  return record.text("shard") + (record.text("sum_dtype") == "bf16" ? " bf16" : "") +
+         (chunks > 1 ? fmt::format(" o{:.0f}", chunks) : "");
+}
 
 const std::vector<Column>& forward_columns() {
   static const std::vector<Column> list = {
@@ -219,6 +223,7 @@ const std::vector<Column>& collective_columns() {
       {"bytes", true, [](const Row& row) { return count(*row.record, "message_bytes"); }},
       text_column(kCommunicator, "communicator"),
       {"payload", false, payload},
+      {"wins from bytes", true, [](const Row& row) { return count(*row.record, "payload_wins_from_bytes"); }},
       {"place", false, place},
       {"threads", true, [](const Row& row) { return count(*row.record, "threads"); }},
       {"p50 µs [95 % CI]", true, [](const Row& row) { return latency(*row.record, 1); }},

@@ -32,6 +32,8 @@ const std::vector<Column>& collective_columns();
 
 // For a cell of a Markdown table.
 std::string escaped(std::string_view text);
+// "row", with "bf16" where sums over ranks are in that, and "o4" where 4 chunks of them overlap products.
+std::string shard_of(const Record& record);
 // A count without decimals; empty where it is null.
 std::string count(const Record& record, const char* key);
 

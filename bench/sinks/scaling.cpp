@@ -8,6 +8,7 @@
 #include <map>
 #include <tuple>
 
+#include "bench/sinks/columns.hpp"
 #include "bench/sinks/sink.hpp"
 #include "bench/sinks/tables.hpp"
 #include "bench/sinks/trackers.hpp"
@@ -32,11 +33,9 @@ Key key_of(const Row& row, int64_t ranks) {
   return {place(row), row.record->integer("tokens"), ranks};
 }
 
-// "int4-g128 row", with "o4" where sums of 4 chunks overlap products.
+// "int4-g128 row".
 std::string way(const Record& record) {
-  const double chunks = record.number("overlap");
-  return record.text("scheme") + " " + record.text("shard") +
-         (chunks > 1 ? fmt::format(" o{:.0f}", chunks) : "");
+  return record.text("scheme") + " " + shard_of(record);
 }
 
 // The rows of one layer, and what they are held against.

@@ -43,7 +43,9 @@ class LayerCase : public ForwardCase {
     stream_ = device.stream(threads);
     inputs_ = ref_.activations(std::max(tokens, ref_.quality_tokens));
     x_ = place_inputs(layer_, inputs_, {0, tokens});
-    together(layer_.comm(), [&] { y_ = device.allocate(4 * layer_.out_rows(tokens) * layer_.local_out()); });
+    together(layer_.comm(), [&] {
+      y_ = device.allocate(bytes_of(layer_.output_type()) * layer_.out_rows(tokens) * layer_.local_out());
+    });
   }
 
   void step(Part part) override {
@@ -117,6 +119,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   const std::string shard = params.string(kShard);
   const int64_t tokens = params.integer(tokens_key());
   const int64_t overlap = params.integer(overlap_key());
+  const std::string sum_dtype = params.string(sum_dtype_key());
   const Placement placement = read_placement(params, launch, shard == "none");
   std::optional<OneLayer> one = read_one_layer(params, launch);
   if (!one) {
@@ -144,16 +147,18 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   parts.schemes = {spec->scheme.get()};
   parts.in_features = layer.shape.in_features;
   parts.out_features = layer.shape.out_features;
-  fill_spec(*spec, parts, placement, params, launch, registry, tokens);
   ShardedOptions& options = spec->options;
   options.sequence = shard == "sequence";
   const bool column = shard == "column" || (options.sequence && is_column_parallel(layer));
+  if (shard != "none" && !column && placement.ranks > 1) parts.sum_dtype = sum_dtype;
+  fill_spec(*spec, parts, placement, params, launch, registry, tokens);
   options.shard = shard == "none" ? Shard::none : column ? Shard::column : Shard::row;
   options.kernel = placement.kernel;
   options.device = placement.device;
   options.threads = placement.threads;
   options.halves = layer.halves;
   options.overlap = static_cast<int>(parts.overlap);
+  options.bf16_sums = parts.sum_dtype == "bf16";
   spec->communicator = placement.communicator;
   spec->cold_bytes = cold_bytes(placement, launch);
   return spec;
@@ -166,7 +171,7 @@ WorkloadType layer_workload() {
   type.name = "layer";
   type.help = "one linear layer, Y = X·Wᵀ, alone or cut over ranks";
   type.keys = one_layer_keys();
-  type.keys.insert(type.keys.end(), {kShard, overlap_key(), tokens_key(), scheme_key()});
+  type.keys.insert(type.keys.end(), {kShard, overlap_key(), sum_dtype_key(), tokens_key(), scheme_key()});
   for (const auto* keys : {&recorded_keys(), &cotangent_keys()})
     type.keys.insert(type.keys.end(), keys->begin(), keys->end());
   type.keys.insert(type.keys.end(), source_keys().begin(), source_keys().end());

@@ -227,11 +227,12 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   // What compression competes with: on a GPU nobody runs float32.
   const bool on_gpu = placement.device == "cuda";
   spec.dense = scheme.name() == (on_gpu ? "dense-bf16" : "dense-f32");
-  spec.name = fmt::format("{}/{}/m{}/{}/{}-{}/{}{}/p{}t{}{}/{}", parts.workload, parts.what, tokens,
-                          scheme.name(), placement.device, placement.kernel, parts.shard,
-                          parts.overlap > 1 ? fmt::format("-o{}", parts.overlap) : "", placement.ranks,
-                          placement.threads, placement.named_communicator ? "-" + placement.communicator : "",
-                          placement.cache);
+  const bool bf16_sums = parts.sum_dtype == "bf16";
+  spec.name = fmt::format(
+      "{}/{}/m{}/{}/{}-{}/{}{}{}/p{}t{}{}/{}", parts.workload, parts.what, tokens, scheme.name(),
+      placement.device, placement.kernel, parts.shard, bf16_sums ? "-bf16" : "",
+      parts.overlap > 1 ? fmt::format("-o{}", parts.overlap) : "", placement.ranks, placement.threads,
+      placement.named_communicator ? "-" + placement.communicator : "", placement.cache);
   if (placement.ranks > launch.ranks)
     spec.skip_reason = fmt::format("needs {} ranks, launched with {}: mpirun -n {}", placement.ranks,
                                    launch.ranks, placement.ranks);
@@ -245,9 +246,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   std::string weights;
   for (const LayerRef& layer : parts.layers) weights += layer.key() + "; ";
   spec.weights_group = fmt::format("{}p{}", weights, placement.ranks);
-  spec.packed_group = fmt::format("{} {} {} {} {} o{} t{} {} {}", parts.workload, spec.weights_group,
-                                  parts.what, placement.device, parts.shard, parts.overlap, placement.threads,
-                                  placement.cache, placement.communicator);
+  spec.packed_group = fmt::format("{} {} {} {} {} {} o{} t{} {} {}", parts.workload, spec.weights_group,
+                                  parts.what, placement.device, parts.shard, parts.sum_dtype, parts.overlap,
+                                  placement.threads, placement.cache, placement.communicator);
   spec.group = fmt::format("{} m{} q{}", spec.packed_group, tokens, parts.layers.front().quality_tokens);
 
   const int local_ranks = std::min(placement.ranks, launch.local_ranks);
@@ -291,9 +292,10 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
     }
     // Inputs whole and local, outputs (of V, at most as wide, too, and of U in a sum).
     spec.own_bytes += 4 * held * (2 * k + static_cast<int64_t>(leaves.size()) * n);
-    // What is summed where communication is timed alone; of a chain it is no wider than the rank.
+    // What is summed where communication is timed alone, and products before they are rounded; of a chain
+    // they are no wider than the rank.
     const bool reduces = ranks > 1 && (parts.shard == "row" || i > 0);
-    if (reduces && leaves.size() != 2) spec.token_bytes += 4 * n;
+    if (reduces && leaves.size() != 2) spec.token_bytes += (bf16_sums ? 2 + 4 : 4) * n;
     // Inputs of all tokens, and sums before they are scattered.
     if (parts.shard == "sequence") spec.token_bytes += 4 * std::max(n, k);
     // The float32 factors are kept for schemes that share them.
@@ -382,6 +384,7 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
   id.set("kernel", placement.kernel);
   id.set("shard", parts.shard);
   id.set("overlap", parts.overlap);
+  if (!parts.sum_dtype.empty()) id.set("sum_dtype", parts.sum_dtype);
   // Of `auto` what is likely; describe_layers() knows.
   const TransportType* likely = find_transport(placement.communicator, placement.device);
   id.set("communicator", likely != nullptr && placement.ranks > 1 ? likely->name : std::string("self"));

@@ -42,13 +42,15 @@ LayerRef read_layer_ref(const Params& params, const std::string& label, const Mo
                         const LaunchInfo& launch);
 
 // Fills what every layer case's spec has: identity, name, groups, memory and time estimates. The name is
-// WORKLOAD/WHAT/mTOKENS/SCHEME/DEVICE-KERNEL/SHARD/pRANKStTHREADS/CACHE.
+// WORKLOAD/WHAT/mTOKENS/SCHEME/DEVICE-KERNEL/SHARD/pRANKStTHREADS/CACHE,
+// SHARD with "-bf16" where sums are in that and "-o4" where 4 chunks of them overlap products.
 struct SpecParts {
   std::string workload, what, model, layer_name, shard;
   std::vector<LayerRef> layers;
   std::vector<const Scheme*> schemes;  // one a layer
   int64_t in_features = 0, out_features = 0;
-  int64_t overlap = 1;  // of products and their sums
+  int64_t overlap = 1;    // of products and their sums
+  std::string sum_dtype;  // of the sums; empty: none
 };
 void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placement, const Params& params,
                const LaunchInfo& launch, const Registry& registry, int64_t tokens);

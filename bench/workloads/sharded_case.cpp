@@ -19,7 +19,7 @@ std::string ways_of(const ShardedLayer& layer, int64_t tokens) {
   std::vector<std::string> ways;
   for (const Stage& stage : layer.stages()) {
     if (stage.copies.empty()) continue;
-    std::string way = stage.copies.front()->way(layer.chunk(stage, tokens));
+    std::string way = stage.copies.front()->way(layer.first_chunk(stage, tokens));
     if (way.empty()) way = stage.kernel->name;
     if (std::find(ways.begin(), ways.end(), way) == ways.end()) ways.push_back(std::move(way));
   }
@@ -139,12 +139,12 @@ Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Mat
     const int64_t count = std::min(tokens, wanted - t);
     const Buffer x = place_inputs(first, inputs, {t, t + count});  // until the device is through
     forward(x, count);
-    Matrix<float> local(last.out_rows(count), last.local_out());
+    std::vector<float> local;
     together(last.comm(), [&] {
-      last.device().synchronize();
-      last.device().download(local.data.data(), y.data(), 4 * local.rows * local.cols);
+      local = fetch_activations(last.device(), y.data(), last.out_rows(count) * last.local_out(),
+                                last.output_type());
     });
-    const Matrix<float> part = gather_output(last, local.data.data(), count);
+    const Matrix<float> part = gather_output(last, local.data(), count);
     if (t == 0) whole = Matrix<float>(wanted, part.cols);
     std::copy(part.data.begin(), part.data.end(), whole.row(t));
   }
@@ -156,6 +156,16 @@ const KeySpec& overlap_key() {
                            "chunks of tokens that a row shard sums on a second stream while the next is "
                            "computed; more than 1 on a GPU only",
                            int64_t{1}, 1, 64};
+  return key;
+}
+
+const KeySpec& sum_dtype_key() {
+  static const KeySpec key{"sum_dtype",
+                           "what a row shard's sums over ranks are sent and added in, and its outputs are",
+                           std::string("f32"),
+                           0,
+                           0,
+                           {"f32", "bf16"}};
   return key;
 }
 

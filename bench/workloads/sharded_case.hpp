@@ -37,5 +37,7 @@ Matrix<float> quality_outputs(ShardedLayer& first, ShardedLayer& last, const Mat
 
 // Chunks of tokens whose sums overlap products.
 const KeySpec& overlap_key();
+// What sums over ranks are sent in.
+const KeySpec& sum_dtype_key();
 
 }  // namespace lamina

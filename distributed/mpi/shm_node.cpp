@@ -4,11 +4,11 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <new>
 
 #include "distributed/mpi/group.hpp"
+#include "distributed/variable.hpp"
 
 namespace lamina {
 namespace {
@@ -24,15 +24,9 @@ constexpr const char* kMemory = "/dev/shm";
 
 // The four slots' bytes together.
 int64_t wanted_bytes() {
-  if (const char* text = std::getenv(kWindowVariable)) {
-    char* end = nullptr;
-    const long long kib = std::strtoll(text, &end, 10);
-    if (*text == '\0' || *end != '\0' || kib < 4 || kib > (int64_t{1} << 40))
-      throw std::invalid_argument(fmt::format(
-          "{}: expected KiB of shared memory a rank, at least 4, found \"{}\"", kWindowVariable, text));
-    return kib << 10;
-  }
-  return 4 * kSlotBytes;
+  constexpr int64_t kKib = 1 << 10;
+  return kKib *
+         variable(kWindowVariable, "KiB of shared memory a rank", 4, int64_t{1} << 40, 4 * kSlotBytes / kKib);
 }
 
 double mib(double bytes) {

@@ -12,6 +12,14 @@ template <bool kHalf>
 __global__ void round_kernel(const float* from, int64_t count, uint16_t* to) {
   LAMINA_FOR_EACH(i, count) to[i] = kHalf ? fp16_of(from[i]) : bf16_of(from[i]);
 }
+template <bool kHalf>
+__global__ void round_fours_kernel(const float4* from, int64_t count, uint2* to) {
+  const auto narrow = [](float value) { return uint32_t{kHalf ? fp16_of(value) : bf16_of(value)}; };
+  LAMINA_FOR_EACH(i, count) {
+    const float4 four = from[i];
+    to[i] = {narrow(four.x) | narrow(four.y) << 16, narrow(four.z) | narrow(four.w) << 16};
+  }
+}
 
 __global__ void widen_kernel(const uint16_t* from, int64_t count, float* to) {
   LAMINA_FOR_EACH(i, count) to[i] = __uint_as_float(uint32_t{from[i]} << 16);
@@ -71,13 +79,21 @@ void divide_rows(const void* from, int64_t rows, int64_t cols, int64_t stride, c
 
 void round_activations(const float* from, int64_t count, bool half, void* to, cudaStream_t stream) {
   if (count == 0) return;
+  if (count % 4 == 0 && reinterpret_cast<uintptr_t>(from) % 16 == 0 &&
+      reinterpret_cast<uintptr_t>(to) % 8 == 0) {
+    const auto kernel = half ? round_fours_kernel<true> : round_fours_kernel<false>;
+    kernel<<<blocks_for(count / 4), kElementThreads, 0, stream>>>(reinterpret_cast<const float4*>(from),
+                                                                  count / 4, static_cast<uint2*>(to));
+    return;
+  }
   const auto kernel = half ? round_kernel<true> : round_kernel<false>;
   kernel<<<blocks_for(count), kElementThreads, 0, stream>>>(from, count, static_cast<uint16_t*>(to));
 }
 
 void widen_bf16(const void* from, int64_t count, float* to, cudaStream_t stream) {
   if (count == 0) return;
-  if (count % 4 == 0 && reinterpret_cast<uintptr_t>(to) % 16 == 0)
+  if (count % 4 == 0 && reinterpret_cast<uintptr_t>(from) % 8 == 0 &&
+      reinterpret_cast<uintptr_t>(to) % 16 == 0)
     widen_fours_kernel<<<blocks_for(count / 4), kElementThreads, 0, stream>>>(
         static_cast<const uint2*>(from), count / 4, reinterpret_cast<float4*>(to));
   else

@@ -45,6 +45,11 @@ class DenseLayer final : public CudaLayer {
   void forward(const float* x, float* y, int64_t tokens, Stream& stream) override {
     matmul(types_, rows(), tokens, cols(), weights_.data(), x, y, stream);
   }
+  bool forward_bf16(const float* x, void* y, int64_t tokens, Stream& stream) override {
+    if (types_.in != CUDA_R_16BF) return false;
+    matmul({.out = CUDA_R_16BF}, rows(), tokens, cols(), weights_.data(), x, y, stream);
+    return true;
+  }
   int64_t weight_bytes() const override { return weights_.bytes(); }
 
  private:

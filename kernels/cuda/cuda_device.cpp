@@ -227,6 +227,15 @@ class CudaDevice final : public Device {
     check_launch("adding outputs");
   }
 
+  void round_bf16(const float* x, void* to, int64_t count, Stream& stream) override {
+    round_activations(x, count, false, to, cuda_stream(stream));
+    check_launch("rounding outputs");
+  }
+  void widen_bf16(const void* x, float* to, int64_t count, Stream& stream) override {
+    lamina::widen_bf16(x, count, to, cuda_stream(stream));
+    check_launch("widening outputs");
+  }
+
   std::unique_ptr<SideStream> beside(int multiprocessors) override {
     return std::make_unique<CudaSideStream>(multiprocessors, properties_.multiprocessors);
   }

@@ -58,6 +58,7 @@ struct Plan {
   Layout w, x, y;
   cublasLtMatmulAlgo_t algorithm{};
   cudaDataType_t scale = CUDA_R_32F;
+  bool narrow = false;  // y's type holds less than the sums': parts of K may not be added up in it
 
   void name(const MatmulScales& scales) const {
     if (scales.w == nullptr) return;
@@ -89,6 +90,12 @@ std::array<cublasLtMatmulHeuristicResult_t, kCandidates> candidates(const Plan& 
   check_cublas(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                     &kWorkspaceBytes, sizeof kWorkspaceBytes),
                "describing what is wanted");
+  if (plan.narrow) {
+    const uint32_t wide = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    check_cublas(cublasLtMatmulPreferenceSetAttribute(made, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &wide,
+                                                      sizeof wide),
+                 "describing what is wanted");
+  }
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found{};
   *status =
       cublasLtMatmulAlgoGetHeuristic(library().handle, plan.operation.get(), plan.w.get(), plan.x.get(),
@@ -129,6 +136,7 @@ Plan make_plan(const MatmulTypes& types, int64_t n, int64_t m, int64_t k, const 
   check_cublas(cublasLtMatmulDescCreate(&made, types.compute, types.scale), "describing a product");
   plan.operation.reset(made);
   plan.scale = types.scale;
+  plan.narrow = types.out == CUDA_R_16BF;
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
     check_cublas(cublasLtMatmulDescSetAttribute(made, attribute, &value, sizeof value),
                  "describing a product");

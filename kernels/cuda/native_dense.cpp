@@ -22,6 +22,11 @@ class NativeDenseLayer final : public CudaLayer {
     if (!forward_rounded(x, y, nullptr, tokens, stream))
       matmul({}, rows(), tokens, cols(), weights_.data(), x, y, stream);
   }
+  bool forward_bf16(const float* x, void* y, int64_t tokens, Stream& stream) override {
+    if (tokens == 1) return false;
+    matmul({.out = CUDA_R_16BF}, rows(), tokens, cols(), weights_.data(), x, y, stream);
+    return true;
+  }
   int64_t weight_bytes() const override { return weights_.bytes(); }
   std::string way(int64_t tokens) const override { return tokens == 1 ? "gemv" : "cublaslt"; }
 

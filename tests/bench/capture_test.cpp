@@ -44,6 +44,8 @@ class SleepyDevice final : public Device {
   }
   void clear(void*, int64_t, Stream&) override {}
   void add(const float*, float*, int64_t, Stream&) override {}
+  void round_bf16(const float*, void*, int64_t, Stream&) override {}
+  void widen_bf16(const void*, float*, int64_t, Stream&) override {}
   std::unique_ptr<SideStream> beside(int) override { return nullptr; }
   DeviceState state() override { return {}; }
   std::vector<DeviceProbe> probes() override { return {}; }

@@ -80,5 +80,31 @@ TEST(Network, TellsRowsTheirShareOfIt) {
   EXPECT_EQ(rows[6].text("limit_kind"), "");
 }
 
+TEST(Network, SaysFromWhichSizeCodesWin) {
+  // µs by size, plain and in codes: they win once by chance, then from 4096 on.
+  const int64_t sizes[] = {256, 512, 1024, 4096, 16384};
+  const double plain[] = {2, 3, 5, 20, 90}, coded[] = {1.9, 4, 5, 15, 30};
+  std::vector<Record> rows;
+  const auto add = [&](int64_t bytes, double us, const char* payload, bool in_place) {
+    rows.push_back(row("nccl", bytes, us));
+    rows.back().set("in_place", in_place);
+    if (*payload != '\0') rows.back().set("payload", std::string(payload));
+  };
+  for (size_t i = 0; i < std::size(sizes); ++i) {
+    add(sizes[i], plain[i], "", false);
+    add(sizes[i], coded[i], "int8", false);
+    add(sizes[i], 2 * plain[i], "int4", false);
+    add(sizes[i], coded[i], "int8", true);  // with nothing beside it
+  }
+  rows.push_back(row("nccl", 65536, 500));
+  add(65536, 100, "int8", false);
+  rows.back().set("status", std::string("timeout"));
+  find_payload_wins(rows);
+  for (const Record& one : rows) {
+    const bool wins = one.text("payload") == "int8" && !one.flag("in_place") && one.text("status") == "ok";
+    EXPECT_EQ(one.integer("payload_wins_from_bytes"), wins ? 4096 : 0) << one.text("payload");
+  }
+}
+
 }  // namespace
 }  // namespace lamina

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 
@@ -98,42 +99,71 @@ const std::vector<int64_t> kCounts = {0, 1, 3, 12, 13, 14, 63, 64, 65, 1000, 409
 const std::vector<DType> kTypes = {DType::f32, DType::f64, DType::f16, DType::bf16,
                                    DType::i8,  DType::i32, DType::i64, DType::u8};
 
-TEST(Transport, ReducesEveryTypeAndSize) {
+void expect_reduces(Transport& transport, int64_t count, DType dtype, ReduceOp op) {
   Stream stream;
+  std::vector<std::byte> in = numbers(world().rank(), count, dtype), out(in.size(), std::byte{0x55});
+  const auto expected = reduced(count, dtype, op);
+  transport.all_reduce(in.data(), out.data(), count, dtype, op, stream);
+  ASSERT_TRUE(out == expected) << transport.name() << " " << count << " type " << int(dtype);
+  transport.all_reduce(in.data(), in.data(), count, dtype, op, stream);
+  ASSERT_TRUE(in == expected) << transport.name() << " in place " << count << " type " << int(dtype);
+}
+
+void expect_scatters(Transport& transport, int64_t count, DType dtype) {
+  Stream stream;
+  const int ranks = world().size(), rank = world().rank();
+  const size_t part = static_cast<size_t>(count * dtype_bytes(dtype));
+  const std::vector<std::byte> in = numbers(rank, count * ranks, dtype);
+  const auto whole = reduced(count * ranks, dtype, ReduceOp::sum);
+  const std::vector<std::byte> expected(whole.begin() + static_cast<int64_t>(part) * rank,
+                                        whole.begin() + static_cast<int64_t>(part) * (rank + 1));
+  std::vector<std::byte> out(part, std::byte{0x55}), in_place = in;
+  transport.reduce_scatter(in.data(), out.data(), count, dtype, ReduceOp::sum, stream);
+  ASSERT_TRUE(out == expected) << transport.name() << " " << count << " type " << int(dtype);
+  std::byte* own = in_place.data() + part * static_cast<size_t>(rank);
+  transport.reduce_scatter(in_place.data(), own, count, dtype, ReduceOp::sum, stream);
+  ASSERT_TRUE(std::equal(expected.begin(), expected.end(), own)) << transport.name() << " in place " << count;
+}
+
+TEST(Transport, ReducesEveryTypeAndSize) {
   for (const auto& transport : all_transports())
     for (const DType dtype : kTypes)
       for (const int64_t count : kCounts)
         for (const ReduceOp op : {ReduceOp::sum, ReduceOp::max, ReduceOp::min}) {
           if (op != ReduceOp::sum && count > 5000) continue;
-          std::vector<std::byte> in = numbers(world().rank(), count, dtype), out(in.size(), std::byte{0x55});
-          const auto expected = reduced(count, dtype, op);
-          transport->all_reduce(in.data(), out.data(), count, dtype, op, stream);
-          ASSERT_TRUE(out == expected) << transport->name() << " " << count << " type " << int(dtype);
-          transport->all_reduce(in.data(), in.data(), count, dtype, op, stream);
-          ASSERT_TRUE(in == expected) << transport->name() << " in place " << count << " type " << int(dtype);
+          ASSERT_NO_FATAL_FAILURE(expect_reduces(*transport, count, dtype, op));
         }
 }
 
 TEST(Transport, ScattersSumsInBothForms) {
-  Stream stream;
-  const int ranks = world().size(), rank = world().rank();
   for (const auto& transport : all_transports())
     for (const DType dtype : kTypes)
       for (const int64_t count : kCounts) {
         if (dtype != DType::f32 && count > 5000) continue;
-        const size_t part = static_cast<size_t>(count * dtype_bytes(dtype));
-        const std::vector<std::byte> in = numbers(rank, count * ranks, dtype);
-        const auto whole = reduced(count * ranks, dtype, ReduceOp::sum);
-        const std::vector<std::byte> expected(whole.begin() + static_cast<int64_t>(part) * rank,
-                                              whole.begin() + static_cast<int64_t>(part) * (rank + 1));
-        std::vector<std::byte> out(part, std::byte{0x55}), in_place = in;
-        transport->reduce_scatter(in.data(), out.data(), count, dtype, ReduceOp::sum, stream);
-        ASSERT_TRUE(out == expected) << transport->name() << " " << count << " type " << int(dtype);
-        std::byte* own = in_place.data() + part * static_cast<size_t>(rank);
-        transport->reduce_scatter(in_place.data(), own, count, dtype, ReduceOp::sum, stream);
-        ASSERT_TRUE(std::equal(expected.begin(), expected.end(), own))
-            << transport->name() << " in place " << count;
+        ASSERT_NO_FATAL_FAILURE(expect_scatters(*transport, count, dtype));
       }
+}
+
+// Slots of 1 and 16 KiB: chunks of other sizes than the usual, which of halves go another way.
+TEST(Transport, SumsThroughSmallWindows) {
+  if (find_transport("mpi-shm", "cpu") == nullptr || !find_transport("mpi-shm", "cpu")->absent.empty())
+    GTEST_SKIP() << "no mpi-shm";
+  const char* const usual = std::getenv("LAMINA_SHM_WINDOW_KIB");
+  const std::string kept = usual == nullptr ? "" : usual;
+  for (const char* kib : {"4", "64"}) {
+    world().trim();  // a window is as large as it was when it was made
+    setenv("LAMINA_SHM_WINDOW_KIB", kib, 1);
+    {
+      const auto transport = make_transport("mpi-shm", "cpu", world());
+      for (const DType dtype : {DType::f32, DType::bf16, DType::f16})
+        for (const int64_t count : {1, 25, 511, 512, 513, 2048, 4097, 8191, 8192, 16'385, 70'001}) {
+          ASSERT_NO_FATAL_FAILURE(expect_reduces(*transport, count, dtype, ReduceOp::sum)) << kib << " KiB";
+          ASSERT_NO_FATAL_FAILURE(expect_scatters(*transport, count, dtype)) << kib << " KiB";
+        }
+    }
+    world().trim();
+  }
+  kept.empty() ? unsetenv("LAMINA_SHM_WINDOW_KIB") : setenv("LAMINA_SHM_WINDOW_KIB", kept.c_str(), 1);
 }
 
 TEST(Transport, MovesBytesOfAnySize) {
@@ -321,6 +351,34 @@ TEST(Combine, RoundsOnce) {
   uint16_t out = 0;
   combine(in, 5, &out, 1, DType::bf16, ReduceOp::sum);
   EXPECT_EQ(float_of_bf16(out), 1.0078125f);
+}
+
+// Any bits, odd counts and places, two inputs and more: what float32 sums in rank order round to.
+TEST(Combine, AddsBfloat16AsFloatsWould) {
+  for (const int inputs : {2, 3, 5})
+    for (const size_t count : {1, 2, 7, 1024, 1025, 5001}) {
+      std::vector<std::vector<uint16_t>> parts;
+      std::vector<const void*> in;
+      uint64_t random = count;
+      for (int r = 0; r < inputs; ++r) {
+        parts.emplace_back(count + 1);
+        for (uint16_t& one : parts.back()) {
+          random = random * 6364136223846793005u + 1442695040888963407u;
+          one = static_cast<uint16_t>(random >> 48);
+        }
+      }
+      for (auto& part : parts) in.push_back(part.data() + 1);  // not at words
+      std::vector<uint16_t> out(count + 2, 0x5555);
+      combine(in.data(), inputs, out.data() + 1, static_cast<int64_t>(count), DType::bf16, ReduceOp::sum);
+      for (size_t i = 0; i < count; ++i) {
+        float sum = float_of_bf16(parts[0][i + 1]);
+        for (int r = 1; r < inputs; ++r) sum += float_of_bf16(parts[static_cast<size_t>(r)][i + 1]);
+        const bool nan = std::isnan(sum);  // whose bits are nobody's
+        ASSERT_TRUE(nan ? std::isnan(float_of_bf16(out[i + 1])) : out[i + 1] == bf16_of_float(sum)) << i;
+      }
+      EXPECT_EQ(out.front(), 0x5555);
+      EXPECT_EQ(out.back(), 0x5555);
+    }
 }
 
 }  // namespace
