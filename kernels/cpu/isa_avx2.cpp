@@ -11,8 +11,8 @@ namespace {
 
 constexpr int64_t kF = 8;
 constexpr int kTokensRows = 3, kTokensF32 = 6, kTokensI8 = 6, kTokensI4 = 4;
-constexpr int kTokensF32Alone = 12, kTokensI8Alone = 12, kTokensI4Alone = 8;
-constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kVectors24 = 12;
+constexpr int kTokensF32Alone = 6, kTokensI8Alone = 6, kTokensI4Alone = 8;
+constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kLeastVectors24 = 8, kVectors24 = 12;
 constexpr int kTokensBitmap = 4, kSumsBitmap = 12;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
@@ -165,6 +165,16 @@ template <int S>
 }
 [[gnu::always_inline]] inline F f_select(F quad, I32 which) {
   return _mm256_permutevar_ps(quad, which);
+}
+// The same once the index has become the four bytes' places: Intel's processors shuffle bytes by two ports,
+// and select by one.
+[[gnu::always_inline]] inline I32 select_places(I32 which) {
+  const __m256i bytes =
+      _mm256_set_epi64x(0x0f0e0d0c0b0a0908, 0x0706050403020100, 0x0f0e0d0c0b0a0908, 0x0706050403020100);
+  return _mm256_castps_si256(_mm256_permutevar_ps(_mm256_castsi256_ps(bytes), which));
+}
+[[gnu::always_inline]] inline F f_select_placed(F quad, I32 places) {
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_castps_si256(quad), places));
 }
 [[gnu::always_inline]] inline I32 i8_lane(const int8_t* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
