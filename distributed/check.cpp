@@ -391,7 +391,7 @@ Matrix<float> gather_output(ShardedLayer& layer, const float* y_local, int64_t t
   }
   Matrix<float> local(tokens, layer.local_out());
   if (layer.scatters()) {
-    local.data = gather_tokens(layer, y_local, tokens, layer.local_out());
+    std::ranges::copy(gather_tokens(layer, y_local, tokens, layer.local_out()), local.data.begin());
     return local;
   }
   std::copy_n(y_local, local.data.size(), local.data.begin());

@@ -9,7 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "kernels/buffer.hpp"
+
 namespace lamina {
+
+using Message = PagedVector<std::byte>;
+using Messages = std::vector<Message>;  // one of each rank, or to each
 
 enum class DType { f32, f64, f16, bf16, i8, i32, i64, u8 };
 enum class ReduceOp { sum, max, min };
@@ -47,8 +52,14 @@ class Communicator {
   // Every rank's `bytes[r]` bytes, concatenated in rank order into `out` on every rank.
   virtual void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) = 0;
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
-  // send[r] goes to rank r; the result's [r] came from rank r. Any sizes, over 2 GiB included.
-  virtual std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) = 0;
+  // send[r] goes to rank r; received[r] came from rank r, in the memory it holds where that is enough. Any
+  // sizes, over 2 GiB included.
+  virtual void all_to_all(const Messages& send, Messages& received) = 0;
+  Messages all_to_all(const Messages& send) {
+    Messages received;
+    all_to_all(send, received);
+    return received;
+  }
   virtual void barrier() = 0;
   // Returns on all ranks as near the same instant as the transport can: through shared memory within a node,
   // at a synchronised clock time across nodes. Timed regions start here.

@@ -123,7 +123,9 @@ namespace {
 // A leaf like this one, with no rows or no columns.
 Leaf empty_like(const Leaf& leaf, Range cols) {
   Leaf empty = leaf;
-  for (auto* floats : {&empty.values, &empty.scales, &empty.input_scales}) floats->clear();
+  empty.values.clear();
+  empty.scales.clear();
+  empty.input_scales.clear();
   empty.codes.clear();
   empty.zero_points.clear();
   empty.mask.clear();
@@ -289,7 +291,7 @@ Leaf redistribute(const Leaf& leaf, const std::vector<Range>& wanted_rows, Range
   std::vector<Wish> wishes;
   for (const auto& list : gather_lists(encode(wish), comm)) wishes.push_back(decode(list));
 
-  std::vector<std::vector<std::byte>> send(wishes.size());
+  Messages send(wishes.size());
   std::vector<Leaf> kept;
   together(comm, [&] {
     if (wanted_cols.begin < 0 || wanted_cols.end < wanted_cols.begin || wanted_cols.end > leaf.cols) {
@@ -311,7 +313,7 @@ Leaf redistribute(const Leaf& leaf, const std::vector<Range>& wanted_rows, Range
       }
     }
   });
-  const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+  const Messages received = comm.all_to_all(send);
   send.clear();
 
   Leaf result;

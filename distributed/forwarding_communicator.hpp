@@ -27,9 +27,8 @@ class ForwardingCommunicator : public Communicator {
     inner_.all_gather(in, out, bytes);
   }
   void broadcast(void* data, int64_t bytes, int root) override { inner_.broadcast(data, bytes, root); }
-  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
-    return inner_.all_to_all(send);
-  }
+  using Communicator::all_to_all;
+  void all_to_all(const Messages& send, Messages& received) override { inner_.all_to_all(send, received); }
   void barrier() override { inner_.barrier(); }
   void start_together() override { inner_.start_together(); }
   void rest() override { inner_.rest(); }

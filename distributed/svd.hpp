@@ -87,7 +87,8 @@ struct SvdMethod {
   bool one_rank = false;  // a peer that knows no ranks
   // The host's bytes beyond this rank's part of A at the most, results included; of gram by filters, where
   // these do not give up.
-  int64_t (*memory_bytes)(Shape shape, int64_t rank, int ranks, const SvdOptions& options) = nullptr;
+  int64_t (*memory_bytes)(Shape shape, Layout layout, int64_t rank, int ranks,
+                          const SvdOptions& options) = nullptr;
   // Of a rank's GPU, at the most; null where the method does not run on one.
   int64_t (*gpu_bytes)(Shape shape, int64_t rank, int ranks, const SvdOptions& options) = nullptr;
 };

@@ -36,10 +36,11 @@ class TimedCommunicator final : public ForwardingCommunicator {
     bytes_ += bytes;
     inner_.broadcast(data, bytes, root);
   }
-  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
+  using Communicator::all_to_all;
+  void all_to_all(const Messages& send, Messages& received) override {
     const Running running(seconds_);
     for (const auto& each : send) bytes_ += static_cast<int64_t>(each.size());
-    return inner_.all_to_all(send);
+    inner_.all_to_all(send, received);
   }
   void barrier() override {
     const Running running(seconds_);

@@ -18,19 +18,59 @@ namespace {
 constexpr int64_t kLine = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
 
+constexpr int64_t kPage = 4096;
+
+int64_t round_up(int64_t bytes, int64_t unit) {
+  return (bytes + unit - 1) / unit * unit;
+}
+
+// The address sanitizer sees past the end of what malloc gave alone.
+#if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+constexpr bool kMaps = true;
+
+// Streaming weights would otherwise miss the TLB, and touching them first takes longer than writing them.
+void* map_pages(int64_t bytes) {
+  const int64_t whole = round_up(bytes, kPage) + kHugePage;
+  void* mapped =
+      mmap(nullptr, static_cast<size_t>(whole), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  auto* begin = static_cast<std::byte*>(mapped);
+  const int64_t before =
+      round_up(reinterpret_cast<intptr_t>(begin), kHugePage) - reinterpret_cast<intptr_t>(begin);
+  const int64_t after = kHugePage - before;
+  if (before > 0) munmap(begin, static_cast<size_t>(before));
+  if (after > 0) munmap(begin + whole - after, static_cast<size_t>(after));
+  // The rest, less than a huge page, is not made one: it would take memory that nobody asked for.
+  madvise(begin + before, static_cast<size_t>(bytes / kHugePage * kHugePage), MADV_HUGEPAGE);
+  return begin + before;
+}
+
+void unmap_pages(void* data, int64_t bytes) {
+  munmap(data, static_cast<size_t>(round_up(bytes, kPage)));
+}
+#else
+constexpr bool kMaps = false;
+void* map_pages(int64_t) {
+  throw std::bad_alloc();
+}
+void unmap_pages(void*, int64_t) {}
+#endif
+
 }  // namespace
 
 void* allocate_pages(int64_t bytes) {
-  // Streaming weights would otherwise miss the TLB, and touching them first takes longer than writing them.
-  const int64_t alignment = bytes >= 2 * kHugePage ? kHugePage : kLine;
-  if (bytes < 0 || bytes > INT64_MAX - alignment) throw std::bad_alloc();
-  const int64_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  void* data = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(rounded));
+  if (bytes < 0 || bytes > INT64_MAX - 2 * kHugePage) throw std::bad_alloc();
+  if (kMaps && bytes >= kHugePage) return map_pages(bytes);
+  void* data = std::aligned_alloc(static_cast<size_t>(kLine), static_cast<size_t>(round_up(bytes, kLine)));
   if (data == nullptr) throw std::bad_alloc();
-#ifdef __linux__
-  if (alignment == kHugePage) madvise(data, static_cast<size_t>(rounded), MADV_HUGEPAGE);
-#endif
   return data;
+}
+
+void free_pages(void* data, int64_t bytes) noexcept {
+  if (kMaps && bytes >= kHugePage)
+    unmap_pages(data, bytes);
+  else
+    std::free(data);
 }
 
 Buffer Buffer::untouched(int64_t bytes) {
@@ -38,7 +78,7 @@ Buffer Buffer::untouched(int64_t bytes) {
   if (bytes == 0) return buffer;
   buffer.data_ = static_cast<std::byte*>(allocate_pages(bytes));
   buffer.bytes_ = bytes;
-  buffer.release_ = std::free;
+  buffer.release_ = free_pages;
   return buffer;
 }
 
@@ -55,7 +95,7 @@ Buffer::Buffer(int64_t bytes, int threads) : Buffer(untouched(bytes)) {
   }
 }
 
-Buffer::Buffer(void* data, int64_t bytes, void (*release)(void*))
+Buffer::Buffer(void* data, int64_t bytes, void (*release)(void*, int64_t))
     : data_(static_cast<std::byte*>(data)), bytes_(bytes), release_(release) {}
 
 Buffer::Buffer(Buffer&& other) noexcept
@@ -65,7 +105,7 @@ Buffer::Buffer(Buffer&& other) noexcept
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
   if (this != &other) {
-    if (data_ != nullptr) release_(data_);
+    if (data_ != nullptr) release_(data_, bytes_);
     data_ = std::exchange(other.data_, nullptr);
     bytes_ = std::exchange(other.bytes_, 0);
     release_ = other.release_;
@@ -74,7 +114,7 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
 }
 
 Buffer::~Buffer() {
-  if (data_ != nullptr) release_(data_);
+  if (data_ != nullptr) release_(data_, bytes_);
 }
 
 std::shared_ptr<Buffer>& Workspace::next() {

@@ -9,9 +9,26 @@
 
 namespace lamina {
 
-// Memory that nobody has touched, large blocks on huge pages where the system grants them; std::free gives it
-// back. Throws std::bad_alloc.
+// Memory that nobody has touched. Large blocks lie on huge pages where the system grants them, and go back to
+// it as soon as they are freed: what a process holds is then what it uses, whatever it did before. Throws
+// std::bad_alloc.
 void* allocate_pages(int64_t bytes);
+void free_pages(void* data, int64_t bytes) noexcept;
+
+// A vector's memory by these.
+template <class T>
+struct Paged : std::allocator<T> {
+  template <class U>
+  struct rebind {
+    using other = Paged<U>;
+  };
+  T* allocate(size_t count) {
+    return static_cast<T*>(allocate_pages(static_cast<int64_t>(count * sizeof(T))));
+  }
+  void deallocate(T* data, size_t count) { free_pages(data, static_cast<int64_t>(count * sizeof(T))); }
+};
+template <class T>
+using PagedVector = std::vector<T, Paged<T>>;
 
 class Buffer {
  public:
@@ -22,7 +39,7 @@ class Buffer {
   // Neither filled nor touched: its pages go to the threads that first write to them, which must write all.
   static Buffer untouched(int64_t bytes);
   // Owns `bytes` at `data`, which `release` gives back (and must not throw).
-  Buffer(void* data, int64_t bytes, void (*release)(void*));
+  Buffer(void* data, int64_t bytes, void (*release)(void*, int64_t));
   Buffer(Buffer&& other) noexcept;
   Buffer& operator=(Buffer&& other) noexcept;
   ~Buffer();
@@ -42,7 +59,7 @@ class Buffer {
  private:
   std::byte* data_ = nullptr;
   int64_t bytes_ = 0;
-  void (*release_)(void*) = nullptr;
+  void (*release_)(void*, int64_t) = nullptr;
 };
 
 class Device;

@@ -5,6 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "kernels/buffer.hpp"
+
 namespace lamina {
 
 // Owning, row-major [rows × cols], host memory.
@@ -12,7 +14,7 @@ template <class T>
 struct Matrix {
   int64_t rows = 0;
   int64_t cols = 0;
-  std::vector<T> data;
+  PagedVector<T> data;
 
   Matrix() = default;
   Matrix(int64_t rows_, int64_t cols_)

@@ -3,8 +3,9 @@
 #   scripts/sanitize_gpu.sh [BUILD_FOLDER] [TOOL...]
 # memcheck takes them whole; the others, under which kernels run a hundred times slower, every scheme in its first shape at
 # 1, 9, 33, 100 and 130 tokens. None takes large layers, the probes of the GPU's limits, and what makes CUDA fail on purpose.
-# JOBS processes run side by side (8 unless said). A summary of each tool ends the output.
-set -uo pipefail
+# JOBS processes run side by side (8 unless said), each for LIMIT seconds at most (600 unless said): one that is cut off counts
+# as failed. A summary of each tool ends the output.
+set -euo pipefail
 build=${1:-build-cuda}
 shift || true
 tools=("$@")
@@ -27,7 +28,7 @@ for tool in "${tools[@]}"; do
   unset LAMINA_BRIEF_GPU_TESTS
   for ((job = 0; job < jobs; ++job)); do
     grep -vE '^(\[ *(RUN|OK|SKIPPED)|Note:|Running|=+ COMPUTE-SANITIZER)|Skipped|^no kernel' "$folder/$tool.$job" |
-      head -60
+      head -60 || true  # nothing to show
   done
   echo "== $tool: $(grep -hc '^\[       OK' "$folder/$tool".* | awk '{n += $1} END {print n}') tests passed," \
     "$(grep -hE '^\[  FAILED  \] .*\(' "$folder/$tool".* | wc -l) failed;" \

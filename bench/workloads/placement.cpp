@@ -317,8 +317,8 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
       // V is gathered once more before it is compressed.
       spec.passing_bytes = std::max(
           spec.passing_bytes,
-          std::max(svd->memory_bytes(shape, rank, static_cast<int>(ranks), options),
-                   svd->memory_bytes(shape, rank, static_cast<int>(ranks), whole)) +
+          std::max(svd->memory_bytes(shape, Layout::rows, rank, static_cast<int>(ranks), options),
+                   svd->memory_bytes(shape, Layout::rows, rank, static_cast<int>(ranks), whole)) +
               4 * rank * k + parts.schemes[i]->estimated_factor_bytes(shape, ranks) +
               whitening_bytes(shape, rank, static_cast<int>(ranks), request.whiten, options.threads));
     }

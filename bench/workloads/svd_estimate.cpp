@@ -100,7 +100,7 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   const int64_t part = fits ? part_bytes(lies) : 0, rows = part_bytes({});
   const bool on_gpus = task.options.device == "cuda";
   if (on_gpus) task.gpu_bytes = method.gpu_bytes(shape, rank, spec.ranks, task.options);
-  const int64_t method_bytes = method.memory_bytes(shape, rank, spec.ranks, task.options);
+  const int64_t method_bytes = method.memory_bytes(shape, lies.layout, rank, spec.ranks, task.options);
   const double step_s = seconds_of(method.name, shape, static_cast<double>(rank), task.options, spec.ranks);
   SvdOptions whole = task.options;
   if (!on_gpus) whole.eigensolver = "lapack";
@@ -125,9 +125,9 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   const bool seeks = task.seek_optimum && (method.name == "randomized" || few);
   // Filters that give up leave it to an eigensolver of the whole, as that factorisation does.
   if (seeks || few) {
-    spec.passing_bytes =
-        std::max(spec.passing_bytes, find_svd_method("gram")->memory_bytes(shape, rank, spec.ranks, whole) +
-                                         4 * rank * sides / spec.ranks);
+    spec.passing_bytes = std::max(spec.passing_bytes, find_svd_method("gram")->memory_bytes(
+                                                          shape, Layout::rows, rank, spec.ranks, whole) +
+                                                          4 * rank * sides / spec.ranks);
   }
   spec.estimated_step_s = step_s;
   // The check is a factorisation of its own.

@@ -70,7 +70,8 @@ class MpiCommunicator final : public Communicator {
 
   void broadcast(void* data, int64_t bytes, int root) override { group_.broadcast(data, bytes, root); }
 
-  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
+  using Communicator::all_to_all;
+  void all_to_all(const Messages& send, Messages& received) override {
     const size_t ranks = static_cast<size_t>(size());
     if (send.size() != ranks) {
       throw std::invalid_argument(
@@ -80,31 +81,29 @@ class MpiCommunicator final : public Communicator {
     for (size_t peer = 0; peer < ranks; ++peer) out_bytes[peer] = static_cast<int64_t>(send[peer].size());
     check_mpi(MPI_Alltoall(out_bytes.data(), 1, MPI_INT64_T, in_bytes.data(), 1, MPI_INT64_T, group_.comm()),
               "MPI_Alltoall");
-    std::vector<std::vector<std::byte>> received(ranks);
+    received.resize(ranks);
+    received[static_cast<size_t>(rank())] = send[static_cast<size_t>(rank())];
+    // One peer after the other: of messages to all at once MPI would keep copies for each of them.
     std::vector<MPI_Request> requests;
-    for (size_t peer = 0; peer < ranks; ++peer) {
-      if (static_cast<int>(peer) == rank()) {
-        received[peer] = send[peer];
-        continue;
-      }
-      received[peer].resize(static_cast<size_t>(in_bytes[peer]));
-      for_each_chunk(in_bytes[peer], [&](int64_t begin, int length) {
-        check_mpi(MPI_Irecv(received[peer].data() + begin, length, MPI_BYTE, static_cast<int>(peer),
-                            kAllToAllTag, group_.comm(), &requests.emplace_back()),
+    for (int step = 1; step < size(); ++step) {
+      const int from = (rank() + size() - step) % size(), to = (rank() + step) % size();
+      Message& in = received[static_cast<size_t>(from)];
+      const Message& out = send[static_cast<size_t>(to)];
+      in.resize(static_cast<size_t>(in_bytes[static_cast<size_t>(from)]));
+      requests.clear();
+      for_each_chunk(static_cast<int64_t>(in.size()), [&](int64_t begin, int length) {
+        check_mpi(MPI_Irecv(in.data() + begin, length, MPI_BYTE, from, kAllToAllTag, group_.comm(),
+                            &requests.emplace_back()),
                   "MPI_Irecv");
       });
-    }
-    for (size_t peer = 0; peer < ranks; ++peer) {
-      if (static_cast<int>(peer) == rank()) continue;
-      for_each_chunk(out_bytes[peer], [&](int64_t begin, int length) {
-        check_mpi(MPI_Isend(send[peer].data() + begin, length, MPI_BYTE, static_cast<int>(peer), kAllToAllTag,
-                            group_.comm(), &requests.emplace_back()),
+      for_each_chunk(static_cast<int64_t>(out.size()), [&](int64_t begin, int length) {
+        check_mpi(MPI_Isend(out.data() + begin, length, MPI_BYTE, to, kAllToAllTag, group_.comm(),
+                            &requests.emplace_back()),
                   "MPI_Isend");
       });
+      check_mpi(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
+                "MPI_Waitall");
     }
-    check_mpi(MPI_Waitall(static_cast<int>(requests.size()), requests.data(), MPI_STATUSES_IGNORE),
-              "MPI_Waitall");
-    return received;
   }
 
   void barrier() override { check_mpi(MPI_Barrier(group_.comm()), "MPI_Barrier"); }

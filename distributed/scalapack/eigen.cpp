@@ -150,11 +150,11 @@ std::vector<double> deal_out(const std::vector<double>& own, const std::vector<R
   const Grid& grid = layout.grid;
   const auto target_of = [&](int64_t column) { return size - 1 - column; };  // of the value's place
   const Range mine = cuts[static_cast<size_t>(comm.rank())];
-  std::vector<std::vector<std::byte>> send(static_cast<size_t>(comm.size()));
+  Messages send(static_cast<size_t>(comm.size()));
   // Per target rank: for each of my columns that it has a part of, its rows in order.
   for (int rank = 0; rank < comm.size(); ++rank) {
     const int row = rank % grid.rows, col = rank / grid.rows;
-    std::vector<std::byte>& message = send[static_cast<size_t>(rank)];
+    Message& message = send[static_cast<size_t>(rank)];
     for (int64_t j = mine.begin; j < mine.end; ++j) {
       if (target_of(j) / block % grid.cols != col) continue;
       const double* column = own.data() + (j - mine.begin) * size;
@@ -165,7 +165,7 @@ std::vector<double> deal_out(const std::vector<double>& own, const std::vector<R
       }
     }
   }
-  const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+  const Messages received = comm.all_to_all(send);
   std::vector<double> local(static_cast<size_t>(layout.rows * layout.vector_cols(count)));
   for (size_t rank = 0; rank < received.size(); ++rank) {
     const std::byte* from = received[rank].data();

@@ -91,7 +91,9 @@ Eigenpairs elpa_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Communi
 int64_t elpa_eigen_bytes(int64_t size, int64_t rank, int ranks) {
   const int64_t share = (size * size + ranks - 1) / ranks;
   // Matrix, vectors, and as much again in workspace while it merges; then the vectors whole.
-  return 8 * std::max(4 * share - size * size / 2, share + rank * size + std::min(kMoveBytes / 8, 2 * share));
+  // The tiles are gone once they are dealt out.
+  return 8 *
+         (std::max(4 * share, share + rank * size + std::min(kMoveBytes / 8, 2 * share)) - size * size / 2);
 }
 
 }  // namespace lamina::svd

@@ -43,7 +43,7 @@ SpreadMatrix scalapack_redistribute(Shape shape, const Distribution& from, const
 
 namespace {
 
-constexpr int64_t kLibraryBytes = int64_t{4} << 20;  // BLAS's packed panels, BLACS's buffers: as measured
+constexpr int64_t kLibraryBytes = int64_t{1} << 19;  // BLAS's packed panels, BLACS's buffers: as measured
 
 constexpr auto gesvd_f32 = psgesvd_;
 constexpr auto gesvd_f64 = pdgesvd_;
@@ -181,7 +181,7 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
 }
 
 template <class T>
-int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
+int64_t memory_bytes(Shape shape, Layout, int64_t rank, int ranks, const SvdOptions& options) {
   const Distribution d = grid_for(options, ranks);
   if (d.grid_rows < 1 || d.grid_cols < 1 || d.block < 1) return 0;
   const int64_t n = shape.out_features, k = shape.in_features, small = std::min(n, k);
@@ -192,9 +192,8 @@ int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& opt
   const int64_t floats = 4 * part(n, k);
   const int64_t move_in =
       floats + std::max(std::min(kMoveBytes, 2 * floats), type > 4 ? type * part(n, k) : 0);
-  // Inside, singular vectors of the bidiagonal matrix go from 1D to 2D by p?gemr2d, with buffers for both
-  // ways.
-  const int64_t moved = 2 * (small * small / ranks);
+  // Inside, Vᵀ goes from 1D to 2D by p?gemr2d, with buffers for both ways.
+  const int64_t moved = 2 * (n * k / ranks);
   const int64_t solve = kLibraryBytes + type * (part(n, k) + vectors + work_numbers(shape, d) + moved);
   const int64_t slab = kRowBlock;
   const int64_t results = rank * (n / ranks + k / ranks + 2 * slab);

@@ -25,10 +25,11 @@ class SelfCommunicator final : public Communicator {
     if (in != out && bytes[0] > 0) std::memcpy(out, in, static_cast<size_t>(bytes[0]));
   }
   void broadcast(void*, int64_t, int) override {}
-  std::vector<std::vector<std::byte>> all_to_all(const std::vector<std::vector<std::byte>>& send) override {
+  using Communicator::all_to_all;
+  void all_to_all(const Messages& send, Messages& received) override {
     if (send.size() != 1)
       throw std::invalid_argument("all_to_all: expected one message, alone in this communicator");
-    return send;
+    received = send;
   }
   void barrier() override {}
   void start_together() override {}

@@ -92,6 +92,7 @@ class HostBasis final : public Basis {
 
   double project() override {
     const Phase phase(phases_.multiply_s, comm_);
+    a_.let_go();
     Matrix<double> products;
     double captured = 0;
     if (digits_may_do_) {

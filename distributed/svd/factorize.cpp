@@ -204,6 +204,11 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
   }
 }
 
+bool long_side_lies_apart(Shape shape, Layout layout) {
+  if (shape.out_features == shape.in_features) return layout != Layout::block_cyclic;
+  return layout == (shape.out_features > shape.in_features ? Layout::rows : Layout::columns);
+}
+
 int64_t choose_rank(const std::vector<double>& squares, const Input& input,
                     const std::function<double(double, int64_t)>& bound) {
   if (input.rank > 0) return input.rank;

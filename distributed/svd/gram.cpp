@@ -271,40 +271,44 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   return result;
 }
 
+// As run() does.
+bool is_copied(Shape shape, Layout layout, int ranks, bool few) {
+  return layout == Layout::block_cyclic || (ranks > 1 && few && !long_side_lies_apart(shape, layout));
+}
+
 // Filters have their rows of the Gram matrix, and A where it had to be copied; LAPACK has tiles, on rank 0,
 // while it makes the whole matrix of them, then that and the eigenvectors.
-int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
+int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const SvdOptions& options) {
   if (options.device == "cuda") return gpu_host_bytes(shape, rank, ranks);
   const int64_t small = std::min(shape.out_features, shape.in_features);
   const int64_t longer = std::max(shape.out_features, shape.in_features);
   const int64_t side = SymmetricTiles::kSide;
   const int64_t tiles = 8 * (small * small + small * std::min(side, small)) / 2;
-  const int64_t panels = panel_bytes(shape, ranks) + 8 * side * side * options.threads;
+  const bool few = gram_by_filters(rank, shape, options);
+  const bool copied = is_copied(shape, layout, ranks, few);
+  const int64_t panel = panel_bytes(shape, copied || long_side_lies_apart(shape, layout) ? 1 : ranks);
+  const int64_t panels = panel + 8 * side * side * options.threads;
   const int64_t vectors = 8 * rank * small;
   const int64_t blocks = (longer + kRowBlock - 1) / kRowBlock;
   const int64_t share = std::min(longer, (blocks + ranks - 1) / ranks * kRowBlock);
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
   const std::string by = eigensolver(options, small, ranks);
-  const bool few = gram_by_filters(rank, shape, options);
-  // What pieces were sent and came in, half of panels, the allocator keeps, and the whole matrix is too large
-  // for that place.
-  const int64_t kept = ranks > 1 ? panel_bytes(shape, ranks) / 2 : 0;
-  const int64_t solving = few            ? filtered_eigen_bytes(small, rank, ranks, options.threads)
-                          : by == "elpa" ? tiles + elpa_eigen_bytes(small, rank, ranks)
-                          : by == "scalapack"
-                              ? tiles + scalapack_eigen_bytes(small, rank, ranks)
-                              : kept + 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
+  const int64_t solving = few                 ? filtered_eigen_bytes(small, rank, ranks, options.threads)
+                          : by == "elpa"      ? tiles + elpa_eigen_bytes(small, rank, ranks)
+                          : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)
+                                              : 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
-  const int64_t packed = 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
+  // Filters whose products are coarse ones hardly need it.
+  const bool coarse = coarse_is_fast();
+  const int64_t packed =
+      few && coarse ? 0 : 8 * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;
   const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
   const int64_t digits = few && digits_are_fast() ? digit_bytes(small, rank, options.threads) + vectors : 0;
-  // For filters A is copied where its shorter side is the spread one: then nothing moves with the panels.
-  const int64_t copy = few && ranks > 1 && shape.out_features < shape.in_features ? 4 * small * share : 0;
-  const int64_t multiplying = vectors + factors + panel_bytes(shape, few ? 1 : ranks) + 8 * product + digits;
-  const bool coarse = coarse_is_fast();
+  const int64_t copy = copied ? 4 * small * share : 0;  // then nothing moves with the panels
+  const int64_t moved = copied ? 2 * std::min(kMovedBytes, copy) : 0;
+  const int64_t multiplying = vectors + factors + panel + 8 * product + digits;
   const int64_t summing = few ? gram_rows_bytes(shape, ranks, options.threads, coarse) : tiles + panels;
-  const int64_t buffers = few && ranks > 1 ? kMpiBytes : 0;
-  return packed + copy + buffers + std::max({summing, solving, multiplying});
+  return (few ? kHeapBytes : 0) + packed + copy + std::max({moved, summing, solving, multiplying});
 }
 
 }  // namespace

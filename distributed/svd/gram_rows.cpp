@@ -113,7 +113,7 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
   const double largest = *std::max_element(norms.begin(), norms.end());
 
   // Each rank's share of the sums lies where it will be sent from.
-  std::vector<std::vector<std::byte>> sums(ranks);
+  Messages sums(ranks);
   std::vector<int32_t*> strip_of(static_cast<size_t>(strips.blocks()));
   std::vector<std::vector<float>> scratch(static_cast<size_t>(threads));
   const auto blocks_of = [&](size_t r) {
@@ -153,8 +153,8 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
   });
   scratch.clear();
 
-  std::vector<std::byte> mine = std::exchange(sums[own], {});  // needs no sending
-  std::vector<std::vector<std::byte>> received = comm.all_to_all(sums);
+  Message mine = std::exchange(sums[own], {});  // needs no sending
+  Messages received = comm.all_to_all(sums);
   sums.clear();
   auto* total = reinterpret_cast<int32_t*>(mine.data());
   const auto count = static_cast<int64_t>(mine.size() / sizeof(int32_t));
@@ -170,7 +170,7 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
 
   for (double& each : norms) each /= largest;
   Matrix<float> result;
-  std::vector<std::vector<std::byte>> others(ranks);
+  Messages others(ranks);
   const auto owner = [&](int64_t block) {
     size_t r = 0;
     while (strips.begin(block) >= shares[r].end) ++r;
@@ -202,7 +202,7 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
         } else if (step > 0) {
           transpose(block, sides.small, height, wide, turned.data(), height);
           const auto* bytes = reinterpret_cast<const std::byte*>(turned.data());
-          std::vector<std::byte>& to = others[to_rank];
+          Message& to = others[to_rank];
           to.insert(to.end(), bytes, bytes + wide * height * static_cast<int64_t>(sizeof(float)));
         }
         at += wide;

@@ -66,7 +66,7 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
   return result;
 }
 
-int64_t memory_bytes(Shape shape, int64_t rank, int, const SvdOptions&) {
+int64_t memory_bytes(Shape shape, Layout, int64_t rank, int, const SvdOptions&) {
   const int64_t n = shape.out_features, k = shape.in_features, small = std::min(n, k);
   return 4 * (n * k + small * (n + k) + sgesdd_work(shape) + 9 * small + rank * (n + k));
 }

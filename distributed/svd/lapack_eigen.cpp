@@ -44,7 +44,7 @@ Eigenpairs lapack_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Commu
     pairs.values.resize(static_cast<size_t>(size));
     if (comm.rank() != 0) return;
     const BlasThreads blas(threads);
-    std::vector<double> a(static_cast<size_t>(size * size));
+    PagedVector<double> a(static_cast<size_t>(size * size));
     tiles.copy({0, size}, {0, size}, a.data(), size);
     tiles = SymmetricTiles();
     std::vector<double> d(static_cast<size_t>(size)), e(d), tau(d), work(static_cast<size_t>(work_size));

@@ -29,8 +29,16 @@ struct Input {
   int64_t small_side() const { return std::min(shape.out_features, shape.in_features); }
 };
 
-// What MPI keeps for its buffers on more than one rank, as measured on few.
-inline constexpr int64_t kMpiBytes = int64_t{6} << 20;
+// What no method counts: blocks too small to go back to the system at once, MPI's and the BLAS's own, the
+// pages of code that a first call reads. As measured.
+inline constexpr int64_t kHeapBytes = int64_t{2} << 20;
+
+// That redistribute() sends at a time.
+inline constexpr int64_t kMovedBytes = int64_t{16} << 20;
+
+// Whether the ranks' parts are pieces of the longer side (of either, where both are as long), as the methods
+// multiply them.
+bool long_side_lies_apart(Shape shape, Layout layout);
 
 // Adds what passes until its end to one of the phases, but for what the communicator takes.
 class Phase {

@@ -101,14 +101,17 @@ Matrix<double> Products::back(Matrix<float>& y, double& scale, bool coarse) {
   // Each rank's share of the sums lies where it will be sent from, or added to.
   const size_t ranks = short_shares_.size(), own = static_cast<size_t>(comm_.rank());
   Matrix<double> result;
-  std::vector<std::vector<std::byte>> send(ranks);
+  Messages& send = sent_;
   std::vector<Matrix<float>> scratch(static_cast<size_t>(threads_));
   std::optional<CoarseTall> rounded;
   together(comm_, [&] {
     result = Matrix<double>(own_short().size(), l);
     if (coarse) rounded.emplace(y, threads_);
+    send.resize(ranks);
     for (size_t r = 0; r < ranks; ++r) {
-      if (r != own) send[r].resize(static_cast<size_t>(short_shares_[r].size() * l) * sizeof(double));
+      if (r == own) continue;
+      send[r].resize(static_cast<size_t>(short_shares_[r].size() * l) * sizeof(double));
+      std::ranges::fill(send[r], std::byte{});
     }
     for (auto& each : scratch) each = Matrix<float>(kShortPanel, l);
   });
@@ -139,10 +142,10 @@ Matrix<double> Products::back(Matrix<float>& y, double& scale, bool coarse) {
       }
     }
   }
-  const std::vector<std::vector<std::byte>> received = comm_.all_to_all(send);
+  comm_.all_to_all(send, received_);
   for (size_t r = 0; r < ranks; ++r) {
     if (r == own) continue;
-    const auto* part = reinterpret_cast<const double*>(received[r].data());
+    const auto* part = reinterpret_cast<const double*>(received_[r].data());
     for (size_t i = 0; i < result.data.size(); ++i) result.data[i] += part[i];
   }
   return result;
@@ -172,6 +175,11 @@ Matrix<double> Products::exact_forward(const Matrix<double>& q) {
     }
   });
   return y;
+}
+
+void Products::let_go() {
+  sent_ = {};
+  received_ = {};
 }
 
 Matrix<double> Products::digit_forward(const Matrix<double>& q, double& lost) {

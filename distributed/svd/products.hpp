@@ -40,6 +40,9 @@ class Products {
   // most.
   Matrix<double> digit_forward(const Matrix<double>& q, double& lost);
 
+  // Of memory that is kept for the next back().
+  void let_go();
+
  private:
   template <class T>
   Matrix<T> gather(const Matrix<double>& q, double scale);
@@ -51,6 +54,8 @@ class Products {
   std::vector<Range> long_shares_, short_shares_;
   double max_abs_, norm_;
   bool tiles_;
+  // back()'s messages: every call's are as long, and new memory would have to be cleared first.
+  Messages sent_, received_;
 };
 
 }  // namespace lamina::svd

@@ -33,9 +33,6 @@ constexpr double kDependent = 1e-13;
 // Below this share of the largest, their vectors are made orthonormal once more.
 constexpr double kLeastOrthogonal = 1e-8;
 
-constexpr int64_t kMovedBytes = int64_t{16} << 20;  // that redistribute() sends at a time
-constexpr int64_t kBlasBytes = int64_t{2} << 20;    // its packed panels
-
 // A sketch this near the whole costs more than the whole, and says less.
 bool take_whole(int64_t sketch, int64_t small_side) {
   return small_side <= kSmall || 4 * sketch >= 3 * small_side;
@@ -226,29 +223,28 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
 // A's copy where its shorter side was the spread one, and the most of: A's parts on their way to and from it,
 // sums on theirs, the basis on all ranks beside A's products with it, eigenvectors on rank 0 beside both,
 // factors as they are made of both. What the libraries keep was measured.
-int64_t memory_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {
+int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const SvdOptions& options) {
   const int64_t s = std::min(shape.out_features, shape.in_features);
   const int64_t d = std::max(shape.out_features, shape.in_features);
   const int64_t l = std::min(s, rank + options.oversampling);
   if (options.device == "cuda") return gpu_host_bytes(shape, rank, ranks) + 16 * l * l + 4 * rank * d / ranks;
-  if (take_whole(l, s)) return gram_method().named.memory_bytes(shape, rank, ranks, options);
+  if (take_whole(l, s)) return gram_method().named.memory_bytes(shape, layout, rank, ranks, options);
   const int64_t s_own = partition(s, ranks, kRowBlock)[0].size();
   const int64_t d_own = partition(d, ranks, kRowBlock)[0].size();
-  const int64_t copy = ranks > 1 && shape.out_features < shape.in_features ? 4 * s * d_own : 0;
+  const int64_t copy = ranks > 1 && !long_side_lies_apart(shape, layout) ? 4 * s * d_own : 0;
   const int64_t moved = copy > 0 ? 2 * std::min(kMovedBytes, 4 * s * d_own) : 0;
   const int64_t basis = 8 * s_own * l, products = 8 * d_own * l;
   const int64_t sums = ranks > 1 ? 16 * (s - s_own) * l : 0;
   // Coarse products have a factor in bfloat16 too, packed.
   const int64_t packed = coarse_is_fast() ? 2 : 0;
-  const int64_t forward = basis + (4 + packed) * s * l + 4 * d_own * l;
+  const int64_t forward = basis + (4 + packed) * s * l + 4 * d_own * l + sums;  // these are kept
   const int64_t back = (4 + packed) * d_own * l + 2 * basis + sums;
   const int64_t project =
       products + basis + 8 * s * l +
       (digits_are_fast() ? digit_bytes(s, l, options.threads) + 4 * kRowBlock * s * options.threads : 0);
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
-  return kBlasBytes + (ranks > 1 ? kMpiBytes : 0) + copy +
-         std::max({moved, forward, back, project, eigen, factors});
+  return kHeapBytes + copy + std::max({moved, forward, back, project, eigen, factors});
 }
 
 int64_t gpu_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {

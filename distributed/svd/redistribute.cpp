@@ -42,8 +42,6 @@ Shape local_shape(Shape shape, const Distribution& distribution, int ranks, int 
 namespace svd {
 namespace {
 
-constexpr int64_t kChunkBytes = int64_t{16} << 20;  // that a rank sends at a time
-
 // Rows → columns, or back: each rank sends pieces of what it holds whole (its rows), a few rows of its own at
 // a time, so that messages stay small beside the matrix.
 Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, Communicator& comm) {
@@ -56,7 +54,7 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
   // receiver's rows goes at a time.
   const int64_t longest = rows[0].size();  // the first share is the largest
   const int64_t row_bytes = 4 * std::max<int64_t>(1, from_rows ? shape.in_features : ranks * held[0].size());
-  const int64_t step = std::max<int64_t>(1, kChunkBytes / row_bytes);
+  const int64_t step = std::max<int64_t>(1, kMovedBytes / row_bytes);
 
   Matrix<float> result;
   together(comm, [&] {
@@ -64,7 +62,7 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
                        : Matrix<float>(rows[own].size(), shape.in_features);
   });
   for (int64_t first = 0; first < longest; first += step) {
-    std::vector<std::vector<std::byte>> send(static_cast<size_t>(ranks));
+    Messages send(static_cast<size_t>(ranks));
     // Rows of rank r in this chunk, as places in its own range.
     const auto chunk = [&](size_t r) {
       return Range{std::min(first, rows[r].size()), std::min(first + step, rows[r].size())};
@@ -79,7 +77,7 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
           std::memcpy(send[to].data() + 4 * (i - moved.begin) * width, from, static_cast<size_t>(4 * width));
       }
     }
-    const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+    const Messages received = comm.all_to_all(send);
     for (size_t from = 0; from < received.size(); ++from) {
       const Range moved = chunk(from_rows ? from : own);
       const int64_t width = from_rows ? cols[own].size() : cols[from].size();

@@ -82,7 +82,7 @@ Eigenpairs sketch_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Commu
   comm.broadcast(tau.data(), 8 * size, 0);
   const std::vector<Range> shares = partition(rank, comm.size(), kTurned);
   const Range own = shares[static_cast<size_t>(comm.rank())];
-  std::vector<std::vector<std::byte>> send(shares.size());
+  Messages send(shares.size());
   together(comm, [&] {
     pairs.vectors = Matrix<double>(rank, size);
     if (comm.rank() != 0) return;
@@ -94,7 +94,7 @@ Eigenpairs sketch_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Commu
     }
     of_tridiagonal = {};
   });
-  const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+  const Messages received = comm.all_to_all(send);
   together(comm, [&] {
     const auto* from = reinterpret_cast<const double*>(received[0].data());
     std::copy_n(from, own.size() * size, pairs.vectors.row(own.begin));

@@ -25,7 +25,7 @@ class SymmetricTiles {
   // Elements of rows × cols, both halves, into to[i·stride + j].
   void copy(Range rows, Range cols, double* to, int64_t stride) const;
 
-  std::vector<double> data;
+  PagedVector<double> data;
 
  private:
   int64_t offset(int64_t row, int64_t col) const {

@@ -47,7 +47,7 @@ Matrix<double> householder(Matrix<double>& rows) {
 Matrix<double> move_rows(const Matrix<double>& rows, const std::vector<Range>& from,
                          const std::vector<Range>& to, Communicator& comm) {
   const size_t own = static_cast<size_t>(comm.rank());
-  std::vector<std::vector<std::byte>> send(from.size());
+  Messages send(from.size());
   const int64_t row_bytes = rows.cols * static_cast<int64_t>(sizeof(double));
   for (size_t r = 0; r < to.size(); ++r) {
     const int64_t begin = std::max(from[own].begin, to[r].begin);
@@ -56,10 +56,10 @@ Matrix<double> move_rows(const Matrix<double>& rows, const std::vector<Range>& f
     const auto* bytes = reinterpret_cast<const std::byte*>(rows.row(begin - from[own].begin));
     send[r].assign(bytes, bytes + (end - begin) * row_bytes);
   }
-  const std::vector<std::vector<std::byte>> received = comm.all_to_all(send);
+  const Messages received = comm.all_to_all(send);
   Matrix<double> result(to[own].size(), rows.cols);
   auto* out = reinterpret_cast<std::byte*>(result.data.data());
-  for (const std::vector<std::byte>& part : received) {  // ranks hold rows in order
+  for (const Message& part : received) {  // ranks hold rows in order
     if (!part.empty()) std::memcpy(out, part.data(), part.size());
     out += part.size();
   }

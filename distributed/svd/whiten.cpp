@@ -47,7 +47,7 @@ void solve_lower(bool transpose, int64_t rows, int64_t l, const double* lower, i
 }
 
 template <class T>
-std::vector<std::byte> to_bytes(const std::vector<T>& values) {
+Message to_bytes(const std::vector<T>& values) {
   const auto* bytes = reinterpret_cast<const std::byte*>(values.data());
   return {bytes, bytes + values.size() * sizeof(T)};
 }
@@ -55,7 +55,7 @@ std::vector<std::byte> to_bytes(const std::vector<T>& values) {
 // [own rows of K × r], spread by rows, as this rank's columns transposed [own columns × K]; and back.
 Matrix<double> rows_to_columns(const Matrix<float>& v, const std::vector<Range>& rows,
                                const std::vector<Range>& columns, Communicator& comm) {
-  std::vector<std::vector<std::byte>> send;
+  Messages send;
   for (const Range& cols : columns) {
     std::vector<float> part;
     part.reserve(static_cast<size_t>(v.rows * cols.size()));
@@ -76,7 +76,7 @@ Matrix<double> rows_to_columns(const Matrix<float>& v, const std::vector<Range>&
 
 void columns_to_rows(const Matrix<double>& from, Matrix<float>& v, const std::vector<Range>& rows,
                      const std::vector<Range>& columns, Communicator& comm) {
-  std::vector<std::vector<std::byte>> send;
+  Messages send;
   for (const Range& range : rows) {
     std::vector<float> part;
     part.reserve(static_cast<size_t>(from.rows * range.size()));

@@ -49,15 +49,11 @@ CutUnits pattern_units(const Pattern& pattern);
 // Memory whose new elements are as it comes, for large arrays that are filled at once: threads that fill them
 // are the first to touch it, each its part, and none of it is written twice.
 template <class T>
-struct Unfilled : std::allocator<T> {
+struct Unfilled : Paged<T> {
   template <class U>
   struct rebind {
     using other = Unfilled<U>;
   };
-  T* allocate(size_t count) {
-    return static_cast<T*>(allocate_pages(static_cast<int64_t>(count * sizeof(T))));
-  }
-  void deallocate(T* data, size_t) { std::free(data); }
   template <class U, class... Arguments>
   void construct(U* at, Arguments&&... arguments) {
     if constexpr (sizeof...(Arguments) == 0)
@@ -92,7 +88,7 @@ struct Leaf : LeafKind {
   int64_t whole_rows = 0, whole_cols = 0;
   int64_t row_begin = 0, col_begin = 0;
 
-  std::vector<float> values;        // [rows × cols], or empty
+  PagedVector<float> values;        // [rows × cols], or empty
   Codes codes;                      // [rows × cols], or empty
   std::vector<float> scales;        // [rows × cols/group]
   std::vector<int8_t> zero_points;  // optional, as scales

@@ -47,7 +47,7 @@ std::string device_problem(int index, cudaDeviceProp* properties) {
   return too_old(properties->name, properties->major, properties->minor);
 }
 
-void release_device_memory(void* data) {
+void release_device_memory(void* data, int64_t) {
   cudaFree(data);  // fails where the context is lost, and then there is nothing to give back
 }
 
@@ -162,6 +162,7 @@ class CudaDevice final : public Device {
     properties_.capability = properties.major * 10 + properties.minor;
     properties_.cache_bytes = properties.l2CacheSize;
     properties_.shared_bytes = static_cast<int64_t>(properties.sharedMemPerBlockOptin);
+    properties_.shared_of_multiprocessor = static_cast<int64_t>(properties.sharedMemPerMultiprocessor);
     properties_.overlaps = properties_.capability >= kOldestOverlap && built().ptx >= kOldestOverlap;
   }
 

@@ -16,6 +16,7 @@ struct CudaProperties {
   int capability = 0;  // 90: compute capability 9.0
   int64_t cache_bytes = 0;
   int64_t shared_bytes = 0;  // that a block of threads can have
+  int64_t shared_of_multiprocessor = 0;
   // Whether a kernel may begin before the one in front of it has ended, by programmatic dependent launch:
   // this GPU can, and the program was built for one that can. Kernels made of older PTX do not wait.
   bool overlaps = false;

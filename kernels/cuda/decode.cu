@@ -3,27 +3,13 @@
 
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/decode.hpp"
+#include "kernels/cuda/decode_block.cuh"
 #include "kernels/cuda/decode_multiply.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/rounding.cuh"
 
 namespace lamina {
 namespace {
-
-constexpr int kMostBlocks = 2;  // of a multiprocessor
-constexpr int kRedPad = 4;      // floats, against bank conflicts
-
-// By tiles of 8 tokens: warps that work on K side by side, chunks that each has on the way, and blocks of
-// threads that a multiprocessor holds. Few chunks are enough, and small blocks let the next kernel's begin
-// where this one's have ended. Sums of 64 tokens want the registers of two.
-template <class F, int kTokenTiles>
-struct Block {
-  static constexpr int kColWarps = 2;
-  // Two of the longest: three would not fit the shared memory of GPUs that have 100 KB.
-  static constexpr int kStages = F::kBitmap || kChunkBytes<F> >= 4096 ? 2 : 3;
-  static constexpr int kPerMultiprocessor = kTokenTiles <= 4 ? kMostBlocks : 1;
-  static constexpr int kWarps = kRowWarps * kColWarps;
-};
 
 struct Work {
   const uint8_t* weights;
@@ -65,15 +51,16 @@ struct Cursor {
   int row_block, chunk, stop;  // stop: of the chunks in this row of blocks
 };
 
-template <class F, int kTokenTiles>
-__global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
-                                  Block<F, kTokenTiles>::kPerMultiprocessor) decode_kernel(const Work work) {
-  using B = Block<F, kTokenTiles>;
+template <class F, int kTokenTiles, Cut kCut>
+__global__ void __launch_bounds__(Block<F, kTokenTiles, kCut>::kWarps * 32,
+                                  Block<F, kTokenTiles, kCut>::kPerMultiprocessor)
+    decode_kernel(const Work work) {
+  using B = Block<F, kTokenTiles, kCut>;
   const int slot_bytes = slot_of<F>(work);
-  constexpr int kRedStride = kBlockRows + kRedPad;
+  constexpr int kRows = B::kRows, kRedStride = kRows + kRedPad;
   extern __shared__ __align__(128) uint8_t shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int row_warp = warp % kRowWarps, col_warp = warp / kRowWarps;
+  const int row_warp = warp % B::kRowWarps, col_warp = warp / B::kRowWarps;
   uint8_t* const ring = shared + warp * B::kStages * slot_bytes;
   const auto ring_address = static_cast<uint32_t>(__cvta_generic_to_shared(ring));
   auto* const red = reinterpret_cast<float*>(shared + B::kWarps * B::kStages * slot_bytes);
@@ -88,7 +75,7 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
 
   Cursor ahead{first_row, first_chunk + col_warp, stop_of(first_row)};
   const auto index_of = [&](int row_block, int chunk) {
-    return int64_t{row_block * kRowWarps + row_warp} * work.chunks + chunk;
+    return int64_t{row_block * B::kRowWarps + row_warp} * work.chunks + chunk;
   };
   const auto address = [&] {
     if constexpr (F::kBitmap)
@@ -193,8 +180,8 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
       slot = slot + 1 == B::kStages ? 0 : slot + 1;
     }
 
-    // The sums of the warps that share K, in a fixed order: first the upper half of them to the lower.
-    constexpr int kHalf = B::kColWarps / 2, kTokens = kTokenTiles * 8;
+    // The sums of the warps that share K, in a fixed order: of long ones first the upper half to the lower.
+    constexpr int kReds = B::kReds, kTokens = kTokenTiles * 8;
     const auto each_sum = [&](auto visit) {
 #pragma unroll
       for (int r = 0; r < kTiles; ++r)
@@ -204,23 +191,25 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
           for (int i = 0; i < 4; ++i) {
             const int row = row_warp * kStripRows + r * 16 + lane / 4 + (i / 2) * 8;
             const int token = n * 8 + lane % 4 * 2 + i % 2;
-            visit(red[(col_warp % kHalf * kTokens + token) * kRedStride + row], sums[r][n][i]);
+            visit(red[(col_warp % kReds * kTokens + token) * kRedStride + row], sums[r][n][i]);
           }
     };
-    if (col_warp >= kHalf) each_sum([](float& place, float sum) { place = sum; });
+    if (col_warp >= B::kColWarps - kReds) each_sum([](float& place, float sum) { place = sum; });
     __syncthreads();
-    if (col_warp < kHalf) each_sum([](float& place, float sum) { place += sum; });
-    __syncthreads();
+    if constexpr (kReds < B::kColWarps) {
+      if (col_warp < kReds) each_sum([](float& place, float sum) { place += sum; });
+      __syncthreads();
+    }
 
     const uint32_t unit = static_cast<uint32_t>(row_block * work.chunks);
     const uint32_t first_owner = owner(work, unit),
                    owners = owner(work, unit + work.chunks - 1) - first_owner + 1;
-    constexpr int kPart = kTokens * kBlockRows;  // floats of a partial sum
+    constexpr int kPart = kTokens * kRows;  // floats of a partial sum
     const auto finish = [&](int token, int in_block, const float4& sum) {
       const float all[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int row = row_block * kBlockRows + in_block + i;
+        const int row = row_block * kRows + in_block + i;
         if (row >= work.rows) continue;
         float value = F::kRowScales ? all[i] * work.row_scales[row] : all[i];
         if (work.token_scales != nullptr) value *= work.token_scales[token];
@@ -229,11 +218,11 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
       }
     };
     float* const own = work.partials + (2 * blockIdx.x + (row_block != first_row)) * kPart;
-    for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
-      const int token = index / kBlockRows, row = index % kBlockRows;
+    for (int index = 4 * threadIdx.x; index < work.tokens * kRows; index += 4 * B::kWarps * 32) {
+      const int token = index / kRows, row = index % kRows;
       float4 sum = {0, 0, 0, 0};
 #pragma unroll
-      for (int w = 0; w < kHalf; ++w)
+      for (int w = 0; w < kReds; ++w)
         add(sum, *reinterpret_cast<const float4*>(red + (w * kTokens + token) * kRedStride + row));
       if (owners == 1)
         finish(token, row, sum);
@@ -254,12 +243,12 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
         const float* first =
             work.partials + (2 * first_owner + (first_unit(work, first_owner) < unit)) * kPart;
         const float* others = work.partials + 2 * (first_owner + 1) * kPart;
-        for (int index = 4 * threadIdx.x; index < work.tokens * kBlockRows; index += 4 * B::kWarps * 32) {
+        for (int index = 4 * threadIdx.x; index < work.tokens * kRows; index += 4 * B::kWarps * 32) {
           float4 sum = __ldcg(reinterpret_cast<const float4*>(first + index));
 #pragma unroll 4
           for (uint32_t b = 0; b + 1 < owners; ++b)
             add(sum, __ldcg(reinterpret_cast<const float4*>(others + 2 * b * kPart + index)));
-          finish(index / kBlockRows, index % kBlockRows, sum);
+          finish(index / kRows, index % kRows, sum);
         }
       }
     }
@@ -267,29 +256,39 @@ __global__ void __launch_bounds__(Block<F, kTokenTiles>::kWarps * 32,
   }
 }
 
-// Of a block of threads: its rings, and the sums of half of the warps that share K.
-template <class F, int kTokenTiles>
-int shared_bytes(const DecodeLayout& layout) {
-  using B = Block<F, kTokenTiles>;
-  return static_cast<int>(B::kWarps * B::kStages * layout.chunk_bytes +
-                          B::kColWarps / 2 * kTokenTiles * 8 * (kBlockRows + kRedPad) * 4);
+// Of a block of threads: its rings, and the sums of warps that share K.
+template <class F, int kTokenTiles, Cut kCut>
+int64_t shared_bytes(const DecodeLayout& layout) {
+  using B = Block<F, kTokenTiles, kCut>;
+  return B::kWarps * B::kStages * layout.chunk_bytes + B::kReds * kTokenTiles * 8 * (B::kRows + kRedPad) * 4;
 }
 
-template <class F, int kTokenTiles>
-void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
-  using B = Block<F, kTokenTiles>;
-  const int shared = shared_bytes<F, kTokenTiles>(layout);
+// False where the shared memory that it takes is not there.
+template <class F, int kTokenTiles, Cut kCut>
+bool launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
+  using B = Block<F, kTokenTiles, kCut>;
+  const CudaProperties& gpu = cuda_properties();
+  int64_t shared = shared_bytes<F, kTokenTiles, kCut>(layout);
+  if (shared > gpu.shared_bytes) return false;
+  // So much that one more would not fit: the next kernel's first blocks would take that place early, and
+  // leave others of it to crowd on some multiprocessors.
+  if (gpu.overlaps)
+    shared = std::max(shared, gpu.shared_of_multiprocessor / (B::kPerMultiprocessor + 1) / 16 * 16);
   // Of a bitmap chunks are as long as a layer's are.
-  static int allowed = 0, resident = B::kPerMultiprocessor;
+  static int64_t allowed = 0;
+  static int resident = B::kPerMultiprocessor;
+  const auto kernel = decode_kernel<F, kTokenTiles, kCut>;
   if (shared > allowed) {
-    cudaFuncSetAttribute(decode_kernel<F, kTokenTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     allowed = shared;
     if constexpr (F::kBitmap)
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, decode_kernel<F, kTokenTiles>, B::kWarps * 32,
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, B::kWarps * 32,
                                                     static_cast<size_t>(shared));
     resident = std::clamp(resident, 1, B::kPerMultiprocessor);
   }
   // a launch that is refused says so itself
+  const int64_t row_blocks = (layout.rows + B::kRows - 1) / B::kRows;
+  const int64_t slots = int64_t{gpu.multiprocessors} * resident;
   Work work{static_cast<const uint8_t*>(a.weights),
             a.row_scales,
             a.token_scales,
@@ -305,11 +304,28 @@ void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t s
             a.offsets,
             a.columns,
             static_cast<int>(layout.chunk_bytes),
-            static_cast<uint32_t>(layout.strips / kRowWarps * layout.chunks)};
-  const int64_t blocks = std::min<int64_t>(cuda_properties().multiprocessors * resident,
-                                           (int64_t{work.units} + B::kColWarps - 1) / B::kColWarps);
-  launch_overlapped(decode_kernel<F, kTokenTiles>, static_cast<unsigned>(blocks), B::kWarps * 32,
-                    static_cast<size_t>(shared), stream, work);
+            static_cast<uint32_t>(row_blocks * layout.chunks)};
+  // Of many tokens arithmetic counts, and with it multiprocessors that have fewer blocks than others.
+  const bool nearly_all = 4 * row_blocks >= 3 * slots;
+  const bool alone =
+      row_blocks <= slots &&
+      (kCut == Cut::many ? kTokenTiles == 1 && nearly_all
+                         : nearly_all || layout.chunks * layout.chunk_bytes <= kLongStripBytes);
+  const int64_t blocks =
+      alone ? row_blocks : std::min(slots, (int64_t{work.units} + B::kColWarps - 1) / B::kColWarps);
+  launch_overlapped(kernel, static_cast<unsigned>(blocks), B::kWarps * 32, static_cast<size_t>(shared),
+                    stream, work);
+  return true;
+}
+
+template <class F, int kTokenTiles>
+void launch(const DecodeLayout& layout, const DecodeArguments& a, cudaStream_t stream) {
+  const int64_t strips = (layout.rows + kStripRows - 1) / kStripRows, all = cuda_properties().multiprocessors;
+  if constexpr (kCutsByStrips<F, kTokenTiles>) {
+    if (strips <= all && launch<F, kTokenTiles, Cut::one>(layout, a, stream)) return;
+    if (strips > all && strips <= 2 * all && launch<F, kTokenTiles, Cut::two>(layout, a, stream)) return;
+  }
+  launch<F, kTokenTiles, Cut::many>(layout, a, stream);
 }
 
 // Of 8 tokens, that a launch for so many takes at a time.
@@ -347,14 +363,15 @@ int64_t decode_partial_bytes(int64_t tokens) {
 }
 
 int64_t decode_counters(const DecodeLayout& layout) {
-  return layout.strips / kRowWarps;
+  return layout.strips;
 }
 
 int64_t decode_most_tokens(DecodeFormat format, const DecodeLayout& layout) {
   const int64_t room = cuda_properties().shared_bytes;
   return with_any_format(format, [&]<class F>(F) {
     const auto needed = [&](int64_t tokens) {
-      return with_tiles(tokens, [&]<int kTokenTiles>() { return shared_bytes<F, kTokenTiles>(layout); });
+      return with_tiles(tokens,
+                        [&]<int kTokenTiles>() { return shared_bytes<F, kTokenTiles, Cut::many>(layout); });
     };
     for (int64_t tokens = 64; tokens >= 8; tokens /= 2)
       if (needed(tokens) <= room) return tokens;

@@ -28,7 +28,8 @@ __device__ __forceinline__ uint32_t minus(uint32_t a, uint32_t b) {
   return as_bits(__hsub2(as_bf16(a), as_bf16(b)));
 }
 
-// kCount neighbours of a row, from a column that is a multiple of as many on.
+// kCount neighbours of a row, from a column that is a multiple of as many on. They go out of the L2 first:
+// what is written so is larger, and writing it took up to 1.6 times as long when they stayed as others do.
 template <int kCount>
 __device__ __forceinline__ void write_neighbours(const DecodeLayout& layout, uint16_t* to, int64_t row,
                                                  int64_t col, const uint32_t (&words)[kCount / 2]) {
@@ -36,9 +37,9 @@ __device__ __forceinline__ void write_neighbours(const DecodeLayout& layout, uin
   uint16_t* const out = to + row * layout.cols + col;
   if (layout.cols % kCount == 0) {
     if constexpr (kCount == 8)
-      *reinterpret_cast<uint4*>(out) = {words[0], words[1], words[2], words[3]};
+      __stcs(reinterpret_cast<uint4*>(out), uint4{words[0], words[1], words[2], words[3]});
     else
-      *reinterpret_cast<uint2*>(out) = {words[0], words[1]};
+      __stcs(reinterpret_cast<uint2*>(out), uint2{words[0], words[1]});
     return;
   }
 #pragma unroll

@@ -3,7 +3,7 @@
 namespace lamina {
 namespace {
 
-constexpr int kThreads = 128;  // each warp has a chunk
+constexpr int kThreads = 512;  // each warp has a chunk
 constexpr int kWarps = kThreads / 32;
 
 // A pair of widened weights times their scale, by float32's own rounding, and rounded to bfloat16.

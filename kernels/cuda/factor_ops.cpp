@@ -245,7 +245,7 @@ void fill_sketch(uint64_t seed, int64_t first_row, int64_t rows, int64_t first_c
   check_launch("drawing a test matrix");
 }
 
-Buffer uploaded(const std::vector<double>& numbers) {
+Buffer uploaded(std::span<const double> numbers) {
   Buffer held = device().allocate(static_cast<int64_t>(8 * numbers.size()));
   device().upload(held.data(), numbers.data(), held.bytes());
   return held;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,6 @@ void copy_rows(const void* from, int64_t stride, int64_t rows, int64_t width, vo
 void fill_sketch(uint64_t seed, int64_t first_row, int64_t rows, int64_t first_col, int64_t cols, float* to);
 
 // The device's memory with these host numbers in it.
-Buffer uploaded(const std::vector<double>& numbers);
+Buffer uploaded(std::span<const double> numbers);
 
 }  // namespace lamina::gpu

@@ -91,9 +91,9 @@ void gemv(const GemvArguments& a, cudaStream_t stream) {
   const Work work{
       static_cast<const uint4*>(a.weights), static_cast<const uint4*>(a.x), a.y,
       static_cast<uint16_t*>(a.rounded),    static_cast<int>(a.rows),       static_cast<int>(a.cols / 8)};
-  // Rows at a time: few where there are few, so that all warps have some, or where they are short.
+  // Rows at a time: few where there are few, so that all warps have some.
   const int warps = kBlocks * kWarps * cuda_properties().multiprocessors;
-  if (work.rows >= 4 * warps && work.pieces > 128)
+  if (work.rows >= 4 * warps)
     launch<4>(work, stream);
   else if (work.rows >= 3 * warps / 2)
     launch<2>(work, stream);

@@ -1,7 +1,7 @@
 // int8, fp8 and int4 weights, and 2:4 ones of these and bfloat16, by bfloat16 activations: decode.cu's
-// products for few tokens, prefill.cu's for more, or, by kernel `expanded` (of `native` see
-// kNativeMayExpand), cuBLASLt's on the weights expanded to a whole matrix. Of int4 the activations may be
-// int8 codes too, which bfloat16 holds exactly.
+// products for few tokens, prefill.cu's for more, or, where that is faster and always by kernel `expanded`,
+// cuBLASLt's on the weights expanded to a whole matrix. Of int4 the activations may be int8 codes too, which
+// bfloat16 holds exactly.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -24,19 +24,21 @@
 namespace lamina {
 namespace {
 
-// Up to so many, tokens that wait in registers are no slower than tokens in shared memory: as measured.
+constexpr int64_t kLargeRows = 256;  // a multiprocessor: two tiles of prefill.cu each
+
+// Up to so many, tokens that wait in registers are no slower than tokens in shared memory: as measured. Of
+// large layers those are faster sooner.
 int64_t few_tokens(const Leaf& leaf) {
-  return leaf.pattern.kind == PatternKind::n_of_m ? 16 : 32;
+  const bool large = leaf.rows >= kLargeRows * cuda_properties().multiprocessors;
+  return leaf.pattern.kind == PatternKind::n_of_m || large ? 16 : 32;
 }
 
-// Up to so many, writing a whole matrix and reading it again takes longer than either product of packed
-// weights.
-constexpr int64_t kNeverExpanded = 64;
-// Whether `native` may take expanded weights where they are faster. They have not run on a GPU yet: until
-// their tests have, they are multiplied where kernel `expanded` is named.
-constexpr bool kNativeMayExpand = false;
+// Up to so many, writing a whole matrix and reading it again takes longer than the packed weights' own
+// products.
+constexpr int64_t kNeverExpanded = 256;
 // Of their time: what noise tells apart, so that it seldom decides.
 constexpr double kFasterBy = 0.98;
+constexpr int kTrialRounds = 4;
 
 // Whether expanded weights are faster, of layers and streams that are alike.
 using Alike = std::tuple<DecodeFormat, int64_t, int64_t, int64_t, bool, bool, int>;
@@ -150,9 +152,7 @@ class PackedLayer final : public CudaLayer {
     if (x_bytes > 0) x_ = scratch(x_bytes);
     if (codes_activations_) token_scales_ = scratch(most * 4);
     // prefill.cu divides by input scales itself, and decode.cu quantizes too.
-    const bool expands_some = always_expands_ || kNativeMayExpand;
-    if (most > few_tokens_ &&
-        ((codes_activations_ && (many_ || expands_some)) || (input_scales_.bytes() > 0 && expands_some)))
+    if (most > few_tokens_ && (codes_activations_ || input_scales_.bytes() > 0))
       prepared_ = scratch(most * cols() * 2);
     allocate_whole(options);
   }
@@ -186,7 +186,6 @@ class PackedLayer final : public CudaLayer {
     const bool may = options.ways == Ways::any || (options.ways == Ways::exact && !expanding_rounds_);
     if (always_expands_ && !may)
       throw DeviceError("cuda: expanding rounds int4 weights; over several ranks kernel native does not");
-    if (!always_expands_ && !kNativeMayExpand) return;
     if (!may || options.max_tokens <= (always_expands_ ? few_tokens_ : kNeverExpanded)) return;
     try {
       whole_ = scratch(rows() * cols() * 2);
@@ -219,14 +218,28 @@ class PackedLayer final : public CudaLayer {
     try {
       multiply_expanded(x, y, tokens, stream);  // for the first time cuBLASLt's algorithms are timed
       Stopwatch stopwatch(stream);
-      const double packed_us = stopwatch.time([&] {
-        multiply_packed(x, y, tokens, stream);
-        return true;
-      });
-      const double expanded_us = stopwatch.time([&] {
-        multiply_expanded(x, y, tokens, stream);
-        return true;
-      });
+      // From memory, as layers of a model find their weights: what is written before leaves none of them in
+      // the L2. By turns: the first runs of a cool chip are its fastest.
+      const auto cool = [&] {
+        check_cuda(
+            cudaMemsetAsync(whole_->data(), 0, static_cast<size_t>(whole_->bytes()), cuda_stream(stream)),
+            "clearing memory");
+      };
+      double packed_us = 0, expanded_us = 0;
+      for (int round = 0; round < kTrialRounds; ++round) {
+        packed_us += stopwatch.time(
+            [&] {
+              multiply_packed(x, y, tokens, stream);
+              return true;
+            },
+            cool);
+        expanded_us += stopwatch.time(
+            [&] {
+              multiply_expanded(x, y, tokens, stream);
+              return true;
+            },
+            cool);
+      }
       faster = expanded_us < kFasterBy * packed_us;
     } catch (const DeviceError&) {
     }

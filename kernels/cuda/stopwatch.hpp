@@ -39,9 +39,10 @@ class Stopwatch {
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
 
-  // Microseconds of one run, or a negative number where `run` says that it cannot.
-  template <class Run>
-  double time(Run&& run) {
+  // Microseconds of one run, or a negative number where `run` says that it cannot. `before` comes before
+  // each, untimed.
+  template <class Run, class Before>
+  double time(Run&& run, Before&& before) {
     std::vector<double> us;
     // The first warms up, with all of the GPU, and tells how long the others' work must last.
     for (int i = 0; i <= kTimedRuns; ++i) {
@@ -52,6 +53,7 @@ class Stopwatch {
         occupy(taken_, 2 * kHeadStart + static_cast<int64_t>(3e3 * us[0]), shared, side_);
         check_launch("taking multiprocessors");
       }
+      before();
       check_cuda(cudaEventRecord(events_[0], stream_), "recording an event");
       if (!run()) return -1;
       check_cuda(cudaEventRecord(events_[1], stream_), "recording an event");
@@ -63,6 +65,10 @@ class Stopwatch {
     }
     std::sort(us.begin() + 1, us.end());
     return us[1 + kTimedRuns / 2];
+  }
+  template <class Run>
+  double time(Run&& run) {
+    return time(run, [] {});
   }
 
  private:

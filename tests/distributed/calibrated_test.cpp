@@ -6,6 +6,7 @@
 #include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <span>
 
 #include "distributed/compress.hpp"
 #include "distributed/partition.hpp"
@@ -160,7 +161,7 @@ TEST(Calibrated, AgreesWithNumPy) {
     const Json& expected = all[one.name];
     const Canonical canonical = compressed(one, w, *self, 2).canonical;
     const Leaf& leaf = canonical.leaves.front();
-    const auto near = [](const std::vector<float>& found, const Json& values) {
+    const auto near = [](std::span<const float> found, const Json& values) {
       ASSERT_EQ(found.size(), values.size());
       for (size_t i = 0; i < found.size(); ++i) {
         const double value = values[i].get<double>();

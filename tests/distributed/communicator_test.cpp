@@ -99,17 +99,16 @@ TEST(Communicator, BroadcastsFromAnyRank) {
 TEST(Communicator, ExchangesMessagesOfAnySize) {
   const int size = world().size(), rank = world().rank();
   const auto message = [](int from, int to) {
-    return std::vector<std::byte>(static_cast<size_t>(from == to ? 17 : (from + 1) * 100'000 * to),
-                                  static_cast<std::byte>(16 * from + to));
+    return Message(static_cast<size_t>(from == to ? 17 : (from + 1) * 100'000 * to),
+                   static_cast<std::byte>(16 * from + to));
   };
-  std::vector<std::vector<std::byte>> send;
+  Messages send;
   for (int to = 0; to < size; ++to) send.push_back(message(rank, to));
   const auto received = world().all_to_all(send);
   ASSERT_EQ(static_cast<int>(received.size()), size);
   for (int from = 0; from < size; ++from)
     EXPECT_EQ(received[static_cast<size_t>(from)], message(from, rank)) << from;
-  EXPECT_THROW(world().all_to_all(std::vector<std::vector<std::byte>>(static_cast<size_t>(size) + 1)),
-               std::invalid_argument);
+  EXPECT_THROW(world().all_to_all(Messages(static_cast<size_t>(size) + 1)), std::invalid_argument);
 }
 
 TEST(Communicator, ChunksCoverLongTransfers) {

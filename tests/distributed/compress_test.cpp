@@ -44,7 +44,7 @@ TEST(LoadWeights, EachRankReadsItsSlab) {
   const OriginalWeights weights = load_weights(test::MatrixSource(whole), world(), 1);
   EXPECT_EQ(weights.rows, slab_rows(300, world()));
   EXPECT_EQ(weights.slab.data,
-            std::vector<float>(whole.row(weights.rows.begin), whole.row(weights.rows.end)));
+            PagedVector<float>(whole.row(weights.rows.begin), whole.row(weights.rows.end)));
 }
 
 TEST(LoadWeights, OneRanksFailureIsEveryones) {
@@ -138,7 +138,7 @@ TEST(Redistribute, GivesEveryRankWhatItAsksFor) {
         expected.insert(expected.end(), whole.row(i) + cols.begin, whole.row(i) + cols.end);
       }
     }
-    EXPECT_EQ(got.values, expected);
+    EXPECT_EQ(got.values, PagedVector<float>(expected.begin(), expected.end()));
     EXPECT_EQ(got.cols, cols.size());
     EXPECT_EQ(got.rows * got.cols, static_cast<int64_t>(expected.size()));
   }

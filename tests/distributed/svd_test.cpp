@@ -48,7 +48,7 @@ Factors factorize_and_compare(const Matrix<float>& a, const RankRule& rule) {
   EXPECT_EQ(spread.v.data, alone.v.data);
   EXPECT_EQ(spread.singular_values, alone.singular_values);
   EXPECT_EQ(spread.error, alone.error);
-  EXPECT_EQ(spread.u.data, std::vector<float>(alone.u.row(rows.begin), alone.u.row(rows.end)));
+  EXPECT_EQ(spread.u.data, PagedVector<float>(alone.u.row(rows.begin), alone.u.row(rows.end)));
   return alone;
 }
 

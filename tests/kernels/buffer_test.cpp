@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <fstream>
 #include <limits>
 #include <new>
 #include <utility>
@@ -49,6 +50,46 @@ TEST(Buffer, MovesOwnership) {
   Buffer& same = c;
   c = std::move(same);
   EXPECT_EQ(c.as<int32_t>()[3], 17);
+}
+
+int64_t resident_pages() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t all = 0, resident = 0;
+  statm >> all >> resident;
+  return resident;
+}
+
+TEST(PagedVector, HoldsWhatItIsGivenOnHugePagesAndSmall) {
+  for (const int64_t count : {0, 1, 1000, (2 << 20) - 1, 2 << 20, (2 << 20) + 1, 7'000'001}) {
+    PagedVector<uint8_t> numbers(static_cast<size_t>(count));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(numbers.data()) % 64, 0u);
+    for (size_t i = 0; i < numbers.size(); ++i) ASSERT_EQ(numbers[i], 0) << i;
+    for (size_t i = 0; i < numbers.size(); ++i) numbers[i] = static_cast<uint8_t>(i * 7);
+    numbers.resize(numbers.size() + 3'000'000);
+    const PagedVector<uint8_t> moved = std::move(numbers);
+    for (size_t i = 0; i < moved.size(); ++i)
+      ASSERT_EQ(moved[i], static_cast<int64_t>(i) < count ? static_cast<uint8_t>(i * 7) : 0) << i;
+  }
+}
+
+TEST(PagedVector, GivesLargeBlocksBackAndTakesNoMoreThanAsked) {
+#if defined(__SANITIZE_ADDRESS__) || !defined(__linux__)
+  GTEST_SKIP() << "the address sanitizer keeps what is freed";
+#endif
+  { const PagedVector<char> warm(8 << 20); }
+  const int64_t before = resident_pages(), page = 4096, bytes = (5 << 20) + 100;
+  if (before == 0) GTEST_SKIP() << "no /proc here";
+  constexpr int kBlocks = 6;
+  {
+    std::vector<PagedVector<char>> blocks;
+    for (int i = 0; i < kBlocks; ++i) blocks.emplace_back(static_cast<size_t>(bytes));
+    // The first goes, and nothing that lies after it keeps it.
+    blocks.erase(blocks.begin());
+    const int64_t held = (resident_pages() - before) * page;
+    EXPECT_GE(held, (kBlocks - 1) * bytes - (1 << 20));
+    EXPECT_LE(held, (kBlocks - 1) * bytes + (1 << 20));
+  }
+  EXPECT_LE((resident_pages() - before) * page, 1 << 20);
 }
 
 TEST(Buffer, RefusesImpossibleSizes) {

@@ -158,32 +158,10 @@ struct Case {
   Shape shape;
 };
 
-// Sizes at which blocks of threads share rows of blocks, and several a block of threads.
-TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
+void check_cases(const std::vector<Case>& cases, int64_t most_tokens) {
   Device* device = find_device("cuda");
   if (device == nullptr) GTEST_SKIP() << "no GPU: " << cuda_device_info().reason;
-  for (const Case& one :
-       {Case{"int4", {{"group", int64_t{128}}}, {2048, 4096}},
-        Case{"int4", {{"group", int64_t{32}}}, {192, 16384}},
-        Case{"int8", {{"activations", std::string("f32")}}, {20000, 640}}, Case{"int8", {}, {1024, 2048}},
-        Case{"fp8", {}, {3000, 2112}}, Case{"fp8", {{"activations", std::string("fp8")}}, {1024, 2048}},
-        Case{"pruned",
-             two_of_four({{"type", std::string("dense")}, {"dtype", std::string("bf16")}}),
-             {3008, 2112}},
-        Case{"pruned", two_of_four({{"type", std::string("int8")}}), {1024, 2048}},
-        Case{"pruned",
-             two_of_four({{"type", std::string("fp8")}, {"activations", std::string("fp8")}}),
-             {1024, 2048}},
-        Case{"pruned",
-             {{"values", nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}})}},
-             {1100, 4096}},
-        Case{"pruned",
-             {{"pattern", std::string("block")},
-              {"block", int64_t{32}},
-              {"values", nested({{"type", std::string("dense")}, {"dtype", std::string("bf16")}})}},
-             {2048, 4096}},
-        Case{"pruned", two_of_four({{"type", std::string("int4")}, {"group", int64_t{128}}}), {2048, 4096}},
-        Case{"dense", {{"dtype", std::string("bf16")}}, {512, 28672}}}) {
+  for (const Case& one : cases) {
     Problems problems;
     const auto scheme = make_scheme(one.type, one.keys, one.shape, problems);
     ASSERT_NE(scheme, nullptr);
@@ -193,9 +171,51 @@ TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
       if (left_out(*kernel, weights.leaves[0])) continue;
       SCOPED_TRACE(scheme->name() + " by " + kernel->name);
       check_kernel(*device, *kernel, weights.leaves[0],
-                   make_problem(weights.leaves[0], kernel->input, 5, 144));
+                   make_problem(weights.leaves[0], kernel->input, 5, most_tokens));
     }
   }
+}
+const Keys kBf16{{"type", std::string("dense")}, {"dtype", std::string("bf16")}};
+
+// Sizes at which blocks of threads share rows of blocks, and several a block of threads.
+TEST(CudaKernels, MatchTheReferenceOnLargeLayers) {
+  check_cases(
+      {{"int4", {{"group", int64_t{128}}}, {2048, 4096}},
+       {"int4", {{"group", int64_t{32}}}, {192, 16384}},
+       {"int8", {{"activations", std::string("f32")}}, {20000, 640}},
+       {"int8", {}, {1024, 2048}},
+       {"fp8", {}, {3000, 2112}},
+       {"fp8", {{"activations", std::string("fp8")}}, {1024, 2048}},
+       {"pruned", two_of_four(kBf16), {3008, 2112}},
+       {"pruned", two_of_four({{"type", std::string("int8")}}), {1024, 2048}},
+       {"pruned",
+        two_of_four({{"type", std::string("fp8")}, {"activations", std::string("fp8")}}),
+        {1024, 2048}},
+       {"pruned", {{"values", nested(kBf16)}}, {1100, 4096}},
+       {"pruned",
+        {{"pattern", std::string("block")}, {"block", int64_t{32}}, {"values", nested(kBf16)}},
+        {2048, 4096}},
+       {"pruned", two_of_four({{"type", std::string("int4")}, {"group", int64_t{128}}}), {2048, 4096}},
+       {"dense", {{"dtype", std::string("bf16")}}, {512, 28672}},
+       {"dense", {{"dtype", std::string("bf16")}}, {17003, 72}}},
+      144);
+}
+
+// Ways to share a layer among 132 multiprocessors: of few strips several blocks each, of more one or two a
+// block, of many runs of them.
+TEST(CudaKernels, MatchTheReferenceHoweverLayersAreCut) {
+  check_cases({{"int8", {{"activations", std::string("f32")}}, {70, 32832}},
+               {"int4", {{"group", int64_t{64}}, {"asymmetric", true}}, {33, 40960}},
+               {"int4", {{"group", int64_t{128}}}, {6000, 256}},
+               {"fp8", {}, {5001, 200}},
+               {"pruned", two_of_four(kBf16), {4700, 192}},
+               {"pruned", {{"values", nested(kBf16)}}, {4500, 200}},
+               {"pruned",
+                {{"pattern", std::string("block")}, {"block", int64_t{32}}, {"values", nested(kBf16)}},
+                {4512, 256}},
+               {"int4", {{"group", int64_t{32}}}, {8999, 160}},
+               {"pruned", two_of_four(kBf16), {8800, 320}}},
+              33);
 }
 
 // Scales that are 0, in all of a row too, and ones so far apart that sums in units of the smaller overflow.
@@ -273,7 +293,7 @@ TEST(CudaKernels, TakeOneOfTwoWays) {
       EXPECT_TRUE(tokens > 32 || !expands);
       EXPECT_TRUE(tokens <= 32 || always->way(tokens) == "expand+cublaslt");
     }
-    constexpr int64_t kNew = 123;
+    constexpr int64_t kNew = 299;
     DeviceOutput out(*device, kNew * leaf.rows);
     const auto replay = device->capture(stream, [&] { any->forward(x.as<float>(), out.y(), kNew, stream); });
     EXPECT_GT(replay->run(1), 0);

@@ -76,7 +76,7 @@ TEST(Bfloat16, IsTheReferencesRule) {
     for (uint32_t low : {0u, 1u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu})
       for (uint32_t sign : {0u, 0x80000000u}) values.push_back(std::bit_cast<float>(high << 16 | low | sign));
   Matrix<float> x(1, static_cast<int64_t>(values.size()));
-  x.data = values;
+  std::ranges::copy(values, x.data.begin());
   const Matrix<double> rounded = reference_activations(x, ActivationRule::bf16, {});
   for (size_t i = 0; i < values.size(); ++i)
     EXPECT_EQ(bf16_activation(values[i]), rounded.data[i]) << values[i];

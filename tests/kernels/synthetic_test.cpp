@@ -6,6 +6,7 @@
 #include <cstring>
 #include <numeric>
 #include <set>
+#include <span>
 
 #include "kernels/weights/blocks.hpp"
 
@@ -33,7 +34,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && same_bits(a.data(), b.data(), static_cast<int64_t>(a.size()));
 }
 
-uint64_t digest(const std::vector<float>& values) {
+uint64_t digest(std::span<const float> values) {
   uint64_t hash = 0xCBF29CE484222325u;
   for (float v : values) {
     uint32_t bits;
