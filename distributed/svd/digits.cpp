@@ -151,7 +151,7 @@ void DigitTall::multiply(DigitScratch& scratch, const float* lines, int64_t stri
         for (int digit = std::max(0, level - kDigits + 1); digit <= std::min(level, kDigits - 1); ++digit) {
           const auto* weights = bytes_.as<const uint8_t>() + (level - digit) * digit_size + first * 16;
           ops.panel_i8(weights, panel_bytes, cols_, reinterpret_cast<const int32_t*>(plane(digit)),
-                       starts[digit], some, padded, sums.data() + level * level_size, cols_, add);
+                       starts[digit], some, padded, sums.data() + level * level_size, cols_, add, {});
           add = true;
         }
       }

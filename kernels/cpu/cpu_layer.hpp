@@ -183,12 +183,28 @@ class TiledPairs {
   std::shared_ptr<Buffer> words_;
 };
 
+// Where a block of panels begins, and which of a tile's parts of it, that pass before its turn comes, is to
+// be fetched meanwhile. No parts: there is no such block, or one tile is all.
+struct NextBlock {
+  int64_t row = 0, col = 0, cols = 0, part = 0, parts = 0;
+
+  // Of the block's panels, which lie panel_bytes apart from `at` on, column_bytes of each a column.
+  Ahead ahead(const uint8_t* at, int64_t panel_bytes, int64_t column_bytes) const {
+    if (parts == 0) return {};
+    if (part >= parts) return {at, panel_bytes, 0};  // no division, which takes long beside a short tile
+    const int64_t some = cols * column_bytes / parts;
+    return {at + part * some, panel_bytes, some};
+  }
+};
+
 // Walks `rows` × `columns` × `tokens` for the panel functions. Tokens of one tile meet all rows and columns
-// at once: visit(rows.begin, rows.size(), 0, columns, 0, tokens). More of them go by blocks of two panels and
-// some columns, which stay in the second-level cache while a block of tokens passes: first open(first row,
-// rows, first column, columns), then visit(…, first token, tokens) for each tile. More `panels` together read
-// a tile of activations as often from the first-level cache.
+// at once: visit(rows.begin, rows.size(), 0, columns, 0, tokens, {}). More of them go by blocks of two panels
+// and some columns, which stay in the second-level cache while a block of tokens passes: first open(first
+// row, rows, first column, columns), then visit(…, first token, tokens, next block) for each tile. Its first
+// tiles fetch the next block, so that memory works while they multiply. More `panels` together read a tile of
+// activations as often from the first-level cache.
 inline constexpr int64_t kPanelTokens = 256;
+inline constexpr int64_t kFetchTiles = 8;  // the most that share the next block
 
 // Which blocks follow one another. By rows, sums of a panel are complete before the next one begins. By
 // columns, the activations of a block stay in the second-level cache while many rows pass: for products so
@@ -208,17 +224,29 @@ template <class Open, class Visit>
 void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_t column_block,
                          int64_t tokens, TokenTiles tiles, Open open, Visit visit, int64_t panels = 2,
                          PanelOrder order = PanelOrder::rows) {
-  if (tokens <= tiles.alone) return visit(rows.begin, rows.size(), 0, columns, 0, tokens);
+  if (tokens <= tiles.alone) return visit(rows.begin, rows.size(), 0, columns, 0, tokens, NextBlock{});
   const int64_t tile = tile_tokens(tokens, tiles);
-  const int64_t token_block = std::max(kPanelTokens / tile, int64_t{1}) * tile;
+  // As even as can be: weights pass once for each.
+  const int64_t tiles_of_all = (tokens + tile - 1) / tile;
+  const int64_t blocks = std::max((tokens + kPanelTokens / 2) / kPanelTokens, int64_t{1});
+  const int64_t token_block = (tiles_of_all + blocks - 1) / blocks * tile;
   for (int64_t first = 0; first < tokens; first += token_block) {
     const int64_t last = std::min(first + token_block, tokens);
-    const auto block = [&](int64_t row, int64_t col) {
+    const auto run = [&](int64_t row, int64_t col, NextBlock next) {
       const int64_t count = std::min(panels * panel_rows, rows.end - row);
       const int64_t width = std::min(column_block, columns - col);
       open(row, count, col, width);
-      for (int64_t token = first; token < last; token += tile)
-        visit(row, count, col, width, token, std::min(tile, last - token));
+      next.parts = std::min((last - first + tile - 1) / tile, kFetchTiles);
+      for (int64_t token = first; token < last; token += tile, ++next.part)
+        visit(row, count, col, width, token, std::min(tile, last - token), next);
+    };
+    // Each block runs when the one after it is known.
+    NextBlock known;
+    bool any = false;
+    const auto block = [&](int64_t row, int64_t col) {
+      const NextBlock next{row, col, std::min(column_block, columns - col), 0, 0};
+      if (any) run(known.row, known.col, next);
+      known = next, any = true;
     };
     if (order == PanelOrder::columns) {
       for (int64_t group = rows.begin; group < rows.end; group += kGroupRows)
@@ -229,6 +257,7 @@ void for_each_panel_tile(Range rows, int64_t panel_rows, int64_t columns, int64_
       for (int64_t row = rows.begin; row < rows.end; row += panels * panel_rows)
         for (int64_t col = 0; col < columns; col += column_block) block(row, col);
     }
+    if (any) run(known.row, known.col, {rows.begin, 0, std::min(column_block, columns), 0, 0});
   }
 }
 // Of tiles of up to `most` tokens, whether they are alone or not.

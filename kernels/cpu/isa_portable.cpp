@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kF = 4;
 constexpr int kTokensRows = 2, kTokensF32 = 4, kTokensI8 = 4, kTokensI4 = 2;
 constexpr int kTokensF32Alone = 4, kTokensI8Alone = 4, kTokensI4Alone = 2;
-constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kVectors24 = 8;
+constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kLeastVectors24 = 2, kVectors24 = 8;
 constexpr int kTokensBitmap = 4, kSumsBitmap = 8;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
@@ -167,6 +167,12 @@ inline F f_quad(const float* p) {
 }
 inline F f_select(F quad, I32 which) {
   return F{quad[which[0] & 3], quad[which[1] & 3], quad[which[2] & 3], quad[which[3] & 3]};
+}
+inline I32 select_places(I32 which) {
+  return which;
+}
+inline F f_select_placed(F quad, I32 which) {
+  return f_select(quad, which);
 }
 inline I32 i8_lane(const int8_t* p) {
   return load<I32>(p);

@@ -7,9 +7,6 @@
 namespace lamina {
 namespace {
 
-// From so many vectors of tokens on, tokens are the lanes.
-constexpr int64_t kLeastVectors = 2;
-
 // Two layouts: tiles of few tokens, 4 columns of a token together, or tiles of vectors of tokens.
 class Activations24 {
  public:
@@ -18,11 +15,12 @@ class Activations24 {
         padded_(padded),
         lanes_(ops.panel_rows),
         most_tokens_(ops.tokens_24),
+        least_vectors_(ops.least_vectors_24),
         most_vectors_(ops.vectors_24),
         data_(
             make_scratch(options, round_up(std::max<int64_t>(options.max_tokens, 1), lanes_) * padded * 4)) {}
 
-  bool in_vectors(int64_t tokens) const { return tokens >= kLeastVectors * lanes_; }
+  bool in_vectors(int64_t tokens) const { return tokens >= least_vectors_ * lanes_; }
   // Tokens of a tile; only the last one has fewer.
   int64_t tile(int64_t tokens) const {
     return in_vectors(tokens) ? tile_tokens(round_up(tokens, lanes_) / lanes_, most_vectors_) * lanes_
@@ -60,7 +58,7 @@ class Activations24 {
  private:
   bool as_they_are(int64_t tokens) const { return tokens == 1 && cols_ == padded_ && !in_vectors(1); }
 
-  int64_t cols_, padded_, lanes_, most_tokens_, most_vectors_;
+  int64_t cols_, padded_, lanes_, most_tokens_, least_vectors_, most_vectors_;
   std::shared_ptr<Buffer> data_;
 };
 
@@ -88,10 +86,13 @@ class Layer24 final : public CpuLayer {
     if (activations_.in_vectors(tokens)) return compute_many(x, y, tokens, rows, part);
     for_each_panel_tile(
         rows, ops_.panel_rows, padded_, kFewColumns, tokens, ops_.tokens_24, kOpenNothing,
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
           few_(weights_.panel(row, col), weights_.panel_bytes, count,
                activations_.data(x, token, some, col, tokens), some, cols, y + token * rows_ + row, rows_,
-               col > 0);
+               col > 0,
+               next.ahead(weights_.panel(next.row, next.col), weights_.panel_bytes,
+                          weights_.chunk_bytes / kChunk24));
         },
         kFewPanels);
   }

@@ -60,7 +60,9 @@ class Int8Layer24 final : public CpuLayer {
       : CpuLayer(leaf, options, kChunk24),
         weights_(leaf, 1, ops_.panel_rows, threads_),
         scales_(rows_ * 4),
-        activations_(cols_, padded_, ops_.tokens_24_i8, options) {
+        activations_(cols_, padded_, ops_.tokens_24_i8, options),
+        wide_bytes_(ops_.panel_rows * ops_.wide_24_i8_bytes),
+        wide_(make_scratch(options, threads_ * kPanels * kColumnBlock / kChunk24 * wide_bytes_, threads_)) {
     row_unit_ = ops_.panel_rows;
     if (!leaf.scales.empty()) std::memcpy(scales_.data(), leaf.scales.data(), leaf.scales.size() * 4);
     weight_bytes_ = weights_.data.bytes() + scales_.bytes();
@@ -68,21 +70,33 @@ class Int8Layer24 final : public CpuLayer {
 
  protected:
   static constexpr int64_t kColumnBlock = 1024, kPanels = 8;
+  static constexpr int64_t kWidenedTokens = 32;  // from which on it pays to find what a weight selects once
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(ops_, x, tokens, part, parts);
   }
 
-  void compute(const float*, float* y, int64_t tokens, Range rows, int) override {
+  void compute(const float*, float* y, int64_t tokens, Range rows, int part) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     // Until all columns are through, y holds exact sums.
     auto* sums = reinterpret_cast<int32_t*>(y);
+    const bool widen = tokens >= kWidenedTokens;
+    auto* wide = wide_->as<uint8_t>() + part * kPanels * kColumnBlock / kChunk24 * wide_bytes_;
     for_each_panel_tile(
-        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_24_i8, kOpenNothing,
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-          ops_.panel_24_i8(weights_.panel(row, col), weights_.panel_bytes, count,
-                           activations_.data(token, some, col), some, cols, sums + token * rows_ + row, rows_,
-                           col > 0);
+        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_24_i8,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
+          for (int64_t r = 0; widen && r < count; r += ops_.panel_rows)
+            ops_.widen_24_i8(weights_.panel(row + r, col), cols,
+                             wide + r / ops_.panel_rows * (cols / kChunk24 * wide_bytes_));
+        },
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
+          const auto product = widen ? ops_.panel_wide_24_i8 : ops_.panel_24_i8;
+          product(widen ? wide : weights_.panel(row, col),
+                  widen ? cols / kChunk24 * wide_bytes_ : weights_.panel_bytes, count,
+                  activations_.data(token, some, col), some, cols, sums + token * rows_ + row, rows_, col > 0,
+                  next.ahead(weights_.panel(next.row, next.col), weights_.panel_bytes,
+                             weights_.chunk_bytes / kChunk24));
         },
         kPanels);
     for (int64_t t = 0; t < tokens; ++t) {
@@ -102,6 +116,8 @@ class Int8Layer24 final : public CpuLayer {
   Packed24 weights_;
   Buffer scales_;  // [rows]
   SignedCodes activations_;
+  int64_t wide_bytes_;            // of a panel's chunk
+  std::shared_ptr<Buffer> wide_;  // [threads × kPanels × kColumnBlock / kChunk24 × wide_bytes]
 };
 
 }  // namespace

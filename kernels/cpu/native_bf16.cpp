@@ -54,7 +54,8 @@ class Bf16Layer final : public CpuLayer {
     for_each_panel_tile(
         rows, ops_.panel_rows, padded_, kColumnBlock, tokens, pairs_ ? ops_.tokens_b16 : ops_.tokens_f32,
         kOpenNothing,
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
           const int64_t panel_bytes = padded_ * ops_.panel_rows * 2;
           float* out = y + token * rows_ + row;
           if (pairs_) {
@@ -62,7 +63,8 @@ class Bf16Layer final : public CpuLayer {
                                cols, out, rows_, col > 0);
           } else {
             ops_.panel_b16(panel(row, col), panel_bytes, count, floats_->data(x, token, some, col), some,
-                           cols, out, rows_, col > 0);
+                           cols, out, rows_, col > 0,
+                           next.ahead(panel(next.row, next.col), panel_bytes, ops_.panel_rows * 2));
           }
         },
         2, pairs_ ? PanelOrder::columns : PanelOrder::rows);

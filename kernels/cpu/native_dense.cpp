@@ -28,7 +28,7 @@ class DenseLayer final : public CpuLayer {
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 512;  // two panels of AVX2 within 32 KB
+  static constexpr int64_t kColumnBlock = 1024;
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     activations_.prepare(x, tokens, part, parts);
@@ -38,15 +38,22 @@ class DenseLayer final : public CpuLayer {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
     for_each_panel_tile(
         rows, ops_.panel_rows, cols_, kColumnBlock, tokens, ops_.tokens_f32, kOpenNothing,
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
-          ops_.panel_f32(weights_.as<uint8_t>() + (row * cols_ + col * ops_.panel_rows) * 4,
-                         cols_ * ops_.panel_rows * 4, count, activations_.data(x, token, some, col), some,
-                         cols, y + token * rows_ + row, rows_, col > 0);
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
+          const int64_t panel_bytes = cols_ * ops_.panel_rows * 4;
+          ops_.panel_f32(panel(row, col), panel_bytes, count, activations_.data(x, token, some, col), some,
+                         cols, y + token * rows_ + row, rows_, col > 0,
+                         next.ahead(panel(next.row, next.col), panel_bytes, ops_.panel_rows * 4));
         },
         2, order_f32(tokens, cols_));
   }
 
  private:
+  // Of the panel that begins with `row`, from column `col` on.
+  const uint8_t* panel(int64_t row, int64_t col) const {
+    return weights_.as<uint8_t>() + (row * cols_ + col * ops_.panel_rows) * 4;
+  }
+
   Buffer weights_;  // [panels × cols × panel_rows]
   TiledActivations activations_;
 };

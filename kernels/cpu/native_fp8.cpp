@@ -54,12 +54,14 @@ class Fp8Layer final : public CpuLayer {
           for (int64_t r = 0; r < count; r += panel_rows)
             ops_.widen_e4m3(codes(row + r, col), cols, wide + r * cols);
         },
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
           const bool alone = tokens <= ops_.tokens_f32.alone;  // not widened
           const auto product = alone ? ops_.panel_e4m3 : ops_.panel_f32;
           product(alone ? codes(row, col) : reinterpret_cast<const uint8_t*>(wide),
                   panel_rows * (alone ? padded_ : cols * 4), count, activations_.data(x, token, some, col),
-                  some, cols, y + token * rows_ + row, rows_, col > 0);
+                  some, cols, y + token * rows_ + row, rows_, col > 0,
+                  next.ahead(codes(next.row, next.col), panel_rows * padded_, panel_rows));
           if (col + cols < padded_) return;
           for (int64_t t = token; t < token + some; ++t) {
             const float scale = activations_.scales()[t];

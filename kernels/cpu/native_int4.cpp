@@ -36,12 +36,15 @@ class Int4Layer final : public CpuLayer {
             ops_.widen_i4_f32(packed_.panel_codes(row + r, col), packed_.panel_scales(row + r, col),
                               packed_.group, cols, wide + r * cols);
         },
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
           const float* in = activations_.data(x, token, some, col);
           float* out = y + token * rows_ + row;
           if (tokens > ops_.tokens_f32.alone) {
-            ops_.panel_f32(reinterpret_cast<const uint8_t*>(wide), cols * panel_rows * 4, count, in, some,
-                           cols, out, rows_, col > 0);
+            ops_.panel_f32(
+                reinterpret_cast<const uint8_t*>(wide), cols * panel_rows * 4, count, in, some, cols, out,
+                rows_, col > 0,
+                next.ahead(packed_.panel_codes(next.row, next.col), packed_.panel_bytes, panel_rows / 2));
           } else {
             ops_.panel_i4_f32(packed_.panel_codes(row, col), packed_.panel_bytes,
                               packed_.panel_scales(row, col), packed_.scale_stride, packed_.group, count, in,

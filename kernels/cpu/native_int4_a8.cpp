@@ -39,12 +39,14 @@ class Int4A8Layer final : public CpuLayer {
           for (int64_t r = 0; widen && r < count; r += panel_rows)
             ops_.widen_i4(packed_.panel_codes(row + r, col), cols, wide + r * cols);
         },
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
           const auto product = widen ? ops_.panel_wide_i4_i8 : ops_.panel_i4_i8;
           product(widen ? wide : packed_.panel_codes(row, col),
                   widen ? cols * panel_rows : packed_.panel_bytes, packed_.panel_scales(row, col),
                   packed_.scale_stride, packed_.group, count, activations_.words(token, some, col),
-                  activations_.starts(token, some, col), some, cols, y + token * rows_ + row, rows_, col > 0);
+                  activations_.starts(token, some, col), some, cols, y + token * rows_ + row, rows_, col > 0,
+                  next.ahead(packed_.panel_codes(next.row, next.col), packed_.panel_bytes, panel_rows / 2));
           if (col + cols < padded_) return;
           for (int64_t t = token; t < token + some; ++t)
             for (int64_t r = row; r < row + count; ++r) y[t * rows_ + r] *= activations_.scales()[t];

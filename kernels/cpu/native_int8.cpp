@@ -41,7 +41,7 @@ class Int8Layer final : public CpuLayer {
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 4096;
+  static constexpr int64_t kColumnBlock = 4096;  // of bytes; fewer that are wider
   static constexpr int64_t kWidenedTokens = 48;  // from which on it pays to widen codes once
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
@@ -59,18 +59,20 @@ class Int8Layer final : public CpuLayer {
     // Until all columns are through, y holds exact sums.
     auto* sums = reinterpret_cast<int32_t*>(y);
     for_each_panel_tile(
-        rows, panel_rows, padded_, kColumnBlock, tokens, ops_.tokens_i8,
+        rows, panel_rows, padded_, widen ? kColumnBlock / bytes : kColumnBlock, tokens, ops_.tokens_i8,
         [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
           for (int64_t r = 0; widen && r < count; r += panel_rows)
             ops_.widen_i8(codes(row + r, col), cols, wide + r * cols * bytes);
         },
-        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some) {
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
+            const NextBlock& next) {
           const bool first = col == 0;
           const auto product = widen ? ops_.panel_wide_i8 : ops_.panel_i8;
           product(widen ? wide : codes(row, col), panel_rows * (widen ? cols * bytes : padded_), count,
                   activations_.words(token, some, col),
                   first && ops_.i8_bias != 0 ? activations_.starts(token, some, 0) : nullptr, some, cols,
-                  sums + token * rows_ + row, rows_, !first);
+                  sums + token * rows_ + row, rows_, !first,
+                  next.ahead(codes(next.row, next.col), panel_rows * padded_, panel_rows));
           if (col + cols == padded_) scale(y, {row, row + count}, {token, token + some});
         },
         2, PanelOrder::columns);

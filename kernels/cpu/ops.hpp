@@ -36,6 +36,14 @@ struct Strip {
 // So many go together.
 inline constexpr int64_t kStripsTogether = 4;
 
+// Weights whose turn comes later: of each panel so many bytes from `at` on, which a panel function fetches
+// into the second-level cache, evenly over its work. They may lie past the end of all. Of none (null) it
+// fetches its own, ahead of itself, where that pays.
+struct Ahead {
+  const uint8_t* at;
+  int64_t panel_bytes, bytes;
+};
+
 struct CpuOps {
   // "portable", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx"
   const char* name;
@@ -50,7 +58,8 @@ struct CpuOps {
   // w[panel][word of e4m3_columns][row][e4m3_columns]: e4m3 bytes, k whole words, whose products come out
   // multiplied by e4m3_unit.
   using PanelFloat = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const float* x,
-                              int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
+                              int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate,
+                              Ahead ahead);
   PanelFloat panel_f32, panel_b16, panel_e4m3;
   int64_t e4m3_columns;
   float e4m3_unit;  // small enough for products to be subnormal, unless activations are scaled up
@@ -85,7 +94,7 @@ struct CpuOps {
   int32_t i8_bias;
   using PanelI8 = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int32_t* x,
                            const int32_t* start, int64_t tokens, int64_t k, int32_t* y, int64_t y_stride,
-                           bool accumulate);
+                           bool accumulate, Ahead ahead);
   PanelI8 panel_i8;
   // The same of codes that were widened, wide_i8_bytes each, for many tokens to share: k columns of one
   // panel. Null where codes are multiplied as they lie.
@@ -106,7 +115,8 @@ struct CpuOps {
   TokenTiles tokens_i4;
   using PanelI4 = void (*)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                            int64_t group, int64_t rows, const int32_t* x, const int32_t* starts,
-                           int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate);
+                           int64_t tokens, int64_t k, float* y, int64_t y_stride, bool accumulate,
+                           Ahead ahead);
   PanelI4 panel_i4_i8;
   // The same of codes that were widened to bytes. Null where that is of no use.
   void (*widen_i4)(const uint8_t* w, int64_t k, uint8_t* out);
@@ -117,17 +127,23 @@ struct CpuOps {
   // index s at bit 2s of the word; x[(column / 4 · tokens + token) · 4 + column % 4].
   int64_t tokens_24;
   PanelFloat panel_24_f32, panel_24_b16;
-  // The same of more tokens, in up to vectors_24 vectors of panel_rows: x[column · lanes + lane] where a lane
-  // is a token; y[row · lanes + lane].
-  int64_t vectors_24;
+  // The same of more tokens, from least_vectors_24 vectors of panel_rows on, in up to vectors_24 of them:
+  // x[column · lanes + lane] where a lane is a token; y[row · lanes + lane].
+  int64_t least_vectors_24, vectors_24;
   using Rows24 = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const float* x,
                           int64_t vectors, int64_t k, float* y, bool accumulate);
   Rows24 rows_24_f32, rows_24_b16;
   // int8 as sign and magnitude: index s at bit 8 (s % 4) + 2 (s / 4); x[((column / 8 · tokens + token) · 2 +
   // 0) · 8 + column % 8], and + 1 the same negated. Exact while the result fits int32.
   int64_t tokens_24_i8;
-  void (*panel_24_i8)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int8_t* x, int64_t tokens,
-                      int64_t k, int32_t* y, int64_t y_stride, bool accumulate);
+  using Panel24I8 = void (*)(const uint8_t* w, int64_t panel_bytes, int64_t rows, const int8_t* x,
+                             int64_t tokens, int64_t k, int32_t* y, int64_t y_stride, bool accumulate,
+                             Ahead ahead);
+  Panel24I8 panel_24_i8;
+  // The same of what many tokens share: k columns of one panel, wide_24_i8_bytes a row and chunk.
+  int64_t wide_24_i8_bytes;
+  void (*widen_24_i8)(const uint8_t* w, int64_t k, uint8_t* out);
+  Panel24I8 panel_wide_24_i8;
 
   // y[t·y_stride + r] (+)= Σ_k x[t·x_stride + k] · w[r·w_stride + k] for `rows` × `tokens`, of weights that
   // lie row after row; k a multiple of 32.
