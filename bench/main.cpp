@@ -10,7 +10,6 @@
 #include "bench/export.hpp"
 #include "bench/history/history.hpp"
 #include "bench/list.hpp"
-#include "bench/node.hpp"
 #include "bench/text.hpp"
 #include "distributed/communicator.hpp"
 #include "distributed/launcher.hpp"
@@ -94,7 +93,6 @@ int start_others(const CommandLine& line) {
 
 int main(int argc, char** argv) {
   using namespace lamina;
-  keep_no_large_blocks();
   try {
     const CommandLine line = read_command_line(argc, argv);
     if (line.starts_others()) return start_others(line);

@@ -234,13 +234,4 @@ void give_back_freed() {
 #endif
 }
 
-void keep_no_large_blocks() {
-#ifdef __GLIBC__
-  constexpr int kLarge =
-      1 << 20;  // of blocks below the heap keeps what lies under used ones: a few megabytes
-  mallopt(M_MMAP_THRESHOLD, kLarge);
-  mallopt(M_TRIM_THRESHOLD, 2 * kLarge);
-#endif
-}
-
 }  // namespace lamina

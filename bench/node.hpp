@@ -44,8 +44,4 @@ std::string turbo(const std::string& root = "");
 // ones, tens of megabytes each where larger ones were freed before.
 void give_back_freed();
 
-// From now on the allocator gives large blocks back as they are freed. It would grow with what was freed
-// before, up to tens of megabytes, and the memory of a case depend on the cases before it.
-void keep_no_large_blocks();
-
 }  // namespace lamina

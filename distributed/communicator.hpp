@@ -52,8 +52,8 @@ class Communicator {
   // Every rank's `bytes[r]` bytes, concatenated in rank order into `out` on every rank.
   virtual void all_gather(const void* in, void* out, const std::vector<int64_t>& bytes) = 0;
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
-  // send[r] goes to rank r; received[r] came from rank r, in the memory it holds where that is enough. Any
-  // sizes, over 2 GiB included.
+  // send[r] goes to rank r; received[r], of another object, came from rank r, in the memory it holds where
+  // that is enough. Any sizes, over 2 GiB included.
   virtual void all_to_all(const Messages& send, Messages& received) = 0;
   Messages all_to_all(const Messages& send) {
     Messages received;

@@ -10,6 +10,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace lamina {
@@ -17,8 +18,6 @@ namespace {
 
 constexpr int64_t kLine = 64;
 constexpr int64_t kHugePage = int64_t{2} << 20;
-
-constexpr int64_t kPage = 4096;
 
 int64_t round_up(int64_t bytes, int64_t unit) {
   return (bytes + unit - 1) / unit * unit;
@@ -28,9 +27,14 @@ int64_t round_up(int64_t bytes, int64_t unit) {
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
 constexpr bool kMaps = true;
 
+int64_t whole_pages(int64_t bytes) {
+  static const int64_t page = sysconf(_SC_PAGESIZE);
+  return round_up(bytes, page);
+}
+
 // Streaming weights would otherwise miss the TLB, and touching them first takes longer than writing them.
 void* map_pages(int64_t bytes) {
-  const int64_t whole = round_up(bytes, kPage) + kHugePage;
+  const int64_t whole = whole_pages(bytes) + kHugePage;
   void* mapped =
       mmap(nullptr, static_cast<size_t>(whole), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
@@ -46,7 +50,7 @@ void* map_pages(int64_t bytes) {
 }
 
 void unmap_pages(void* data, int64_t bytes) {
-  munmap(data, static_cast<size_t>(round_up(bytes, kPage)));
+  munmap(data, static_cast<size_t>(whole_pages(bytes)));
 }
 #else
 constexpr bool kMaps = false;

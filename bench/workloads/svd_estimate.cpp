@@ -126,7 +126,7 @@ void estimate_svd(CaseSpec& spec, SvdTask& task, const SvdMethod& method, int64_
   // Filters that give up leave it to an eigensolver of the whole, as that factorisation does.
   if (seeks || few) {
     spec.passing_bytes = std::max(spec.passing_bytes, find_svd_method("gram")->memory_bytes(
-                                                          shape, Layout::rows, rank, spec.ranks, whole) +
+                                                          shape, lies.layout, rank, spec.ranks, whole) +
                                                           4 * rank * sides / spec.ranks);
   }
   spec.estimated_step_s = step_s;

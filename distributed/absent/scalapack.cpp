@@ -11,7 +11,7 @@ const char* const kAbsent =
 SvdResult absent_run(const Input&, const SvdOptions&, TimedCommunicator&) {
   throw AgreedError(std::string("svd: ") + kAbsent);
 }
-int64_t no_bytes(Shape, int64_t, int, const SvdOptions&) {
+int64_t no_bytes(Shape, Layout, int64_t, int, const SvdOptions&) {
   return 0;
 }
 

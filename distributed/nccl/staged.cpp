@@ -18,7 +18,7 @@ Buffer pinned(int64_t bytes) {
   void* data = nullptr;
   check_cuda(cudaHostAlloc(&data, static_cast<size_t>(bytes), cudaHostAllocDefault),
              "allocating pinned memory");
-  return {data, bytes, [](void* memory) { cudaFreeHost(memory); }};
+  return {data, bytes, [](void* memory, int64_t) { cudaFreeHost(memory); }};
 }
 
 class StagedTransport final : public ForwardingTransport {

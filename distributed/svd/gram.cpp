@@ -305,10 +305,11 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
   const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
   const int64_t digits = few && digits_are_fast() ? digit_bytes(small, rank, options.threads) + vectors : 0;
   const int64_t copy = copied ? 4 * small * share : 0;  // then nothing moves with the panels
-  const int64_t moved = copied ? 2 * std::min(kMovedBytes, copy) : 0;
+  const int64_t moved = copied ? moving_bytes(layout, copy) : 0;
   const int64_t multiplying = vectors + factors + panel + 8 * product + digits;
   const int64_t summing = few ? gram_rows_bytes(shape, ranks, options.threads, coarse) : tiles + panels;
-  return (few ? kHeapBytes : 0) + packed + copy + std::max({moved, summing, solving, multiplying});
+  return (few ? uncounted_bytes(ranks) : 0) + packed + copy +
+         std::max({moved, summing, solving, multiplying});
 }
 
 }  // namespace

@@ -29,12 +29,16 @@ struct Input {
   int64_t small_side() const { return std::min(shape.out_features, shape.in_features); }
 };
 
-// What no method counts: blocks too small to go back to the system at once, MPI's and the BLAS's own, the
-// pages of code that a first call reads. As measured.
-inline constexpr int64_t kHeapBytes = int64_t{2} << 20;
+// What no method counts: blocks too small to go back to the system at once, the BLAS's own, the pages of code
+// that a first call reads, and what MPI keeps for each peer. As measured on up to 32 ranks.
+inline int64_t uncounted_bytes(int ranks) {
+  return (int64_t{2} << 20) + (ranks - 1) * (int64_t{300} << 10);
+}
 
 // That redistribute() sends at a time.
 inline constexpr int64_t kMovedBytes = int64_t{16} << 20;
+// Beside both parts while A of such a layout is copied, `copy` bytes of it a rank.
+int64_t moving_bytes(Layout from, int64_t copy);
 
 // Whether the ranks' parts are pieces of the longer side (of either, where both are as long), as the methods
 // multiply them.

@@ -111,7 +111,8 @@ void for_each_panel(const Input& input, const std::vector<double>& scale, TimedC
   const bool in_place = comm.size() == 1 || (input.distribution.layout == Layout::rows) == sides.long_is_rows;
   Matrix<T> panel;
   together(comm, [&] { panel = Matrix<T>(step, sides.small); });
-  Messages send(static_cast<size_t>(comm.size()));
+  Messages send(static_cast<size_t>(comm.size())),
+      received;  // outside: new memory would be cleared each time
   for (int64_t first = 0; first < shares[0].size(); first += step) {
     const auto chunk = [&](size_t r) {  // of rank r's share
       return Range{std::min(first, shares[r].size()), std::min(first + step, shares[r].size())};
@@ -139,7 +140,7 @@ void for_each_panel(const Input& input, const std::vector<double>& scale, TimedC
             std::memcpy(send[to].data() + static_cast<size_t>(i) * bytes, a.row(i) + begin, bytes);
         }
       }
-      const Messages received = comm.all_to_all(send);
+      comm.all_to_all(send, received);
       for (size_t r = 0; r < received.size(); ++r) {
         const auto* from = reinterpret_cast<const float*>(received[r].data());
         if (sides.long_is_rows) {

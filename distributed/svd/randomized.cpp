@@ -231,8 +231,12 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
   if (take_whole(l, s)) return gram_method().named.memory_bytes(shape, layout, rank, ranks, options);
   const int64_t s_own = partition(s, ranks, kRowBlock)[0].size();
   const int64_t d_own = partition(d, ranks, kRowBlock)[0].size();
-  const int64_t copy = ranks > 1 && !long_side_lies_apart(shape, layout) ? 4 * s * d_own : 0;
-  const int64_t moved = copy > 0 ? 2 * std::min(kMovedBytes, 4 * s * d_own) : 0;
+  // As Products does.
+  const bool in_place =
+      layout == (shape.out_features >= shape.in_features ? Layout::rows : Layout::columns) ||
+      (ranks == 1 && layout != Layout::block_cyclic);
+  const int64_t copy = in_place ? 0 : 4 * s * d_own;
+  const int64_t moved = in_place ? 0 : moving_bytes(layout, copy);
   const int64_t basis = 8 * s_own * l, products = 8 * d_own * l;
   const int64_t sums = ranks > 1 ? 16 * (s - s_own) * l : 0;
   // Coarse products have a factor in bfloat16 too, packed.
@@ -244,7 +248,7 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
       (digits_are_fast() ? digit_bytes(s, l, options.threads) + 4 * kRowBlock * s * options.threads : 0);
   const int64_t eigen = products + basis + 8 * 4 * l * l;
   const int64_t factors = products + basis + 4 * (d_own + s_own) * rank + 8 * 2 * l * rank;
-  return kHeapBytes + copy + std::max({moved, forward, back, project, eigen, factors});
+  return uncounted_bytes(ranks) + copy + std::max({moved, forward, back, project, eigen, factors});
 }
 
 int64_t gpu_bytes(Shape shape, int64_t rank, int ranks, const SvdOptions& options) {

@@ -61,8 +61,8 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
     result = from_rows ? Matrix<float>(shape.out_features, cols[own].size())
                        : Matrix<float>(rows[own].size(), shape.in_features);
   });
+  Messages send(static_cast<size_t>(ranks)), received;  // outside: new memory would be cleared each time
   for (int64_t first = 0; first < longest; first += step) {
-    Messages send(static_cast<size_t>(ranks));
     // Rows of rank r in this chunk, as places in its own range.
     const auto chunk = [&](size_t r) {
       return Range{std::min(first, rows[r].size()), std::min(first + step, rows[r].size())};
@@ -77,7 +77,7 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
           std::memcpy(send[to].data() + 4 * (i - moved.begin) * width, from, static_cast<size_t>(4 * width));
       }
     }
-    const Messages received = comm.all_to_all(send);
+    comm.all_to_all(send, received);
     for (size_t from = 0; from < received.size(); ++from) {
       const Range moved = chunk(from_rows ? from : own);
       const int64_t width = from_rows ? cols[own].size() : cols[from].size();
@@ -92,6 +92,12 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
 }
 
 }  // namespace
+
+int64_t moving_bytes(Layout from, int64_t copy) {
+  // p?gemr2d's share: layout.hpp's kMoveBytes, which a build without ScaLAPACK does not know.
+  constexpr int64_t kByScalapack = int64_t{64} << 20;
+  return from == Layout::block_cyclic ? std::min(kByScalapack, 2 * copy) : 2 * std::min(kMovedBytes, copy);
+}
 
 SpreadMatrix redistribute(Shape shape, const Distribution& from, const Matrix<float>& local,
                           const Distribution& to, Communicator& comm, int threads) {
