@@ -13,6 +13,9 @@ namespace lamina::svd {
 std::string scalapack_absent();
 std::string elpa_absent();
 
+// What moves at a time lies in buffers of so much on each rank, beside both parts.
+inline constexpr int64_t kMoveBytes = int64_t{64} << 20;
+
 // To or from block-cyclic, by psgemr2d. Collective. AgreedError where absent, or the grid does not fit.
 SpreadMatrix scalapack_redistribute(Shape shape, const Distribution& from, const Matrix<float>& local,
                                     const Distribution& to, Communicator& comm, int threads);

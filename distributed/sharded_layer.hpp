@@ -42,8 +42,8 @@ struct Stage {
   int64_t local_in = 0, local_out = 0;  // features this rank reads and computes
   // What its output is: float32, or bfloat16 where ranks sum it in that.
   InputType type = InputType::f32;
-  Buffer
-      output;  // [max_tokens × local_out] of `type`, the device's; unused in the last stage, which writes y
+  // [max_tokens × local_out] of `type`, the device's; unused in the last stage, which writes y.
+  Buffer output;
   Buffer unscattered;  // [ranks × share(max_tokens) × local_out], where sums are scattered: before that
   Buffer payload;  // as large, where the stage reduces: what Part::communicate sums, the same at every call
   Buffer wide;     // as many float32, where the stage sums in bfloat16: its product, and its sums again

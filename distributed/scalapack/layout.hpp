@@ -1,6 +1,7 @@
 // Layouts of a Distribution as ScaLAPACK knows them, and copies between them by p?gemr2d.
 #pragma once
 
+#include "distributed/scalapack.hpp"
 #include "distributed/scalapack/blacs.hpp"
 #include "distributed/svd.hpp"
 
@@ -17,7 +18,6 @@ struct View {
 // The upper left `extent` of one matrix into that of another, whatever their layouts: exact copies. Buffers
 // beside both parts stay within kMoveBytes on each rank. Collective; AgreedError where a grid does not fit
 // the ranks or a part holds 2^31 elements.
-inline constexpr int64_t kMoveBytes = int64_t{64} << 20;
 void move(const View<const float>& from, const View<float>& to, Shape extent, Communicator& comm);
 void move(const View<const double>& from, const View<double>& to, Shape extent, Communicator& comm);
 

@@ -144,12 +144,14 @@ SvdResult zeros(const Input& input, Communicator& comm) {
 
 }  // namespace
 
+bool InLayout::copies(Layout from, Layout to, int ranks) {
+  // Alone, whole rows are whole columns.
+  return from != to && (ranks > 1 || from == Layout::block_cyclic);
+}
+
 InLayout::InLayout(const Input& input, Layout layout, Communicator& comm, int threads)
     : local_(&input.local) {
-  // Alone, whole rows are whole columns.
-  if (input.distribution.layout == layout ||
-      (comm.size() == 1 && input.distribution.layout != Layout::block_cyclic))
-    return;
+  if (!copies(input.distribution.layout, layout, comm.size())) return;
   copy_ = redistribute(input.shape, input.distribution, input.local, {.layout = layout}, comm, threads);
   local_ = &copy_.local;
 }
@@ -202,11 +204,6 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
     if (comm.size() == 1) throw;
     abort_job(comm, fmt::format("svd: {}", error.what()));
   }
-}
-
-bool long_side_lies_apart(Shape shape, Layout layout) {
-  if (shape.out_features == shape.in_features) return layout != Layout::block_cyclic;
-  return layout == (shape.out_features > shape.in_features ? Layout::rows : Layout::columns);
 }
 
 int64_t choose_rank(const std::vector<double>& squares, const Input& input,

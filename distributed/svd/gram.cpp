@@ -199,14 +199,18 @@ Factored turned(const Input& input, const Matrix<double>& vectors, bool coarse, 
   return factored;
 }
 
+// For filters A is read twice, and they leave room for a copy.
+Layout multiplied_in(const Sides& sides, Layout lies, bool few) {
+  if (!few && lies != Layout::block_cyclic) return lies;
+  return sides.long_is_rows ? Layout::rows : Layout::columns;
+}
+
 SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& comm) {
   check_eigensolver(options);
   const Sides sides(given);
   const int threads = options.threads;
-  Layout layout = given.distribution.layout;
   const bool few = gram_by_filters(given.rank, given.shape, options);
-  // For filters A is read twice, and they leave room for a copy.
-  if (few || layout == Layout::block_cyclic) layout = sides.long_is_rows ? Layout::rows : Layout::columns;
+  const Layout layout = multiplied_in(sides, given.distribution.layout, few);
   const InLayout in_layout(given, layout, comm, threads);
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
                     given.norm_squared, given.rank,         given.rest,        given.tiles};
@@ -271,22 +275,18 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   return result;
 }
 
-// As run() does.
-bool is_copied(Shape shape, Layout layout, int ranks, bool few) {
-  return layout == Layout::block_cyclic || (ranks > 1 && few && !long_side_lies_apart(shape, layout));
-}
-
 // Filters have their rows of the Gram matrix, and A where it had to be copied; LAPACK has tiles, on rank 0,
 // while it makes the whole matrix of them, then that and the eigenvectors.
 int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const SvdOptions& options) {
   if (options.device == "cuda") return gpu_host_bytes(shape, rank, ranks);
-  const int64_t small = std::min(shape.out_features, shape.in_features);
-  const int64_t longer = std::max(shape.out_features, shape.in_features);
+  const Sides sides(shape, layout);
+  const int64_t small = sides.small, longer = sides.longer;
   const int64_t side = SymmetricTiles::kSide;
   const int64_t tiles = 8 * (small * small + small * std::min(side, small)) / 2;
   const bool few = gram_by_filters(rank, shape, options);
-  const bool copied = is_copied(shape, layout, ranks, few);
-  const int64_t panel = panel_bytes(shape, copied || long_side_lies_apart(shape, layout) ? 1 : ranks);
+  const Layout multiplied = multiplied_in(sides, layout, few);
+  const bool copied = InLayout::copies(layout, multiplied, ranks);
+  const int64_t panel = panel_bytes(shape, sides.lie_apart(multiplied) ? 1 : ranks);
   const int64_t panels = panel + 8 * side * side * options.threads;
   const int64_t vectors = 8 * rank * small;
   const int64_t blocks = (longer + kRowBlock - 1) / kRowBlock;
@@ -305,7 +305,7 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
   const int64_t product = few ? rank * share : kRowBlock * rank * options.threads;
   const int64_t digits = few && digits_are_fast() ? digit_bytes(small, rank, options.threads) + vectors : 0;
   const int64_t copy = copied ? 4 * small * share : 0;  // then nothing moves with the panels
-  const int64_t moved = copied ? moving_bytes(layout, copy) : 0;
+  const int64_t moved = moving_bytes(layout, copy);
   const int64_t multiplying = vectors + factors + panel + 8 * product + digits;
   const int64_t summing = few ? gram_rows_bytes(shape, ranks, options.threads, coarse) : tiles + panels;
   return (few ? uncounted_bytes(ranks) : 0) + packed + copy +

@@ -40,10 +40,6 @@ inline constexpr int64_t kMovedBytes = int64_t{16} << 20;
 // Beside both parts while A of such a layout is copied, `copy` bytes of it a rank.
 int64_t moving_bytes(Layout from, int64_t copy);
 
-// Whether the ranks' parts are pieces of the longer side (of either, where both are as long), as the methods
-// multiply them.
-bool long_side_lies_apart(Shape shape, Layout layout);
-
 // Adds what passes until its end to one of the phases, but for what the communicator takes.
 class Phase {
  public:
@@ -97,6 +93,7 @@ Method scalapack_f64_method();
 class InLayout {
  public:
   InLayout(const Input& input, Layout layout, Communicator& comm, int threads);
+  static bool copies(Layout from, Layout to, int ranks);
   const Matrix<float>& local() const { return *local_; }
 
  private:

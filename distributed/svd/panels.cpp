@@ -92,12 +92,11 @@ void syrk(int n, int k, const double* a, int ld, double* c) {
 
 }  // namespace
 
-Sides::Sides(const Input& input)
-    : long_is_rows(input.shape.out_features > input.shape.in_features ||
-                   (input.shape.out_features == input.shape.in_features &&
-                    input.distribution.layout != Layout::columns)),
-      small(std::min(input.shape.out_features, input.shape.in_features)),
-      longer(std::max(input.shape.out_features, input.shape.in_features)) {}
+Sides::Sides(Shape shape, Layout layout)
+    : long_is_rows(shape.out_features > shape.in_features ||
+                   (shape.out_features == shape.in_features && layout != Layout::columns)),
+      small(std::min(shape.out_features, shape.in_features)),
+      longer(std::max(shape.out_features, shape.in_features)) {}
 
 template <class T>
 void for_each_panel(const Input& input, const std::vector<double>& scale, TimedCommunicator& comm,
@@ -108,7 +107,7 @@ void for_each_panel(const Input& input, const std::vector<double>& scale, TimedC
   const size_t own = static_cast<size_t>(comm.rank());
   const int64_t step = panel_depth(sides.small, shares[0].size());
   const Matrix<float>& a = input.local;
-  const bool in_place = comm.size() == 1 || (input.distribution.layout == Layout::rows) == sides.long_is_rows;
+  const bool in_place = comm.size() == 1 || sides.lie_apart(input.distribution.layout);
   Matrix<T> panel;
   together(comm, [&] { panel = Matrix<T>(step, sides.small); });
   Messages send(static_cast<size_t>(comm.size())),

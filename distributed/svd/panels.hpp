@@ -12,7 +12,10 @@ namespace lamina::svd {
 
 // A's sides by length. Of equal ones, the side that is cut over ranks counts as the longer.
 struct Sides {
-  explicit Sides(const Input& input);
+  Sides(Shape shape, Layout layout);
+  explicit Sides(const Input& input) : Sides(input.shape, input.distribution.layout) {}
+  // Whether ranks hold pieces of the longer side, of a matrix by rows or columns.
+  bool lie_apart(Layout layout) const { return (layout == Layout::rows) == long_is_rows; }
   bool long_is_rows;
   int64_t small, longer;
 };

@@ -31,8 +31,8 @@ constexpr double kLeastCoarse = 0x1p-40;
 }  // namespace
 
 Products::Products(const Input& input, Communicator& comm, int threads)
-    : long_is_rows_(input.shape.out_features >= input.shape.in_features),
-      a_(input, long_is_rows_ ? Layout::rows : Layout::columns, comm, threads),
+    : long_is_rows_(layout(input.shape) == Layout::rows),
+      a_(input, layout(input.shape), comm, threads),
       comm_(comm),
       threads_(threads),
       long_shares_(

@@ -18,7 +18,10 @@ namespace lamina::svd {
 // side; back sends and receives 8·s·l·(P−1)/P each.
 class Products {
  public:
-  // Moves A once, where its shorter side is the spread one.
+  // Moves A once to this layout, where it lies otherwise.
+  static Layout layout(Shape shape) {
+    return shape.out_features >= shape.in_features ? Layout::rows : Layout::columns;
+  }
   Products(const Input& input, Communicator& comm, int threads);
 
   bool long_is_rows() const { return long_is_rows_; }

@@ -15,6 +15,7 @@
 #include "distributed/svd/digits.hpp"
 #include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/method.hpp"
+#include "distributed/svd/products.hpp"
 
 namespace lamina::svd {
 namespace {
@@ -231,12 +232,8 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
   if (take_whole(l, s)) return gram_method().named.memory_bytes(shape, layout, rank, ranks, options);
   const int64_t s_own = partition(s, ranks, kRowBlock)[0].size();
   const int64_t d_own = partition(d, ranks, kRowBlock)[0].size();
-  // As Products does.
-  const bool in_place =
-      layout == (shape.out_features >= shape.in_features ? Layout::rows : Layout::columns) ||
-      (ranks == 1 && layout != Layout::block_cyclic);
-  const int64_t copy = in_place ? 0 : 4 * s * d_own;
-  const int64_t moved = in_place ? 0 : moving_bytes(layout, copy);
+  const int64_t copy = InLayout::copies(layout, Products::layout(shape), ranks) ? 4 * s * d_own : 0;
+  const int64_t moved = moving_bytes(layout, copy);
   const int64_t basis = 8 * s_own * l, products = 8 * d_own * l;
   const int64_t sums = ranks > 1 ? 16 * (s - s_own) * l : 0;
   // Coarse products have a factor in bfloat16 too, packed.

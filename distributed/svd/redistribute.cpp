@@ -94,9 +94,7 @@ Matrix<float> exchange(Shape shape, bool from_rows, const Matrix<float>& local, 
 }  // namespace
 
 int64_t moving_bytes(Layout from, int64_t copy) {
-  // p?gemr2d's share: layout.hpp's kMoveBytes, which a build without ScaLAPACK does not know.
-  constexpr int64_t kByScalapack = int64_t{64} << 20;
-  return from == Layout::block_cyclic ? std::min(kByScalapack, 2 * copy) : 2 * std::min(kMovedBytes, copy);
+  return std::min(from == Layout::block_cyclic ? kMoveBytes : 2 * kMovedBytes, 2 * copy);
 }
 
 SpreadMatrix redistribute(Shape shape, const Distribution& from, const Matrix<float>& local,

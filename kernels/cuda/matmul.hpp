@@ -1,6 +1,5 @@
 // cuBLASLt's products for layers: Y[M×N] = X[M×K]·W[N×K]ᵀ, all row-major, by the fastest of the algorithms
-// that its heuristic offers. Sums along K are in
-// types.compute until y is written.
+// that its heuristic offers. Sums along K are in types.compute until y is written.
 #pragma once
 
 #include <cublasLt.h>
