@@ -280,8 +280,7 @@ void ShardedLayer::sum(size_t s, std::byte* out, int64_t tokens, Part part, int6
 void ShardedLayer::overlapped(size_t s, int copy, const float* x, std::byte* out, int64_t tokens, Part part,
                               Stream& stream) {
   const Stage& stage = stages_[s];
-  const int64_t token_bytes =
-      stage.local_in * (stage.follows ? int64_t{sizeof(float)} : bytes_of(input_type()));
+  const int64_t token_bytes = stage.local_in * bytes_of(stage.follows ? stages_[s - 1].type : input_type());
   for (int64_t begin = 0, count = first_chunk(stage, tokens); begin < tokens;
        begin += count, count = std::min(later_chunk(tokens), tokens - begin)) {
     const auto* from =

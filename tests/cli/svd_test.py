@@ -273,6 +273,11 @@ class Svd(Case):
         large = {"in_features": 4096, "out_features": 2048, "rank": None, "ranks": 2}
         # Within a tenth; where a sketch grows until it meets an error, no less than what is taken.
         cases = [("rank", {**large, "method": ["gram", "randomized"], "rank": 256}, 0.9),
+                 # Copied by one method and not by the other, and by both.
+                 ("square", {"in_features": 2048, "out_features": 2048, "rank": 128, "layout": "columns",
+                             "method": ["gram", "randomized"], "ranks": 2}, 0.9),
+                 ("columns", {"in_features": 2048, "out_features": 4096, "rank": 256, "layout": "columns",
+                              "method": ["gram", "randomized"], "ranks": 2}, 0.9),
                  ("error", {**large, "method": "gram", "eigensolver": "lapack", "error": 0.7}, 0.9),
                  ("sketch", {**large, "method": "randomized", "error": 0.9}, 0.2)]
         if "scalapack" not in self.absent():

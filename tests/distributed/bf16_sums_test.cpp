@@ -6,12 +6,10 @@
 #include <cmath>
 #include <functional>
 
-#include "distributed/check.hpp"
 #include "distributed/forwarding_transport.hpp"
 #include "distributed/quality.hpp"
-#include "distributed/sharded_layer.hpp"
 #include "kernels/small_floats.hpp"
-#include "tests/distributed/support.hpp"
+#include "tests/distributed/sharded_rig.hpp"
 
 namespace lamina {
 namespace {
@@ -19,19 +17,16 @@ namespace {
 using test::registry;
 using test::world;
 
-struct Rig {
-  Rig(Shape shape, const test::SchemeCase& from, ShardedOptions options) {
+using test::kDense;
+
+struct Rig : test::ShardedRig {
+  Rig(Shape shape, const test::SchemeCase& from, ShardedOptions options)
+      : ShardedRig(shape, from, summing(options)) {}
+  static ShardedOptions summing(ShardedOptions options) {
     options.shard = Shard::row;
     options.bf16_sums = true;
-    original = load_weights(test::MatrixSource(test::random_matrix(shape.out_features, shape.in_features, 3)),
-                            world(), 1);
-    scheme = test::make_scheme(from, shape, registry());
-    weights = compress(*scheme, original, world(), 5);
-    layer = std::make_unique<ShardedLayer>(weights, options, registry(), world());
-    layer->replicate(2);
-    x = test::random_matrix(options.max_tokens, shape.in_features, 9);
+    return options;
   }
-  CheckResult check() { return check_layer(*layer, x, stream, 17); }
   // On every rank, as floats.
   Matrix<float> run() {
     const Matrix<float> local = local_input(*layer, x, {0, x.rows});
@@ -42,16 +37,7 @@ struct Rig {
                                           layer->out_rows(x.rows) * layer->local_out(), layer->output_type());
     return gather_output(*layer, values.data(), x.rows);
   }
-
-  OriginalWeights original;
-  std::unique_ptr<Scheme> scheme;
-  CompressedWeights weights;
-  std::unique_ptr<ShardedLayer> layer;
-  Matrix<float> x;
-  Stream stream;
 };
-
-const test::SchemeCase kDense{"dense", {}};
 
 TEST(Bf16Sums, EverySchemeIsRight) {
   for (const test::SchemeCase& each : test::scheme_cases()) {

@@ -7,9 +7,8 @@
 #include <functional>
 #include <limits>
 
-#include "distributed/check.hpp"
 #include "distributed/quality.hpp"
-#include "tests/distributed/support.hpp"
+#include "tests/distributed/sharded_rig.hpp"
 
 namespace lamina {
 namespace {
@@ -17,32 +16,10 @@ namespace {
 using test::registry;
 using test::world;
 
-// A layer over the ranks that its shard uses: none is one rank's.
-struct Rig {
-  Rig(Shape shape, const test::SchemeCase& from, ShardedOptions options) {
-    comm = options.shard == Shard::none ? make_self_communicator() : world().subset(world().size());
-    original = load_weights(test::MatrixSource(test::random_matrix(shape.out_features, shape.in_features, 3)),
-                            *comm, 1);
-    scheme = test::make_scheme(from, shape, registry());
-    weights = compress(*scheme, original, *comm, 5);
-    layer = std::make_unique<ShardedLayer>(weights, options, registry(), *comm);
-    layer->replicate(2);
-    x = test::random_matrix(options.max_tokens, shape.in_features, 9);
-    for (int64_t t = 0; t < x.rows; ++t) x(t, shape.in_features / 2) *= 20;  // an outlier channel
-  }
-  CheckResult check() { return check_layer(*layer, x, stream, 17); }
-
-  std::unique_ptr<Communicator> comm;
-  OriginalWeights original;
-  std::unique_ptr<Scheme> scheme;
-  CompressedWeights weights;
-  std::unique_ptr<ShardedLayer> layer;
-  Matrix<float> x;
-  Stream stream;
-};
+using Rig = test::ShardedRig;
+using test::kDense;
 
 const Shard kShards[] = {Shard::none, Shard::column, Shard::row};
-const test::SchemeCase kDense{"dense", {}};
 
 // Ranks that rounded their weights where others did not would make sums that no reference has.
 TEST(Sharded, KernelsOfSeveralRanksAreToldToMultiplyWeightsAsTheyAre) {
