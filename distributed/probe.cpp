@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kProbedTokens = 8;
 // Of rounding to bfloat16, half of its last place, with a margin for sizes that are rounded themselves.
-constexpr double kBfloat16Rounding = 0x1.02p-8;
+constexpr double kPartRounding = 0x1.02p-8;
 constexpr double kSumDeviations = 3;  // λ
 
 // A counter-based draw: the same on every rank (splitmix64's finaliser).
@@ -84,7 +84,7 @@ Matrix<double> rounding_of_sums(const std::vector<float>& part, const float* out
   if (!probe.signs.empty()) add_squares(out, ranks - 1);
   for (int64_t row = 0; row < probe.rows(); ++row)
     for (int64_t i = 0; i < features; ++i)
-      sizes(row, i) = kBfloat16Rounding *
+      sizes(row, i) = kPartRounding *
                           (row < probed ? ranks * sizes(row, i) : kSumDeviations * std::sqrt(sizes(row, i))) +
                       ranks * static_cast<double>(row < probed ? 1 : tokens) * kSmallestActivation;
   return sizes;
