@@ -234,9 +234,10 @@ int64_t gram_rows_bytes(Shape shape, int ranks, int threads, bool coarse) {
   const int64_t half = 2 * small * (small + kRowBlock), own = partition(small, ranks, kRowBlock)[0].size();
   const int64_t summing = half + panel_bytes(shape, 1, 4 + (coarse ? 2 : 0)) +
                           4 * kRowBlock * (kMostColumns + kRowBlock) * threads;
-  // Each rank's part comes as it goes; then own rows, and half of them to and from other ranks.
+  // Each rank's part comes as it goes; then own rows, and those halves of them whose other half is with other
+  // ranks, which go and come.
   const int64_t moving = ranks > 1 ? 2 * half : half;
-  const int64_t turning = half + 4 * own * small * 2;
+  const int64_t turning = half + 4 * own * small * (2 * ranks - 1) / ranks;
   return std::max({summing, moving, turning});
 }
 
