@@ -20,8 +20,8 @@ namespace {
 constexpr int64_t kAlign = 32;  // rows and columns as its kernels want them; tokens are filled up to it
 constexpr uint32_t kAddressAlign = 16;
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
-// Its kernels take 64 rows at a time, and where a matrix ends within them read on past the size that it asks for:
-// 512 bytes of 8800 × 320 in bfloat16, by memcheck.
+// Its kernels take 64 rows at a time, and where a matrix ends within them read on past the size that it asks
+// for: 512 bytes of 8800 × 320 in bfloat16, by memcheck.
 constexpr int64_t kReadPastEnd = int64_t{64} << 10;
 
 void check(cusparseStatus_t status, const char* what) {
