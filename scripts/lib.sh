@@ -134,7 +134,7 @@ logged() {
   local log=$1 status=0
   shift
   mkdir -p "$(dirname "$log")"
-  ("$@") >"$log" 2>&1 || status=$?
+  ("$@") >>"$log" 2>&1 || status=$?
   [ "$status" -eq 0 ] || { tail -n 40 "$log" >&2 && say "failed (above; all of it is in $log)"; }
   return "$status"
 }

@@ -15,6 +15,7 @@ folder=build
 first=()
 [ -f "$folder/CMakeCache.txt" ] || first=(-DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF)
 # Nobody who wants a table reads hundreds of lines before it. At a terminal the build shows how far it is, in one.
+rm -f "$folder/quickstart.log"
 logged "$folder/quickstart.log" configure "$preset" "$folder" "${first[@]}"
 if [ -t 2 ]; then
   say "building; about five minutes on two cores the first time"

@@ -26,8 +26,7 @@ double percent(int64_t part, int64_t whole) {
 std::string by_time_text(const std::vector<Rate>& rates) {
   std::string text =
                   "\nThe same where the row takes more time in as many cycles, as on a slower clock (in "
-                  "parentheses: passes as ok "
-                  "or\nfaster):\n\n| pairs |",
+                  "parentheses: passes as ok or\nfaster):\n\n| pairs |",
               rule = "\n|------:|";
   for (const double slowdown : kInjected) {
     text += fmt::format(" {:>13} |", fmt::format("+{:.0f} %", 100 * slowdown));
