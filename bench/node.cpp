@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #ifdef __GLIBC__
 #include <malloc.h>
+#include <omp.h>
 #endif
 #include <sched.h>
 #include <unistd.h>
@@ -105,16 +106,23 @@ std::string field_of(const std::string& path, const std::string& key) {
 }
 
 std::vector<int> affinity() {
-  std::vector<int> cpus;
+  std::set<int> cpus;
   cpu_set_t set;
   CPU_ZERO(&set);
   if (sched_getaffinity(0, sizeof set, &set) == 0)
     for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+      if (CPU_ISSET(cpu, &set)) cpus.insert(cpu);
+  // Where OpenMP binds threads (OMP_PROC_BIND) it has bound the first one before main begins, to one of the
+  // places that all of them have.
+  for (int place = 0; place < omp_get_num_places(); ++place) {
+    std::vector<int> ids(static_cast<size_t>(omp_get_place_num_procs(place)));
+    omp_get_place_proc_ids(place, ids.data());
+    cpus.insert(ids.begin(), ids.end());
+  }
   if (cpus.empty())
     for (unsigned cpu = 0; cpu < std::max(1u, std::thread::hardware_concurrency()); ++cpu)
-      cpus.push_back(static_cast<int>(cpu));
-  return cpus;
+      cpus.insert(static_cast<int>(cpu));
+  return {cpus.begin(), cpus.end()};
 }
 
 std::vector<int> cores_of(const std::vector<int>& cpus, const std::string& root) {

@@ -11,7 +11,7 @@ namespace lamina {
 std::string first_line(const std::string& path);
 // The value of a "KEY: value" line.
 std::string field_of(const std::string& path, const std::string& key);
-// The CPUs that this process may run on.
+// The CPUs that this process may run on, in order, wherever OpenMP has bound its first thread.
 std::vector<int> affinity();
 // The physical cores that these CPUs (hardware threads) belong to, each by its first CPU; a CPU without
 // topology is a core of its own.

@@ -298,7 +298,8 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
                           : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)
                                               : 8 * small * small + std::max(tiles, vectors + 8 * 64 * small);
   // OpenBLAS packs up to 256 rows of one operand as long as the matrix, on each thread, and keeps that.
-  // Filters multiply float32 numbers, and where their products are coarse ones hardly need it.
+  // Filters multiply float32 numbers (the float64 product after them is as narrow as the rank), and where
+  // their products are coarse ones hardly need it.
   const bool coarse = coarse_is_fast();
   const int64_t number = !few ? 8 : coarse ? 0 : 4;
   const int64_t packed = number * 256 * (std::min<int64_t>(small, 13'824) + 512) * options.threads;

@@ -247,7 +247,7 @@ int64_t gram_rows_bytes(Shape shape, int ranks, int threads, bool coarse) {
   // Each rank's part comes as it goes; then own rows, and those halves of them whose other half is with other
   // ranks, which go and come.
   const int64_t moving = ranks > 1 ? 2 * half : half;
-  const int64_t turning = half + 4 * own * small * (2 * ranks - 1) / ranks;
+  const int64_t turning = half + 4 * own * (2 * small - own);
   return std::max({summing, moving, turning});
 }
 

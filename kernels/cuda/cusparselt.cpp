@@ -20,9 +20,9 @@ namespace {
 constexpr int64_t kAlign = 32;  // rows and columns as its kernels want them; tokens are filled up to it
 constexpr uint32_t kAddressAlign = 16;
 constexpr size_t kWorkspaceBytes = size_t{64} << 20;
-// Its kernels take 64 rows at a time, and where a matrix ends within them read on past the size that it asks
-// for: 512 bytes of 8800 × 320 in bfloat16, by memcheck.
-constexpr int64_t kReadPastEnd = int64_t{64} << 10;
+// Its kernels take so many rows at a time, and where a matrix ends within them read on past the size that it
+// asks for: 512 bytes of 8800 × 320 in bfloat16, by memcheck.
+constexpr int64_t kRowsRead = 64;
 
 void check(cusparseStatus_t status, const char* what) {
   if (status != CUSPARSE_STATUS_SUCCESS)
@@ -132,7 +132,9 @@ class SparseLtLayer final : public CudaLayer {
     size_t bytes = 0, passing = 0;
     check(cusparseLtSpMMACompressedSize2(&library().handle, &plan.w, &bytes, &passing), "sizing weights");
     stored_ = static_cast<int64_t>(bytes);
-    weights_ = device.allocate(stored_ + kReadPastEnd);
+    const int64_t lacking = (kRowsRead - rows() % kRowsRead) % kRowsRead;
+    weights_ = device.allocate(stored_ + stored_ / rows() * lacking);
+    if (lacking > 0) device.fill(weights_.data(), 0, weights_.bytes());
     Buffer between = device.allocate(static_cast<int64_t>(passing));
     check(cusparseLtSpMMACompress2(&library().handle, &plan.w, 1, CUSPARSE_OPERATION_NON_TRANSPOSE,
                                    dense.data(), weights_.data(), between.data(), stream),

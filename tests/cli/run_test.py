@@ -191,6 +191,17 @@ class Run(Case):
         self.assertIn('found "avx3"', result.stderr)
         self.assertFalse((self.folder / "none").exists())
 
+    def test_threads_that_openmp_binds_have_all_their_cores(self):
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("one CPU")
+        config = self.write("config.json", tiny(scheme={"type": "int8"}, threads=2))
+        with unittest.mock.patch.dict(os.environ, OMP_PLACES="threads", OMP_PROC_BIND="close"):
+            self.run_ok("run", config, "-o", self.folder / "out")
+        launch = json.loads((self.folder / "out" / "environment.json").read_text())["launches"][-1]
+        self.assertEqual(set(launch["binding"][0]["cpus"]), os.sched_getaffinity(0))
+        for record in self.records(self.folder / "out"):
+            self.assertFalse([text for text in record["warnings"] if "threads on 1 core" in text], record["case"])
+
     def test_avx2_can_be_forced(self):
         flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
         if not {"avx2", "fma"} <= set(flags.split()):
