@@ -84,9 +84,9 @@ Matrix<double> rounding_of_sums(const std::vector<float>& part, const float* out
   if (!probe.signs.empty()) add_squares(out, ranks - 1);
   for (int64_t row = 0; row < probe.rows(); ++row)
     for (int64_t i = 0; i < features; ++i)
-      sizes(row, i) = kPartRounding *
-                          (row < probed ? ranks * sizes(row, i) : kSumDeviations * std::sqrt(sizes(row, i))) +
-                      ranks * static_cast<double>(row < probed ? 1 : tokens) * kSmallestActivation;
+      sizes(row, i) =
+          kPartRounding * (row < probed ? ranks * sizes(row, i) : kSumDeviations * std::sqrt(sizes(row, i))) +
+          ranks * static_cast<double>(row < probed ? 1 : tokens) * kSmallestActivation;
   return sizes;
 }
 
