@@ -182,15 +182,15 @@ Matrix<float> gram_rows(const Input& input, TimedCommunicator& comm, int threads
     const int32_t* from = total;
     std::vector<float> turned(static_cast<size_t>(kRowBlock * kRowBlock));
     // All of it beforehand: a message that grew would lie in memory twice.
-    std::vector<size_t> bytes(ranks);
+    std::vector<size_t> lengths(ranks);
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       for (int64_t step = 1; step < strips.count(b); ++step) {
         const int64_t other = strips.other(b, step);
-        bytes[owner(other)] += static_cast<size_t>(strips.height(b) * strips.height(other)) * sizeof(float);
+        lengths[owner(other)] += static_cast<size_t>(strips.height(b) * strips.height(other)) * sizeof(float);
       }
     }
     for (size_t r = 0; r < ranks; ++r)
-      if (r != own) others[r].reserve(bytes[r]);
+      if (r != own) others[r].reserve(lengths[r]);
     for (int64_t b = blocks.begin; b < blocks.end; ++b) {
       const int64_t width = strips.width(b), height = strips.height(b);
       int64_t at = 0;
