@@ -73,16 +73,25 @@ std::vector<std::string> Machine::warnings_for(int ranks, int threads) const {
       oversubscribed(wanted, fmt::format("a CPU quota of {:.3g}", node.quota));
   }
   std::map<std::string, std::map<int, int>> bound;  // host → core → ranks bound to few that include it
+  std::map<std::string, int>
+      stacked;  // host → ranks bound to more cores than threads, whose threads OpenMP binds
   bool unbound = false;
   const int present = std::min(ranks, static_cast<int>(places.size()));
   for (int rank = 0; rank < present; ++rank) {
     const RankPlace& place = places[static_cast<size_t>(rank)];
     const bool own = static_cast<int>(place.cores.size()) <= threads;
     unbound |= !own;
+    if (!own && place.openmp_binds) ++stacked[place.host];
     if (own)
       for (int core : place.cores) ++bound[place.host][core];
   }
-  if (unbound && present > 1) add("unbound ranks: the system may move them (mpirun --bind-to core)");
+  // Each rank's OpenMP takes the same cores, the first ones.
+  if (std::any_of(stacked.begin(), stacked.end(), [](const auto& host) { return host.second > 1; }))
+    add("unbound ranks share cores: OpenMP binds the threads of each to the same ones (mpirun --bind-to "
+        "core, "
+        "or OMP_PROC_BIND=false)");
+  else if (unbound && present > 1)
+    add("unbound ranks: the system may move them (mpirun --bind-to core)");
   for (int rank = 0; rank < present; ++rank) {
     const RankPlace& place = places[static_cast<size_t>(rank)];
     if (threads > 1 && place.spans_numa)
@@ -142,15 +151,16 @@ Machine inspect_machine(Communicator& world, uint64_t seed, const std::string& d
                       {"blas_warning", blas_threads_warning()},
                       {"sockets", domains_of(cpus, machine.topology.sockets)},
                       {"numa_nodes", domains_of(cpus, machine.topology.numa_nodes)},
-                      {"spans_numa", spans(cpus, machine.topology.numa_nodes)}};
+                      {"spans_numa", spans(cpus, machine.topology.numa_nodes)},
+                      {"openmp_binds", openmp_binds()}};
   const std::string mine = place.dump(-1, ' ', false, Json::error_handler_t::replace);
   for (int rank = 0; rank < world.size(); ++rank) {
     const Json theirs = Json::parse(world.broadcast_text(mine, rank));
-    machine.places.push_back({theirs["host"], theirs["cpus"].get<std::vector<int>>(),
-                              theirs["cores"].get<std::vector<int>>(), theirs["quota"], theirs["node_bytes"],
-                              theirs["process_bytes"], theirs["governor"], theirs["blas_warning"],
-                              theirs["sockets"].get<std::vector<int>>(),
-                              theirs["numa_nodes"].get<std::vector<int>>(), theirs["spans_numa"]});
+    machine.places.push_back(
+        {theirs["host"], theirs["cpus"].get<std::vector<int>>(), theirs["cores"].get<std::vector<int>>(),
+         theirs["quota"], theirs["node_bytes"], theirs["process_bytes"], theirs["governor"],
+         theirs["blas_warning"], theirs["sockets"].get<std::vector<int>>(),
+         theirs["numa_nodes"].get<std::vector<int>>(), theirs["spans_numa"], theirs["openmp_binds"]});
   }
   launch.default_threads = fair_threads(machine.places);
   if (std::any_of(machine.places.begin(), machine.places.end(),

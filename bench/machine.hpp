@@ -23,7 +23,8 @@ struct RankPlace {
   std::string blas_warning;   // of its BLAS's threads
   // That its CPUs belong to; empty where nothing says so.
   std::vector<int> sockets = {}, numa_nodes = {};
-  bool spans_numa = false;  // no NUMA node holds all of its CPUs
+  bool spans_numa = false;    // no NUMA node holds all of its CPUs
+  bool openmp_binds = false;  // its threads, to the first of its CPUs
 };
 
 struct Machine {

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 #ifdef __GLIBC__
 #include <malloc.h>
-#include <omp.h>
 #endif
+#include <omp.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -123,6 +123,10 @@ std::vector<int> affinity() {
     for (unsigned cpu = 0; cpu < std::max(1u, std::thread::hardware_concurrency()); ++cpu)
       cpus.insert(static_cast<int>(cpu));
   return {cpus.begin(), cpus.end()};
+}
+
+bool openmp_binds() {
+  return omp_get_proc_bind() != omp_proc_bind_false;
 }
 
 std::vector<int> cores_of(const std::vector<int>& cpus, const std::string& root) {

@@ -13,6 +13,8 @@ std::string first_line(const std::string& path);
 std::string field_of(const std::string& path, const std::string& key);
 // The CPUs that this process may run on, in order, wherever OpenMP has bound its first thread.
 std::vector<int> affinity();
+// Whether OpenMP binds this process's threads, each to a place of its own (OMP_PROC_BIND).
+bool openmp_binds();
 // The physical cores that these CPUs (hardware threads) belong to, each by its first CPU; a CPU without
 // topology is a core of its own.
 std::vector<int> cores_of(const std::vector<int>& cpus, const std::string& root = "");

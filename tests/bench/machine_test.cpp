@@ -172,6 +172,17 @@ TEST(Machine, WarnsOfUnboundRanksOnlyWhereThereAreSeveral) {
   EXPECT_THAT(unbound.warnings_for(2, 1), ElementsAre(HasSubstr("unbound ranks")));
 }
 
+TEST(Machine, WarnsOfUnboundRanksWhoseThreadsOpenMpBinds) {
+  RankPlace free = place("a", {0, 1, 2, 3}), alone = place("a", {0, 1}), elsewhere = place("b", {0, 1, 2, 3});
+  for (RankPlace* one : {&free, &alone, &elsewhere}) one->openmp_binds = true;
+  EXPECT_THAT(machine_of({free, free}).warnings_for(2, 2), ElementsAre(HasSubstr("OMP_PROC_BIND=false")));
+  EXPECT_THAT(machine_of({free, free}).warnings_for(1, 2), IsEmpty());
+  EXPECT_THAT(machine_of({free, elsewhere}).warnings_for(2, 2),
+              ElementsAre(HasSubstr("the system may move")));
+  EXPECT_THAT(machine_of({alone, place("a", {2, 3})}).warnings_for(2, 2),
+              IsEmpty());  // bound by the launcher too
+}
+
 TEST(Machine, WarnsOfThreadsAcrossNumaNodes) {
   RankPlace across = place("a", {0, 1});
   across.numa_nodes = {0, 1};
