@@ -129,7 +129,7 @@ build() {
   cmake --build "$folder" --parallel "$(nproc)" ${1:+--target "$@"} >&2
 }
 
-# logged LOG COMMAND...: what it prints goes to LOG, and the end of that to stderr where it fails.
+# logged LOG COMMAND...: what it prints is added to LOG, and the end of that to stderr where it fails.
 logged() {
   local log=$1 status=0
   shift

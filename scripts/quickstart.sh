@@ -14,8 +14,8 @@ folder=build
 # The first build makes the program alone; test.sh adds the tests to the same folder.
 first=()
 [ -f "$folder/CMakeCache.txt" ] || first=(-DLAMINA_TESTS=OFF -DLAMINA_MICRO=OFF)
-# Nobody who wants a table reads hundreds of lines before it. At a terminal the build shows how far it is, in one.
 rm -f "$folder/quickstart.log"
+# Nobody who wants a table reads hundreds of lines before it. At a terminal the build shows how far it is, in one.
 logged "$folder/quickstart.log" configure "$preset" "$folder" "${first[@]}"
 if [ -t 2 ]; then
   say "building; about five minutes on two cores the first time"
