@@ -18,10 +18,10 @@ rm -f "$folder/quickstart.log"
 # Nobody who wants a table reads hundreds of lines before it. At a terminal the build shows how far it is, in one.
 logged "$folder/quickstart.log" configure "$preset" "$folder" "${first[@]}"
 if [ -t 2 ]; then
-  say "building; about five minutes on two cores the first time"
+  say "building; five to ten minutes on two cores the first time"
   build "$folder" lamina
 else
-  say "building; about five minutes on two cores the first time; what it prints goes to $folder/quickstart.log"
+  say "building; five to ten minutes on two cores the first time; what it prints goes to $folder/quickstart.log"
   logged "$folder/quickstart.log" build "$folder" lamina
 fi
 
