@@ -61,8 +61,11 @@ class Run(Case):
         for record in records:
             # A machine whose clock never stands still for a block has none.
             if record["cycles_p50"] is not None:
-                ratio = record["cycles_p50"] / (record["latency_us_p50"] * record["core_clock_mhz"])
-                self.assertTrue(0.7 < ratio < 1.4, record)
+                # Cycles are of the blocks in which the clock stood still alone: beside a neighbour on the same core
+                # their median is not that of all samples, but lies among them.
+                microseconds = record["cycles_p50"] / record["core_clock_mhz"]
+                self.assertGreater(microseconds, 0.7 * record["latency_us_min"], record["case"])
+                self.assertLess(microseconds, 1.4 * record["latency_us_p90"], record["case"])
         self.assertTrue(any(record["cycles_p50"] is not None for record in records), records)
         for out, changes in (("cold", {}), ("threads", {"cache": "hot", "threads": 2}),
                              ("large", {"cache": "hot", "in_features": 4096, "out_features": 4096, "scheme": {"type": "dense"}})):
@@ -203,7 +206,8 @@ class Run(Case):
             self.assertFalse([text for text in record["warnings"] if "threads on 1 core" in text], record["case"])
 
     def test_avx2_can_be_forced(self):
-        flags = next((line for line in open("/proc/cpuinfo") if line.startswith("flags")), "")
+        cpuinfo = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in cpuinfo if line.startswith("flags")), "")
         if not {"avx2", "fma"} <= set(flags.split()):
             self.skipTest("this processor has no AVX2")
         config = self.write("config.json", tiny(scheme=[{"type": "int8"}, {"type": "pruned", "pattern": "2:4"}]))
