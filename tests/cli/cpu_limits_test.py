@@ -65,6 +65,12 @@ class Config(unittest.TestCase):
             tokens = {m for layer, m, _, kernel, _ in self.cases if kernel == peer and layer == "gate_up_proj"}
             self.assertLessEqual({1, 16, 512}, tokens, peer)
 
+    def test_small_groups_and_low_rank_are_there(self):
+        for scheme in ("int4-g32-a8", "int4-g64-a8", "lowrank-r512", "dense-bf16-a16"):
+            tokens = {m for layer, m, s, kernel, _ in self.cases
+                      if (layer, s, kernel) == ("gate_up_proj", scheme, "native")}
+            self.assertLessEqual({1, 16, 512}, tokens, scheme)
+
     def test_other_layers_are_there(self):
         for layer in ("o_proj", "down_proj"):
             schemes = {scheme for at, _, scheme, _, _ in self.cases if at == layer}
@@ -105,6 +111,20 @@ class Check(unittest.TestCase):
                      "m512 int8 native 1 threads: 70 GMAC/s a thread, not 75",
                      "m512 int8 native 1 threads: 1.20 times as fast as onednn, not 1.25",
                      "m512 dense-f32 native 1 threads: 0.90 times as fast as openblas, not 1"):
+            self.assertIn(line, result.stdout)
+
+    def test_lists_what_cannot_be_held_to_its_target(self):
+        self.assertIn("no row has a time", self.check(row("int8", 1, 10, status="error")).stdout)
+        result = self.check(row("dense-f32", 512, 10), row("int8", 1, 10, limit_fraction=None),
+                            row("int8", 512, 10, isa="amx", layer="down_proj"),
+                            row("int4-g128-a8", 1, 10, isa="amx", layer="down_proj", limit_fraction=0.84),
+                            row("pruned-75%", 1, 10, speedup_vs_dense=0.9))
+        self.assertEqual(result.returncode, 1)
+        for line in ("m512 dense-f32 native 1 threads: no openblas beside it",
+                     "m1 int8 native 1 threads: no share of a limit",
+                     "down_proj m512 int8 native 1 threads: no onednn beside it",
+                     "down_proj m1 int4-g128-a8 native 1 threads: 84% of the memory limit, not 85%",
+                     "m1 pruned-75% native 1 threads: 0.90 times as fast as dense float32"):
             self.assertIn(line, result.stdout)
 
     def test_says_what_it_wants(self):
