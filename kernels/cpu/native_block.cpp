@@ -1,4 +1,6 @@
 // Pruned in blocks: only kept blocks are stored and multiplied.
+#include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <vector>
 
@@ -13,19 +15,23 @@ class KeptBlocks {
  public:
   KeptBlocks(const Leaf& leaf, int threads)
       : rows_(leaf.rows), height_(leaf.pattern.block_rows), width_(leaf.pattern.block_cols) {
-    const int64_t count = (rows_ + height_ - 1) / height_;
-    std::vector<std::vector<int32_t>> columns(static_cast<size_t>(count));
+    const int64_t count = (rows_ + height_ - 1) / height_, across = (leaf.cols + width_ - 1) / width_;
+    std::vector<uint8_t> kept(static_cast<size_t>(count * across));
     pack_rows(rows_, height_, threads, [&](Range rows) {
       for (int64_t row = rows.begin; row < rows.end; row += height_)
-        for (int64_t col = 0; col < leaf.cols; col += width_)
-          if (any_kept(leaf, {row, std::min(row + height_, rows_)}, {col, std::min(col + width_, leaf.cols)}))
-            columns[static_cast<size_t>(row / height_)].push_back(static_cast<int32_t>(col));
+        for (int64_t c = 0; c < across; ++c)
+          kept[static_cast<size_t>(row / height_ * across + c)] =
+              any_kept(leaf, {row, std::min(row + height_, rows_)},
+                       {c * width_, std::min((c + 1) * width_, leaf.cols)});
     });
+    columns_.reserve(static_cast<size_t>(std::count(kept.begin(), kept.end(), 1)));
     starts_.push_back(0);
     for (int64_t b = 0; b < count; ++b) {
-      const auto& own = columns[static_cast<size_t>(b)];
-      for (int32_t col : own) macs_ += static_cast<double>(rows_of(b) * std::min(width_, leaf.cols - col));
-      columns_.insert(columns_.end(), own.begin(), own.end());
+      for (int64_t c = 0; c < across; ++c) {
+        if (kept[static_cast<size_t>(b * across + c)] == 0) continue;
+        macs_ += static_cast<double>(rows_of(b) * std::min(width_, leaf.cols - c * width_));
+        columns_.push_back(static_cast<int32_t>(c * width_));
+      }
       starts_.push_back(static_cast<int64_t>(columns_.size()));
     }
   }
