@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/sampler.hpp"
@@ -69,8 +70,8 @@ class Ceilings {
   std::vector<float> message_;
   Buffer device_message_;
   int64_t message_elements_ = 0;
-  std::map<int, Series> read_;
-  std::map<Arithmetic, Series> compute_;  // one of those that one loop multiplies
+  std::map<std::pair<int, int>, Series> read_;  // by threads, and forms of CpuOps::read_sum
+  std::map<Arithmetic, Series> compute_;        // one of those that one loop multiplies
   Series latency_, bandwidth_;
   std::vector<DeviceProbe> probes_;  // of a device, their replays and series
   std::vector<std::unique_ptr<Replay>> replays_;

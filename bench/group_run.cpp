@@ -233,7 +233,9 @@ void finish_forward(Entry& entry, const Baseline& dense, const CeilingValues& ce
     record.set("limit_kind", limit.kind);
     record.set("limit_fraction", limit.us / us);
     if (limit.us / us > kOverCeiling)
-      warnings.push_back("faster than the ceiling measured beside it: the machine's speed changed");
+      warnings.push_back(
+          "faster than the ceiling measured beside it: the machine's speed changed, or "
+          "this kernel reads faster than the ceiling's loops");
   }
   if (ceilings.drift > kUnsteady)
     warnings.push_back(

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 
@@ -96,7 +97,15 @@ Matrix<double> reference_activations(const Matrix<float>& x, ActivationRule rule
   for (int64_t s = 0; s < x.rows; ++s) {
     for (size_t c = 0; c + 1 < cuts.size(); ++c) {
       float amax = 0;
-      for (int64_t k = cuts[c]; k < cuts[c + 1]; ++k) amax = std::max(amax, std::fabs(x(s, k)));
+      bool finite = true;
+      for (int64_t k = cuts[c]; k < cuts[c + 1]; ++k) {
+        amax = std::max(amax, std::fabs(x(s, k)));
+        finite = finite && std::isfinite(x(s, k));
+      }
+      if (!finite) {
+        std::fill(out.row(s) + cuts[c], out.row(s) + cuts[c + 1], std::numeric_limits<double>::quiet_NaN());
+        continue;
+      }
       // Below this 127/amax is no finite float: such a segment counts as zero.
       if (amax < kSmallestActivation) continue;
       const float largest = rule == ActivationRule::fp8_per_token ? 448.0f : 127.0f;

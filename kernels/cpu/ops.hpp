@@ -187,8 +187,10 @@ struct CpuOps {
   void (*sum_codes)(const int8_t* codes, int64_t count, int32_t* sums);
 
   // The machine's limits, for the ceilings. read_sum reads `count` floats (a multiple of 256) as wide as it
-  // can; the others work in registers and return something that depends on all of it.
-  float (*read_sum)(const float* data, int64_t count);
+  // can, by loads alone and with lines fetched ahead by instructions: which is faster, processors differ in.
+  // The others work in registers and return something that depends on all of it.
+  static constexpr int kReadForms = 2;
+  float (*read_sum[kReadForms])(const float* data, int64_t count);
   // Multiply-adds of each kind, as the loops above do them; bfloat16 as float32 where no instruction
   // multiplies it.
   struct Probe {

@@ -2,6 +2,7 @@
 // exists.
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -70,7 +71,15 @@ class ReferenceLayer final : public Layer {
       return;
     }
     float amax = 0;
-    for (int64_t k = 0; k < leaf_.cols; ++k) amax = std::max(amax, std::fabs(x[k]));
+    bool finite = true;
+    for (int64_t k = 0; k < leaf_.cols; ++k) {
+      amax = std::max(amax, std::fabs(x[k]));
+      finite = finite && std::isfinite(x[k]);
+    }
+    if (!finite) {
+      std::fill(x_.begin(), x_.end(), std::numeric_limits<double>::quiet_NaN());
+      return;
+    }
     if (amax < kSmallestActivation) {
       std::fill(x_.begin(), x_.end(), 0.0);
       return;

@@ -38,6 +38,11 @@ struct ToFp8 {
   static __device__ int value(uint32_t) { return 0; }
 };
 
+// So that one that is no number is not lost in a maximum, infinite.
+__device__ float magnitude_of(float x) {
+  return isnan(x) ? INFINITY : fabsf(x);
+}
+
 __device__ float largest_of_block(float amax) {
   __shared__ float parts[32];
   for (int offset = 16; offset > 0; offset /= 2) amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, offset));
@@ -71,7 +76,9 @@ struct Codes {
       if (threadIdx.x == 0) extras.code_sums[blockIdx.x] = sum;
     }
     if (threadIdx.x == 0)
-      scales[blockIdx.x] = amax < kSmallestActivation ? 0.0f : __fdiv_rn(amax, To::kLargest);
+      scales[blockIdx.x] = isinf(amax)                  ? NAN
+                           : amax < kSmallestActivation ? 0.0f
+                                                        : __fdiv_rn(amax, To::kLargest);
   }
 };
 template <class To>
@@ -110,7 +117,7 @@ __global__ void __launch_bounds__(kThreads)
     float number[8];
     numbers(i, number);
 #pragma unroll
-    for (const float each : number) amax = fmaxf(amax, fabsf(each));
+    for (const float each : number) amax = fmaxf(amax, magnitude_of(each));
   }
   amax = largest_of_block(amax);
   const float inverse = inverse_of<To>(amax);
@@ -149,7 +156,7 @@ __global__ void __launch_bounds__(1024)
     return to.extras.input_scales != nullptr ? __fdiv_rn(value, to.extras.input_scales[i]) : value;
   };
   float amax = 0;
-  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) amax = fmaxf(amax, fabsf(number(i)));
+  for (int64_t i = threadIdx.x; i < cols; i += blockDim.x) amax = fmaxf(amax, magnitude_of(number(i)));
   amax = largest_of_block(amax);
   const float inverse = inverse_of<To>(amax);
   int sum = 0;
