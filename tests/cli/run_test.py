@@ -216,6 +216,14 @@ class Run(Case):
         native = [record for record in self.records(self.folder / "out") if record["kernel"] == "native"]
         self.assertEqual({(record["isa"], record["status"]) for record in native}, {("avx2", "ok")})
 
+    def test_the_list_says_which_instruction_set_is_in_use(self):
+        with unittest.mock.patch.dict(os.environ, LAMINA_ISA="portable"):
+            lines = [line for line in self.run_ok("list").stdout.splitlines() if line.startswith("  native ")]
+        self.assertGreater(len(lines), 5)
+        for line in lines:
+            if line.split()[1] == "cpu":
+                self.assertTrue(line.endswith("[portable]"), line)
+
     def test_rows_of_a_gpu_that_is_not_there_are_skipped(self):
         if gpus():
             self.skipTest("a GPU answers here")

@@ -203,14 +203,21 @@ inline std::vector<SchemeCase> scheme_cases() {
   const std::vector<Shape> any = {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}};
   const std::vector<Shape> twos = {{131, 256}, {37, 76}, {9, 1156}, {1, 4}};
   const std::vector<Shape> groups = {{131, 256}, {33, 1152}, {7, 128}};
+  // More rows than a group of them, which meets a block of columns before the next one; of wide ones the most
+  // tokens that go at a time are over 1 MiB of float32.
+  const auto and_tall = [](std::vector<Shape> shapes, Shape tall) {
+    shapes.push_back(tall);
+    return shapes;
+  };
+  const Shape tall = {1037, 77}, tall_twos = {1037, 96}, tall_wide = {1037, 1153}, tall_groups = {1037, 1152};
   return {
-      {"dense", "dense", {}, any},
-      {"dense_bf16", "dense", {{"dtype", bf16}}, any},
-      {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, any},
+      {"dense", "dense", {}, and_tall(any, tall_wide)},
+      {"dense_bf16", "dense", {{"dtype", bf16}}, and_tall(any, tall_wide)},
+      {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, and_tall(any, tall)},
       {"dense_fp16", "dense", {{"dtype", std::string("fp16")}}, any, 40, false},
-      {"fp8", "fp8", {}, any},
+      {"fp8", "fp8", {}, and_tall(any, tall_wide)},
       {"fp8_a8", "fp8", {{"activations", std::string("fp8")}}, any, 40, false},
-      {"int8", "int8", {}, {{131, 256}, {37, 77}, {9, 1153}, {1, 1}, {5, 31}}},
+      {"int8", "int8", {}, and_tall(any, tall)},
       // On the CPU the reference alone takes it.
       {"int8_a32", "int8", {{"activations", std::string("f32")}}, any, kMaxTokens, false},
       {"int8_smooth",
@@ -225,11 +232,11 @@ inline std::vector<SchemeCase> scheme_cases() {
       {"int8_long", "int8", {}, {{3, 66001}, {2, 131072}}, 5},
       {"int4_g32", "int4", {{"group", int64_t{32}}}, {{131, 96}, {9, 608}, {7, 32}}},
       {"int4_g64", "int4", {{"group", int64_t{64}}}, {{67, 192}, {5, 64}, {9, 1088}}},
-      {"int4_g128", "int4", {{"group", int64_t{128}}}, groups},
+      {"int4_g128", "int4", {{"group", int64_t{128}}}, and_tall(groups, tall_groups)},
       {"int4_g32_a8",
        "int4",
        {{"group", int64_t{32}}, {"activations", int8}},
-       {{131, 96}, {9, 608}, {7, 32}}},
+       {{131, 96}, {9, 608}, {7, 32}, tall_twos}},
       {"int4_g64_a8",
        "int4",
        {{"group", int64_t{64}}, {"activations", int8}},
@@ -266,16 +273,19 @@ inline std::vector<SchemeCase> scheme_cases() {
        "pruned",
        {{"pattern", block}, {"threshold", std::string("global")}, {"sparsity", 0.75}},
        {{131, 256}, {40, 1040}}},
-      {"unstructured", "pruned", {{"sparsity", 0.5}}, any},
+      {"unstructured", "pruned", {{"sparsity", 0.5}}, and_tall(any, tall)},
       {"unstructured_0", "pruned", {{"sparsity", 0.0}}, {{37, 77}}},
       {"unstructured_95", "pruned", {{"sparsity", 0.95}}, any},
       {"unstructured_long", "pruned", {{"sparsity", 0.9}}, {{3, 66001}}, 5},
-      {"pruned_2_4", "pruned", {{"pattern", text_2_4}}, twos},
+      {"pruned_2_4", "pruned", {{"pattern", text_2_4}}, and_tall(twos, tall_twos)},
       {"pruned_2_4_bf16",
        "pruned",
        {{"pattern", text_2_4}, {"values", nested({{"type", dense}, {"dtype", bf16}})}},
-       twos},
-      {"pruned_2_4_int8", "pruned", {{"pattern", text_2_4}, {"values", int8_values}}, twos},
+       and_tall(twos, tall_twos)},
+      {"pruned_2_4_int8",
+       "pruned",
+       {{"pattern", text_2_4}, {"values", int8_values}},
+       and_tall(twos, tall_twos)},
       {"pruned_2_4_int4",
        "pruned",
        {{"pattern", text_2_4}, {"values", nested({{"type", int4}, {"group", int64_t{32}}})}},
