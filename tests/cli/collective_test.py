@@ -67,6 +67,10 @@ class CollectiveTest(Case):
                                    "message_bytes": [4, {"from": 10, "to": 1000, "factor": 10}], "dtype": "int8"})
         self.assertEqual([record["message_bytes"] for record in records], [4, 10, 100, 1000])
         self.assertEqual({record["communicator"] for record in records}, {"self"})
+        # The next step is past all integers.
+        records = self.run_config({"collective": "all_reduce",
+                                   "message_bytes": {"from": 1 << 24, "to": 1 << 24, "factor": 1 << 40}})
+        self.assertEqual([record["message_bytes"] for record in records], [1 << 24])
 
     def test_compressed_rows_have_their_error(self):
         self.needs_mpi()
