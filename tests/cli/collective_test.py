@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import unittest
 
 import support
@@ -154,6 +155,25 @@ class CollectiveTest(Case):
         (record,) = self.run_config({"collective": "all_reduce", "message_bytes": 100_000, "communicator": "mpi-shm"},
                                     ranks=2, env={"LAMINA_SHM_WINDOW_KIB": "4"})
         self.assertEqual(record["status"], "ok")
+
+    def test_too_little_shared_memory_to_start_names_rank_and_remedy(self):
+        self.needs_mpi()
+        page = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1 none /dev/shm && exec "$@"', "sh"]
+        try:
+            allowed = subprocess.run([*page, "true"], capture_output=True, text=True)
+        except FileNotFoundError:
+            self.skipTest("needs unshare (util-linux)")
+        if allowed.returncode != 0:
+            self.skipTest(f"no mounts of one's own here: {allowed.stderr.strip()}")
+        path = self.write("config.json", config({"collective": "all_reduce", "message_bytes": 64}))
+        # MPI's own messages would want that memory too.
+        result = subprocess.run([*page, *support.command("run", path, "-o", self.folder / "out", ranks=2)],
+                                capture_output=True, text=True, timeout=120,
+                                env={**support.environment(), "OMPI_MCA_btl": "self,tcp"})
+        self.assertNotEqual(result.returncode, 0)
+        kib = os.sysconf("SC_PAGE_SIZE") >> 10  # as small as a file system gets
+        for words in (f"rank 0: expected {2 * kib} KiB free in /dev/shm", f"found {kib} KiB", "--shm-size"):
+            self.assertIn(words, result.stderr)
 
     def test_list_names_what_there_is(self):
         text = self.run_ok("list").stdout
