@@ -84,18 +84,22 @@ class NcclComm {
     watcher_ = std::thread([this] { watch(); });
   }
   ~NcclComm() {
-    if (watcher_.joinable()) {
-      {
-        const std::lock_guard lock(mutex_);
-        over_ = true;
-      }
-      wake_.notify_all();
-      watcher_.join();
-    }
+    stop_watching();
     give_up();
   }
   NcclComm(const NcclComm&) = delete;
   NcclComm& operator=(const NcclComm&) = delete;
+
+  // Before the ranks part: another's end would be taken for its loss.
+  void stop_watching() {
+    if (!watcher_.joinable()) return;
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    wake_.notify_all();
+    watcher_.join();
+  }
 
   ncclComm_t get() const { return work_; }
   // Collective where it is the first on a stream that takes so many multiprocessors, which no capture may be.
@@ -223,6 +227,7 @@ class NcclTransport final : public Transport {
   }
 
   void poll() override { comm_.poll(); }
+  void release() override { comm_.stop_watching(); }
 
  private:
   template <class Calls>

@@ -62,6 +62,12 @@ class OneshotTransport final : public ForwardingTransport {
 
   std::string name() const override { return "nccl-oneshot"; }
 
+  void release() override {
+    for (PeerMemory* memory : {memory_.get(), coded_memory_.get()})
+      if (memory != nullptr) memory->close();
+    ForwardingTransport::release();
+  }
+
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override {
     const std::optional<OneshotType> type = oneshot_type(dtype);
