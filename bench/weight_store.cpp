@@ -178,8 +178,16 @@ std::shared_ptr<const SpreadMatrix> WeightStore::spread(const LayerRef& layer,
 }
 
 Transport& WeightStore::transport(const std::string& name, const std::string& device, Communicator& comm) {
-  auto& slot = transports_[fmt::format("{} {} p{}", name, device, comm.size())];
-  if (!slot) slot = make_transport(name, device, comm);
+  const std::string key = fmt::format("{} {} p{}", name, device, comm.size());
+  if (const auto failed = failed_transports_.find(key); failed != failed_transports_.end())
+    throw AgreedError(failed->second);
+  auto& slot = transports_[key];
+  try {
+    if (!slot) slot = make_transport(name, device, comm);
+  } catch (const AgreedError& e) {
+    failed_transports_[key] = e.what();
+    throw;
+  }
   return *slot;
 }
 

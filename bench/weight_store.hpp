@@ -80,8 +80,8 @@ class WeightStore {
   // The original weights as factorisations take them, beside no other copy.
   std::shared_ptr<const SpreadMatrix> spread(const LayerRef& layer, const Distribution& distribution,
                                              Communicator& comm);
-  // The transport of this name for the ranks' memory on a device, made once for all cases.
-  // Throws AgreedError.
+  // The transport of this name for the ranks' memory on a device, made once for all cases. Throws
+  // AgreedError: where it could not be made, the same at every later call, without another try.
   Transport& transport(const std::string& name, const std::string& device, Communicator& comm);
   // Those over so many ranks; no layer that runs on one may be left.
   void drop_transports(Communicator& comm);

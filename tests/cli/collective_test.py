@@ -148,6 +148,9 @@ class CollectiveTest(Case):
         # `auto` does without.
         (record,) = self.run_config({"collective": "all_reduce", "message_bytes": 64}, ranks=2, env=huge)
         self.assertEqual((record["status"], record["communicator"]), ("ok", "mpi"))
+        (warning,) = [one for one in record["warnings"] if one.startswith("auto: ")]
+        for words in ("auto: mpi-shm: rank 0", "/dev/shm", "LAMINA_SHM_WINDOW_KIB"):
+            self.assertIn(words, warning)
         (record,) = self.run_config({"collective": "all_reduce", "message_bytes": 64, "communicator": "mpi-shm"}, ranks=2,
                                     expect=1, env={"LAMINA_SHM_WINDOW_KIB": "abc"})
         self.assertIn("expected KiB of shared memory", record["reason"])
