@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "distributed/gpu_places.hpp"
 #include "kernels/cpu/core_clock.hpp"
 #include "kernels/gpu_rules.hpp"
 
@@ -105,6 +106,7 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
   const Agreement present = comm.agree(absence(spec, context.registry));
   if (!present.ok) return fail(entry, "skipped", present.message);
   try {
+    if (comm.size() > 1 && spec.identity.text("device") == "cuda") require_own_gpus(comm);
     context.progress("preparing " + spec.name, 0);
     entry.prepared = spec.prepare(context.store, context.registry, comm);
     context.progress("checking " + spec.name, 0);

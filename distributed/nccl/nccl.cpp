@@ -1,7 +1,6 @@
 #include "distributed/nccl/nccl.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -10,6 +9,7 @@
 #include <thread>
 
 #include "distributed/agree.hpp"
+#include "distributed/gpu_places.hpp"
 #include "distributed/set_up.hpp"
 #include "distributed/transports.hpp"
 #include "kernels/cuda/cuda_device.hpp"
@@ -264,26 +264,13 @@ void check_nccl(ncclResult_t status, const char* call) {
                                 why != nullptr ? why : ""));
 }
 
-GpuPlace own_gpu_place() {
-  cuda_properties();  // throws where there is no GPU, and makes this process's the current one
-  int index = 0;
-  check_cuda(cudaGetDevice(&index), "asking for the current GPU");
-  char bus[32] = "", host[256] = "";
-  check_cuda(cudaDeviceGetPCIBusId(bus, sizeof bus, index), "asking for a GPU's PCI bus id");
-  gethostname(host, sizeof host - 1);
-  return {host, bus};
-}
-
 std::string nccl_absence() {
   const DeviceInfo& info = cuda_device_info();
   return info.available ? "" : info.reason;
 }
 
 std::unique_ptr<Transport> make_nccl(Communicator& comm, const TransportOptions& options) {
-  GpuPlace own;
-  together(comm, [&] { own = own_gpu_place(); });
-  const std::string shared = shared_gpus(gather_gpu_places(own, comm));
-  if (!shared.empty()) throw AgreedError("nccl: " + shared);  // the same on every rank
+  require_own_gpus(comm);
   return std::make_unique<NcclTransport>(comm, options);
 }
 

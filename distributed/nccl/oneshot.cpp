@@ -11,6 +11,7 @@
 
 #include "distributed/agree.hpp"
 #include "distributed/forwarding_transport.hpp"
+#include "distributed/gpu_places.hpp"
 #include "distributed/nccl/nccl.hpp"
 #include "distributed/nccl/number_types.hpp"
 #include "distributed/nccl/peer_memory.hpp"
