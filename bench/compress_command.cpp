@@ -194,6 +194,8 @@ int compress_file(const CompressOptions& options, const Registry& registry, Comm
       together(world, [&] { calibration = job.ref.calibrated_by(job.scheme->calibration_tokens()); });
       writer->add(entry, job.scheme->name(), *weights,
                   weights_digest(*store.original(job.ref, world), world, threads), calibration);
+      store.clear();
+      store.drop_transports(world);
       if (!speaks) continue;
       for (const std::string& warning : weights->warnings)
         fmt::print(stderr, "lamina: warning: {}: {}\n", printable(entry), printable(warning));

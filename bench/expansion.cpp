@@ -57,7 +57,10 @@ std::vector<int64_t> range_of(const Json& value, const std::string& pointer, Pro
     problems.add(pointer, fmt::format("expected \"to\" of at least \"from\" ({}), found {}", from, to));
   std::vector<int64_t> all;
   if (problems.items().size() != before) return all;
-  for (int64_t bytes = from; bytes <= to; bytes *= factor) all.push_back(bytes);
+  for (int64_t bytes = from; bytes <= to; bytes *= factor) {
+    all.push_back(bytes);
+    if (bytes > to / factor) break;  // the next would be past the end, and of the integers too
+  }
   return all;
 }
 

@@ -9,6 +9,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "distributed/gpu_places.hpp"
 #include "kernels/cpu/core_clock.hpp"
 #include "kernels/gpu_rules.hpp"
 
@@ -80,6 +81,21 @@ std::function<double(int64_t)> replay_of(Entry& entry, Replay& replay, const Com
   };
 }
 
+// Steps until the case's transport has chosen among its ways. False: there was nothing to choose.
+bool try_ways(Entry& entry, GroupContext& context, const Communicator& comm) {
+  const Transport* used = entry.prepared->transport();
+  if (used == nullptr || comm.size() == 1) return false;
+  const Part part = entry.prepared->collectives() > 0 ? Part::communicate : Part::all;
+  const int64_t first = used->trials();
+  int64_t before = -1;
+  for (int i = 0; i < kMostTrials && used->trials() != before; ++i) {
+    context.progress("trying ways of " + entry.planned->spec->name, 0);
+    before = used->trials();
+    entry.prepared->step(part);
+  }
+  return used->trials() != first;
+}
+
 void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
   const CaseSpec& spec = *entry.planned->spec;
   entry.record = spec.identity;
@@ -90,10 +106,16 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
   const Agreement present = comm.agree(absence(spec, context.registry));
   if (!present.ok) return fail(entry, "skipped", present.message);
   try {
+    if (comm.size() > 1 && spec.identity.text("device") == "cuda") require_own_gpus(comm);
     context.progress("preparing " + spec.name, 0);
     entry.prepared = spec.prepare(context.store, context.registry, comm);
     context.progress("checking " + spec.name, 0);
-    const CheckResult check = entry.prepared->check();
+    CheckResult check = entry.prepared->check();
+    // What is timed goes one way: trials of several end before it, and what comes of them is checked.
+    if (check.passed && try_ways(entry, context, comm)) {
+      context.progress("checking " + spec.name, 0);
+      check = entry.prepared->check();
+    }
     context.progress("comparing " + spec.name, 0);
     const std::optional<Quality> quality = entry.prepared->quality();
     entry.prepared->describe(entry.record);
@@ -106,16 +128,6 @@ void prepare(Entry& entry, GroupContext& context, Communicator& comm) {
       entry.record.set("quality_max_abs", quality->max_abs);
     }
     if (!check.passed) return fail(entry, "invalid", entry.prepared->failure(check));
-    // What is timed goes one way: trials of several end before it.
-    if (const Transport* used = entry.prepared->transport(); used != nullptr && comm.size() > 1) {
-      const Part part = entry.prepared->collectives() > 0 ? Part::communicate : Part::all;
-      int64_t before = -1;
-      for (int i = 0; i < kMostTrials && used->trials() != before; ++i) {
-        context.progress("trying ways of " + spec.name, 0);
-        before = used->trials();
-        entry.prepared->step(part);
-      }
-    }
     const auto capture = [&](Part part, std::unique_ptr<Replay>& replay, Series& series) {
       auto captured = entry.prepared->capture(part);
       replay = std::move(captured.replay);
@@ -264,6 +276,8 @@ void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, 
   if (spec.forward) finish_forward(entry, dense, ceilings, comm, warnings);
   entry.prepared->summarize(record, entry.all);
   for (const std::string& one : entry.prepared->warnings()) warnings.push_back(one);
+  if (const Transport* used = entry.prepared->transport(); used != nullptr && !used->passed_over.empty())
+    warnings.push_back("auto: " + used->passed_over);
   const size_t samples = entry.all.samples_us.size();
   if (entry.all.long_step)
     warnings.push_back(fmt::format("timed {}: a step takes longer than max_seconds",

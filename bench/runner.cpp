@@ -226,8 +226,8 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
     writer = std::make_unique<JsonlWriter>((folder.path / "records.jsonl").string());
   }
   Watchdog watchdog(world, hang_limit_s(config.measure, plan));
+  std::map<int, std::unique_ptr<Communicator>> subsets;  // which the store's transports refer to
   WeightStore store(machine.launch.default_threads);
-  std::map<int, std::unique_ptr<Communicator>> subsets;
   uint64_t seed = config.seed;
   for (const PlannedGroup& group : plan.groups) {
     const int ranks = std::min(group.ranks, world.size());
@@ -251,12 +251,12 @@ void run_groups(const Plan& plan, const RunOptions& options, const Config& confi
         store.clear();
       else if (group.packed_group.empty() || next->packed_group != group.packed_group)
         store.clear_packed();
-      // The memory that so many ranks shared, as soon as it is not wanted again.
+      // What so many ranks shared, as soon as it is not wanted again.
       const bool last =
           std::none_of(&group + 1, plan.groups.data() + plan.groups.size(),
                        [&](const PlannedGroup& one) { return std::min(one.ranks, world.size()) == ranks; });
       if (last) {
-        store.drop_transports("cpu", *comm);
+        store.drop_transports(*comm);
         comm->trim();
       }
       if (speaks) {

@@ -178,14 +178,28 @@ std::shared_ptr<const SpreadMatrix> WeightStore::spread(const LayerRef& layer,
 }
 
 Transport& WeightStore::transport(const std::string& name, const std::string& device, Communicator& comm) {
-  auto& slot = transports_[fmt::format("{} {} p{}", name, device, comm.size())];
-  if (!slot) slot = make_transport(name, device, comm);
+  const std::string key = fmt::format("{} {} p{}", name, device, comm.size());
+  if (const auto failed = failed_transports_.find(key); failed != failed_transports_.end())
+    throw AgreedError(failed->second);
+  auto& slot = transports_[key];
+  try {
+    if (!slot) slot = make_transport(name, device, comm);
+  } catch (const AgreedError& e) {
+    failed_transports_[key] = e.what();
+    throw;
+  }
   return *slot;
 }
 
-void WeightStore::drop_transports(const std::string& device, const Communicator& comm) {
-  const std::string end = fmt::format(" {} p{}", device, comm.size());
-  std::erase_if(transports_, [&](const auto& entry) { return entry.first.ends_with(end); });
+void WeightStore::drop_transports(Communicator& comm) {
+  const auto over_these = [end = fmt::format(" p{}", comm.size())](const auto& entry) {
+    return entry.first.ends_with(end);
+  };
+  for (const auto& entry : transports_)
+    if (over_these(entry) && entry.second) entry.second->release();
+  comm.barrier();
+  std::erase_if(transports_, over_these);
+  std::erase_if(failed_transports_, over_these);
 }
 
 std::shared_ptr<Buffer> WeightStore::buffer(const std::string& purpose, int64_t bytes, Device& device) {

@@ -80,11 +80,11 @@ class WeightStore {
   // The original weights as factorisations take them, beside no other copy.
   std::shared_ptr<const SpreadMatrix> spread(const LayerRef& layer, const Distribution& distribution,
                                              Communicator& comm);
-  // The transport of this name for the ranks' memory on a device, made once for all cases.
-  // Throws AgreedError.
+  // The transport of this name for the ranks' memory on a device, made once for all cases. Throws
+  // AgreedError: where it could not be made, the same at every later call, without another try.
   Transport& transport(const std::string& name, const std::string& device, Communicator& comm);
-  // Those of a device over so many ranks; no layer that runs on one may be left.
-  void drop_transports(const std::string& device, const Communicator& comm);
+  // Those over so many ranks; no layer that runs on one may be left.
+  void drop_transports(Communicator& comm);
   // Memory that the cases of one packed_group share: the same for the same purpose, size and device.
   std::shared_ptr<Buffer> buffer(const std::string& purpose, int64_t bytes, Device& device);
   // The least error of factors of this rank, for cases to leave here and find again; NaN before.
@@ -101,6 +101,7 @@ class WeightStore {
   int threads_;
   // Kept between groups: setting one up may take seconds.
   std::map<std::string, std::unique_ptr<Transport>> transports_;
+  std::map<std::string, std::string> failed_transports_;  // why; a try may take a minute
   std::map<std::string, FactorMemory> factors_;
   std::map<std::string, std::shared_ptr<PackedLayer>> packed_;
   std::map<std::string, std::shared_ptr<Buffer>> buffers_;

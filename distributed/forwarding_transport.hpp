@@ -41,6 +41,7 @@ class ForwardingTransport : public Transport {
   bool capturable() const override { return inner_.capturable(); }
   int64_t trials() const override { return inner_.trials(); }
   void poll() override { inner_.poll(); }
+  void release() override { inner_.release(); }
 
  protected:
   explicit ForwardingTransport(Transport& inner) : inner_(inner) {}  // which must outlive it

@@ -1,10 +1,14 @@
 #include "distributed/gpu_places.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <map>
 #include <utility>
+
+#include "distributed/agree.hpp"
+#include "kernels/cuda/cuda_devices.hpp"
 
 namespace lamina {
 namespace {
@@ -39,6 +43,17 @@ std::string shared_gpus(const std::vector<GpuPlace>& places) {
       "expected a GPU for each rank, found that {} (GPUs by rank: {}); start as many ranks a node as it has "
       "GPUs, or set \"ranks\" to it",
       shared, all);
+}
+
+void require_own_gpus(Communicator& comm) {
+  GpuPlace own;
+  together(comm, [&] {
+    char host[256] = "";
+    gethostname(host, sizeof host - 1);
+    own = {host, cuda_bus_id()};
+  });
+  const std::string shared = shared_gpus(gather_gpu_places(own, comm));
+  if (!shared.empty()) throw AgreedError(shared);  // the same on every rank
 }
 
 AllReduceWay way_of(const std::vector<AllReduceTimes>& times, int64_t bytes) {

@@ -1,4 +1,4 @@
-// Which rank has which GPU, and what follows from it. Knows no CUDA: any topology can be tried.
+// Which rank has which GPU, and what follows from it. Any topology can be tried without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,8 @@ struct GpuPlace {
 std::vector<GpuPlace> gather_gpu_places(const GpuPlace& own, Communicator& comm);
 // Empty where every rank has a GPU of its own; else which ranks share one, every rank's GPU, and what to do.
 std::string shared_gpus(const std::vector<GpuPlace>& places);
+// Collective. AgreedError with that, or where a rank has no GPU.
+void require_own_gpus(Communicator& comm);
 
 // How an all-reduce of a node is done: NCCL's way, each rank's message whole to each other, or in parts.
 enum class AllReduceWay { nccl, one_shot, two_shots };

@@ -34,7 +34,9 @@ std::unique_ptr<Transport> make_transport(const std::string& name, const std::st
       continue;
     }
     try {
-      return type.make(comm, options);
+      std::unique_ptr<Transport> made = type.make(comm, options);
+      made->passed_over = why;
+      return made;
     } catch (const AgreedError& e) {
       // What one transport cannot set up, such as shared memory, the next of `auto` may do without.
       why += (why.empty() ? "" : "; ") + type.name + ": " + e.what();

@@ -63,6 +63,13 @@ class Transport {
   virtual int64_t trials() const { return 0; }
   // Throws what went wrong in calls that have returned. Does not communicate.
   virtual void poll() {}
+  // Lets go of what is other ranks', and heeds no more what becomes of them: each may then see another's end
+  // without taking it for a failure. All ranks call it and meet before any destroys its own; no other call
+  // may follow. Where a job fails transports are destroyed without it.
+  virtual void release() {}
+
+  // What `auto` would have taken before this one, and why it could not be set up. Empty: nothing.
+  std::string passed_over;
 };
 
 struct TransportOptions {

@@ -1,7 +1,9 @@
 #include "distributed/variable.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <stdexcept>
@@ -35,6 +37,23 @@ int64_t agreed_variable(const char* name, const std::string& what, int64_t least
                     "mpirun -x {}",
                     name, smallest, largest, name));
   return value;
+}
+
+std::string agreed_word(const char* name, const std::vector<std::string>& words, Communicator& comm) {
+  const char* text = std::getenv(name);
+  together(comm, [&] {
+    if (text != nullptr && std::find(words.begin(), words.end(), text) == words.end())
+      throw std::invalid_argument(
+          fmt::format("{}: expected one of {}, found \"{}\"", name, fmt::join(words, ", "), text));
+  });
+  const std::string word = text == nullptr ? "" : text, first = comm.broadcast_text(word);
+  comm.require(
+      word == first
+          ? ""
+          : fmt::format("{}: expected the same on all ranks, found \"{}\" and \"{}\"; set it for all: "
+                        "mpirun -x {}",
+                        name, first, word, name));
+  return word;
 }
 
 }  // namespace lamina

@@ -142,7 +142,7 @@ std::unique_ptr<CaseSpec> read_layer(const Params& params, const LaunchInfo& lau
   parts.what = one->model.empty() ? layer.name : one->model + "/" + layer.name;
   parts.layer_name = layer.name;
   parts.shard = shard;
-  parts.overlap = shard == "row" ? overlap : 1;
+  parts.overlap = shard == "none" ? 1 : overlap;
   parts.layers = {spec->ref};
   parts.schemes = {spec->scheme.get()};
   parts.in_features = layer.shape.in_features;

@@ -238,6 +238,10 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
                                    launch.ranks, placement.ranks);
   if (parts.overlap > 1 && placement.ranks > 1 && !on_gpu)
     spec.skip_reason = "overlap: needs a GPU, whose second stream sums while the first computes";
+  if (parts.overlap > 1 && placement.ranks > 1 && parts.shard != "row" && parts.shard != "column-row")
+    spec.skip_reason = fmt::format(
+        "overlap {}: of sums that every rank gets whole, shard row or column-row; with shard {} take 1",
+        parts.overlap, parts.shard);
   if (placement.named_communicator && spec.skip_reason.empty())
     if (const TransportType* type = find_transport(placement.communicator, placement.device);
         type != nullptr && !type->absent.empty())

@@ -121,6 +121,8 @@ std::vector<std::string> SvdCase::warnings() const {
   if (bound_ > asked)
     said.push_back(
         fmt::format("the rank is whole: float32 factors cannot be shown to be within {:.3g}", asked));
+  const Transport* used = task_.options.transport;
+  if (used != nullptr && !used->passed_over.empty()) said.push_back("auto: " + used->passed_over);
   return said;
 }
 

@@ -162,7 +162,12 @@ Launch::Launch(int* argc, char*** argv) {
   MPI_Comm comm = MPI_COMM_NULL;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm), "MPI_Comm_dup");
   state_ = std::make_unique<State>();
-  state_->group = std::make_unique<MpiGroup>(comm);
+  try {
+    state_->group = std::make_unique<MpiGroup>(comm);
+  } catch (const AgreedError&) {
+    MPI_Finalize();  // likewise
+    throw;
+  }
   state_->world = std::make_unique<MpiCommunicator>(*state_->group);
 }
 

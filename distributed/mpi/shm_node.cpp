@@ -1,13 +1,13 @@
 #include "distributed/mpi/shm_node.hpp"
 
 #include <fmt/format.h>
-#include <sys/statvfs.h>
 
 #include <algorithm>
 #include <cstring>
 #include <new>
 
 #include "distributed/mpi/group.hpp"
+#include "distributed/mpi/shm_room.hpp"
 #include "distributed/variable.hpp"
 
 namespace lamina {
@@ -20,7 +20,6 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free,
 constexpr int64_t kSlotBytes = 1 << 20;
 constexpr int64_t kLine = 64;
 constexpr const char* kWindowVariable = "LAMINA_SHM_WINDOW_KIB";
-constexpr const char* kMemory = "/dev/shm";
 
 // The four slots' bytes together.
 int64_t wanted_bytes() {
@@ -102,20 +101,14 @@ void ShmNode::allocate(Communicator& comm) {
                                               kWindowVariable, (4 * kLine * comm.size() + 1023) >> 10,
                                               comm.size(), wanted_bytes() >> 10));
     bytes = static_cast<int64_t>(sizeof(Window)) + 4 * slot_bytes_;
-    // Writing to memory that a file system has no room for ends the process without a word.
-    struct statvfs room {};
     // With a margin: Open MPI wants 5 % more than it is asked for, and where it finds less the others wait
     // for the rank that looked. A rank alone gets memory of its own.
-    const double needed = 1.1 * static_cast<double>(bytes) * local_size_ + (1 << 20);
-    if (local_rank_ == 0 && local_size_ > 1 && statvfs(kMemory, &room) == 0) {
-      const double free = static_cast<double>(room.f_bavail) * static_cast<double>(room.f_frsize);
-      if (needed > free)
-        problem = fmt::format(
-            "expected {:.1f} MiB free in {} for what {} ranks of a node share, found {:.1f} MiB; make it "
-            "larger (docker run --shm-size=1g; mount -o remount,size=1g {}), set {} below {}, or take "
-            "\"communicator\": \"mpi\"",
-            mib(needed), kMemory, local_size_, mib(free), kMemory, kWindowVariable, 4 * slot_bytes_ >> 10);
-    }
+    if (local_rank_ == 0 && local_size_ > 1)
+      problem =
+          too_little_room_in_shm(1.1 * static_cast<double>(bytes) * local_size_ + (1 << 20), local_size_);
+    if (!problem.empty())
+      problem += fmt::format(", set {} below {}, or take \"communicator\": \"mpi\"", kWindowVariable,
+                             4 * slot_bytes_ >> 10);
   } catch (const std::exception& e) {
     problem = e.what();
   }

@@ -1,6 +1,7 @@
 #include "distributed/mpi/start.hpp"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -8,9 +9,11 @@
 #include <chrono>
 #include <new>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "distributed/mpi/group.hpp"
+#include "distributed/mpi/shm_room.hpp"
 #include "distributed/mpi/spin.hpp"
 
 namespace lamina {
@@ -31,6 +34,19 @@ double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// All ranks find the same: before there is a communicator to agree by.
+void require_room(MPI_Comm local, int rank, int size) {
+  if (size == 1) return;  // a rank alone gets memory of its own
+  std::string problem;
+  // A page of the barrier, and one of what the library keeps beside it.
+  if (rank == 0) problem = too_little_room_in_shm(2 * static_cast<double>(sysconf(_SC_PAGESIZE)), size);
+  auto length = static_cast<int>(problem.size());
+  check_mpi(MPI_Bcast(&length, 1, MPI_INT, 0, local), "MPI_Bcast");
+  problem.resize(static_cast<size_t>(length));
+  check_mpi(MPI_Bcast(problem.data(), length, MPI_CHAR, 0, local), "MPI_Bcast");
+  if (!problem.empty()) throw AgreedError("rank 0: " + problem);
+}
+
 }  // namespace
 
 int node_cpus(MPI_Comm local) {
@@ -49,6 +65,7 @@ SharedBarrier::SharedBarrier(MPI_Comm local) {
   check_mpi(MPI_Comm_rank(local, &rank), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(local, &size), "MPI_Comm_size");
   ranks_ = static_cast<uint32_t>(size);
+  require_room(local, rank, size);
   void* base = nullptr;
   // One cache line more than needed: the window's own alignment is the library's.
   const MPI_Aint bytes = rank == 0 ? static_cast<MPI_Aint>(sizeof(State) + alignof(State)) : 0;

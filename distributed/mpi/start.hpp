@@ -12,7 +12,7 @@ namespace lamina {
 // as one cache line travels. Ranks that outnumber the cores yield instead of spinning.
 class SharedBarrier {
  public:
-  // Collective over `local`, whose ranks must share memory.
+  // Collective over `local`, whose ranks must share memory. AgreedError where there is too little of it.
   explicit SharedBarrier(MPI_Comm local);
   SharedBarrier(const SharedBarrier&) = delete;
   SharedBarrier& operator=(const SharedBarrier&) = delete;

@@ -1,7 +1,6 @@
 #include "distributed/nccl/nccl.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -10,6 +9,7 @@
 #include <thread>
 
 #include "distributed/agree.hpp"
+#include "distributed/gpu_places.hpp"
 #include "distributed/set_up.hpp"
 #include "distributed/transports.hpp"
 #include "kernels/cuda/cuda_device.hpp"
@@ -84,18 +84,22 @@ class NcclComm {
     watcher_ = std::thread([this] { watch(); });
   }
   ~NcclComm() {
-    if (watcher_.joinable()) {
-      {
-        const std::lock_guard lock(mutex_);
-        over_ = true;
-      }
-      wake_.notify_all();
-      watcher_.join();
-    }
+    stop_watching();
     give_up();
   }
   NcclComm(const NcclComm&) = delete;
   NcclComm& operator=(const NcclComm&) = delete;
+
+  // Before the ranks part: another's end would be taken for its loss.
+  void stop_watching() {
+    if (!watcher_.joinable()) return;
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    wake_.notify_all();
+    watcher_.join();
+  }
 
   ncclComm_t get() const { return work_; }
   // Collective where it is the first on a stream that takes so many multiprocessors, which no capture may be.
@@ -223,6 +227,7 @@ class NcclTransport final : public Transport {
   }
 
   void poll() override { comm_.poll(); }
+  void release() override { comm_.stop_watching(); }
 
  private:
   template <class Calls>
@@ -259,26 +264,13 @@ void check_nccl(ncclResult_t status, const char* call) {
                                 why != nullptr ? why : ""));
 }
 
-GpuPlace own_gpu_place() {
-  cuda_properties();  // throws where there is no GPU, and makes this process's the current one
-  int index = 0;
-  check_cuda(cudaGetDevice(&index), "asking for the current GPU");
-  char bus[32] = "", host[256] = "";
-  check_cuda(cudaDeviceGetPCIBusId(bus, sizeof bus, index), "asking for a GPU's PCI bus id");
-  gethostname(host, sizeof host - 1);
-  return {host, bus};
-}
-
 std::string nccl_absence() {
   const DeviceInfo& info = cuda_device_info();
   return info.available ? "" : info.reason;
 }
 
 std::unique_ptr<Transport> make_nccl(Communicator& comm, const TransportOptions& options) {
-  GpuPlace own;
-  together(comm, [&] { own = own_gpu_place(); });
-  const std::string shared = shared_gpus(gather_gpu_places(own, comm));
-  if (!shared.empty()) throw AgreedError("nccl: " + shared);  // the same on every rank
+  require_own_gpus(comm);
   return std::make_unique<NcclTransport>(comm, options);
 }
 

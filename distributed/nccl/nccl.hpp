@@ -8,16 +8,12 @@
 #include <string>
 #include <vector>
 
-#include "distributed/gpu_places.hpp"
 #include "distributed/transport.hpp"
 
 namespace lamina {
 
 // Throws DeviceError with NCCL's words unless the call succeeded.
 void check_nccl(ncclResult_t status, const char* call);
-
-// The host and PCI bus id of this process's GPU.
-GpuPlace own_gpu_place();
 
 // Collective. AgreedError where two ranks share a GPU, or where NCCL cannot be set up in time.
 std::unique_ptr<Transport> make_nccl(Communicator& comm, const TransportOptions& options);

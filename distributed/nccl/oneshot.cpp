@@ -4,17 +4,19 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
 #include "distributed/agree.hpp"
 #include "distributed/forwarding_transport.hpp"
+#include "distributed/gpu_places.hpp"
 #include "distributed/nccl/nccl.hpp"
 #include "distributed/nccl/number_types.hpp"
 #include "distributed/nccl/peer_memory.hpp"
 #include "distributed/transports.hpp"
+#include "distributed/variable.hpp"
 #include "kernels/cuda/compressed.hpp"
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
@@ -29,7 +31,8 @@ constexpr int kCalls = 20, kRounds = 5;
 
 class OneshotTransport final : public ForwardingTransport {
  public:
-  OneshotTransport(Communicator& comm, const TransportOptions& options)
+  // `forced`: the way at every size; empty: the fastest that is measured.
+  OneshotTransport(Communicator& comm, const TransportOptions& options, const std::string& forced)
       : ForwardingTransport(make_nccl(comm, options)) {
     // Between nodes there is no memory to store into, and one rank has nobody to tell.
     if (comm.nodes() > 1 || comm.size() == 1 || comm.size() > kOneshotRanks) return;
@@ -55,12 +58,19 @@ class OneshotTransport final : public ForwardingTransport {
     group_.epochs = epochs_.as<uint32_t>();
     coded_group_.epochs = coded_epochs_.as<uint32_t>();
     comm.barrier();  // nobody stores where another has yet to clear
-    // The variable lets tests, and who compares, reach each way at every size.
-    const char* forced = std::getenv("LAMINA_ALL_REDUCE");
-    if (forced == nullptr || !force(forced)) measure(comm, device);
+    if (forced.empty())
+      measure(comm, device);
+    else
+      force(forced);
   }
 
   std::string name() const override { return "nccl-oneshot"; }
+
+  void release() override {
+    for (PeerMemory* memory : {memory_.get(), coded_memory_.get()})
+      if (memory != nullptr) memory->close();
+    ForwardingTransport::release();
+  }
 
   void all_reduce(const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
                   Stream& stream) override {
@@ -93,11 +103,10 @@ class OneshotTransport final : public ForwardingTransport {
   }
 
  private:
-  bool force(std::string_view way) {
+  void force(std::string_view way) {
     constexpr int64_t any = INT64_MAX;
     if (way == "one-shot") times_ = {{.bytes = any, .nccl_us = 2, .one_shot_us = 1}};
     if (way == "two-shots") times_ = {{.bytes = any, .nccl_us = 2, .two_shots_us = 1}};
-    return way == "nccl" || !times_.empty();
   }
 
   void all_reduce_by(AllReduceWay way, const void* in, void* out, int64_t count, DType dtype, ReduceOp op,
@@ -165,7 +174,9 @@ TransportType nccl_oneshot_transport() {
   type.name = "nccl-oneshot";
   type.help += "; short all-reduces within a node by Lamina's own kernels";
   type.make = [](Communicator& comm, const TransportOptions& options) -> std::unique_ptr<Transport> {
-    return std::make_unique<OneshotTransport>(comm, options);
+    // Lets tests, and who compares, reach each way at every size.
+    const std::string forced = agreed_word("LAMINA_ALL_REDUCE", {"one-shot", "two-shots", "nccl"}, comm);
+    return std::make_unique<OneshotTransport>(comm, options, forced);
   };
   return type;
 }

@@ -19,6 +19,10 @@ Device* cuda_device() {
   return nullptr;
 }
 
+std::string cuda_bus_id() {
+  throw DeviceError("cuda: " + cuda_device_info().reason);
+}
+
 void cuda_silu_gate(const float*, void*, InputType, int64_t, int64_t, Stream&) {
   throw DeviceError("cuda: " + cuda_device_info().reason);
 }

@@ -346,6 +346,15 @@ const CudaProperties& cuda_properties() {
   return the_device()->properties();
 }
 
+std::string cuda_bus_id() {
+  cuda_properties();  // throws where there is no GPU, and makes this process's the current one
+  int index = 0;
+  check_cuda(cudaGetDevice(&index), "asking for the current GPU");
+  char bus[32] = "";
+  check_cuda(cudaDeviceGetPCIBusId(bus, sizeof bus, index), "asking for a GPU's PCI bus id");
+  return bus;
+}
+
 void choose_gpu(int local_rank) {
   chosen_gpu = std::max(local_rank, 0);
 }

@@ -1,6 +1,8 @@
 // What the rest of the program sees of CUDA. Built from cuda/ where CUDA is enabled, else from absent/.
 #pragma once
 
+#include <string>
+
 #include "kernels/device.hpp"
 #include "kernels/layer.hpp"
 
@@ -15,6 +17,8 @@ void choose_gpu(int local_rank);
 const DeviceInfo& cuda_device_info();
 // Null where no GPU answers. The first call makes its context.
 Device* cuda_device();
+// The PCI bus id of the process's GPU. Throws DeviceError where it has none.
+std::string cuda_bus_id();
 // hidden[t][i] = silu(gate[t][i])·up[t][i] of gate_up [tokens × 2·width], gates first, as the next layer
 // reads it: float32, or bfloat16 or float16 by their activation rules. Puts one launch on the stream; throws
 // DeviceError.

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import unittest
 
 import support
@@ -67,6 +68,10 @@ class CollectiveTest(Case):
                                    "message_bytes": [4, {"from": 10, "to": 1000, "factor": 10}], "dtype": "int8"})
         self.assertEqual([record["message_bytes"] for record in records], [4, 10, 100, 1000])
         self.assertEqual({record["communicator"] for record in records}, {"self"})
+        # The next step is past all integers.
+        records = self.run_config({"collective": "all_reduce",
+                                   "message_bytes": {"from": 1 << 24, "to": 1 << 24, "factor": 1 << 40}})
+        self.assertEqual([record["message_bytes"] for record in records], [1 << 24])
 
     def test_compressed_rows_have_their_error(self):
         self.needs_mpi()
@@ -143,6 +148,9 @@ class CollectiveTest(Case):
         # `auto` does without.
         (record,) = self.run_config({"collective": "all_reduce", "message_bytes": 64}, ranks=2, env=huge)
         self.assertEqual((record["status"], record["communicator"]), ("ok", "mpi"))
+        (warning,) = [one for one in record["warnings"] if one.startswith("auto: ")]
+        for words in ("auto: mpi-shm: rank 0", "/dev/shm", "LAMINA_SHM_WINDOW_KIB"):
+            self.assertIn(words, warning)
         (record,) = self.run_config({"collective": "all_reduce", "message_bytes": 64, "communicator": "mpi-shm"}, ranks=2,
                                     expect=1, env={"LAMINA_SHM_WINDOW_KIB": "abc"})
         self.assertIn("expected KiB of shared memory", record["reason"])
@@ -150,6 +158,25 @@ class CollectiveTest(Case):
         (record,) = self.run_config({"collective": "all_reduce", "message_bytes": 100_000, "communicator": "mpi-shm"},
                                     ranks=2, env={"LAMINA_SHM_WINDOW_KIB": "4"})
         self.assertEqual(record["status"], "ok")
+
+    def test_too_little_shared_memory_to_start_names_rank_and_remedy(self):
+        self.needs_mpi()
+        page = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=1 none /dev/shm && exec "$@"', "sh"]
+        try:
+            allowed = subprocess.run([*page, "true"], capture_output=True, text=True)
+        except FileNotFoundError:
+            self.skipTest("needs unshare (util-linux)")
+        if allowed.returncode != 0:
+            self.skipTest(f"no mounts of one's own here: {allowed.stderr.strip()}")
+        path = self.write("config.json", config({"collective": "all_reduce", "message_bytes": 64}))
+        # MPI's own messages would want that memory too.
+        result = subprocess.run([*page, *support.command("run", path, "-o", self.folder / "out", ranks=2)],
+                                capture_output=True, text=True, timeout=120,
+                                env={**support.environment(), "OMPI_MCA_btl": "self,tcp"})
+        self.assertNotEqual(result.returncode, 0)
+        kib = os.sysconf("SC_PAGE_SIZE") >> 10  # as small as a file system gets
+        for words in (f"rank 0: expected {2 * kib} KiB free in /dev/shm", f"found {kib} KiB", "--shm-size"):
+            self.assertIn(words, result.stderr)
 
     def test_list_names_what_there_is(self):
         text = self.run_ok("list").stdout

@@ -252,7 +252,9 @@ class GpuFaultTest(Launches):
         with open(path, "w") as file:
             json.dump({"name": "shared", "measure": {"min_samples": 5, "max_seconds": 0.05}, "experiments": [
                 {"workload": "collective", "collective": "all_reduce", "message_bytes": 4096, "device": "cuda",
-                 "communicator": communicator} for communicator in ("nccl", "nccl-oneshot")] + [
+                 "communicator": communicator} for communicator in ("nccl", "nccl-oneshot", "auto", "mpi")] + [
+                {"workload": "layer", "in_features": 96, "out_features": 64, "tokens": 2, "device": "cuda", "shard": "column",
+                 "scheme": {"type": "dense", "dtype": "bf16"}},
                 {"workload": "svd", "in_features": 512, "out_features": 384, "rank": 16, "device": "cuda",
                  "communicator": "nccl"}]}, file)
         ranks = gpus() + 1
@@ -262,7 +264,7 @@ class GpuFaultTest(Launches):
         self.assertEqual(done.returncode, 1, done.stderr)
         with open(os.path.join(os.path.dirname(path), "out", "records.jsonl")) as lines:
             records = [json.loads(line) for line in lines]
-        self.assertEqual(len(records), 3)
+        self.assertEqual(len(records), 6)
         for record in records:
             self.assertEqual(record["status"], "error")
             self.assertIn(f"ranks 0, {ranks - 1} share GPU", record["reason"])

@@ -91,6 +91,17 @@ class Run(Case):
                     expected = 0 if shard == "column" else 2 * 4 * (16 if "lowrank" in record["scheme"] else 131)
                     self.assertEqual(record["comm_bytes"], expected)
 
+    def test_overlap_is_of_sums_that_all_get_whole(self):
+        self.needs_mpi()
+        mlp = {"workload": "mlp", "in_features": None, "out_features": None, "hidden": 128, "intermediate": 256}
+        for changes, whole in (({"shard": ["row", "column", "sequence"]}, "row"),
+                               ({**mlp, "shard": ["column-row", "sequence"]}, "column-row")):
+            _, records = self.run_tiny(out=whole, ranks=2, overlap=3, scheme={"type": "dense"}, **changes)
+            for record in records:
+                self.assertEqual((record["status"], record["overlap"]), ("skipped", 3), record)
+                reason = "needs a GPU" if record["shard"] == whole else f"with shard {record['shard']} take 1"
+                self.assertIn(reason, record["reason"])
+
     def test_mlp(self):
         changes = {"workload": "mlp", "in_features": None, "out_features": None, "hidden": 128,
                    "intermediate": [320, 384], "scheme": [{"type": "dense"}, {"type": "int8"}]}

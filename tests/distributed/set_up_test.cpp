@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
+#include "bench/weight_store.hpp"
 #include "tests/distributed/support.hpp"
 
 namespace lamina {
@@ -82,6 +85,32 @@ TEST(SetUpOfRanks, CountsTheTimeOfEarlierSteps) {
   EXPECT_LT(outcome.seconds, 1.6);  // a second of its own would end after 1.7
   EXPECT_THAT(outcome.message, HasSubstr("not set up within"));
   EXPECT_EQ(world().sum(1), world().size());
+}
+
+// A row may not wait a minute for what an earlier one waited for in vain.
+TEST(SetUpOfRanks, IsNotTriedAgainByLaterRows) {
+  if (world().size() == 1) GTEST_SKIP() << "one rank shares no memory";
+  world().trim();  // memory that is there already is taken as it is
+  WeightStore store(1);
+  const auto problem = [&] {
+    try {
+      store.transport("mpi-shm", "cpu", world());
+    } catch (const AgreedError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  const char* const usual = std::getenv("LAMINA_SHM_WINDOW_KIB");
+  const std::string kept = usual == nullptr ? "" : usual;
+  setenv("LAMINA_SHM_WINDOW_KIB", "much", 1);
+  const std::string first = problem();
+  kept.empty() ? unsetenv("LAMINA_SHM_WINDOW_KIB") : setenv("LAMINA_SHM_WINDOW_KIB", kept.c_str(), 1);
+  EXPECT_THAT(first, HasSubstr("found \"much\""));
+  EXPECT_EQ(problem(), first);
+  store.drop_transports(world());
+  EXPECT_EQ(problem(), "");  // those that come after are tried anew
+  store.drop_transports(world());
+  world().trim();
 }
 
 }  // namespace

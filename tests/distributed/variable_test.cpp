@@ -1,4 +1,4 @@
-// Environment variables with numbers, that ranks must have alike.
+// Environment variables with numbers and words, that ranks must have alike.
 #include "distributed/variable.hpp"
 
 #include <gtest/gtest.h>
@@ -51,6 +51,29 @@ TEST(Variable, OverlapIsTheSameOnAllRanks) {
   EXPECT_NE(message("65").find("0 to 64, found \"65\""), std::string::npos) << message("65");
   const std::string differ = message(world().rank() == 0 ? "8" : "16");
   EXPECT_NE(differ.find("the same on all ranks, found 8 and 16"), std::string::npos) << differ;
+}
+
+TEST(Variable, IsAWordOfThoseThatThereAre) {
+  constexpr const char* kWord = "LAMINA_ALL_REDUCE";
+  const auto said = [&](const char* value) -> std::string {
+    if (value != nullptr) setenv(kWord, value, 1);
+    std::string text;
+    try {
+      text = agreed_word(kWord, {"one-shot", "nccl"}, world());
+    } catch (const AgreedError& e) {
+      text = e.what();
+    }
+    unsetenv(kWord);
+    return text;
+  };
+  EXPECT_EQ(said(nullptr), "");
+  EXPECT_EQ(said("nccl"), "nccl");
+  for (const char* bad : {"", "oneshot", "nccl "})
+    EXPECT_NE(said(bad).find("expected one of one-shot, nccl, found \""), std::string::npos) << said(bad);
+  if (world().size() == 1) return;
+  const std::string differ = said(world().rank() == 0 ? "nccl" : "one-shot");
+  EXPECT_NE(differ.find("the same on all ranks, found \"nccl\" and \"one-shot\""), std::string::npos)
+      << differ;
 }
 
 }  // namespace
