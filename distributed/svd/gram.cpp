@@ -91,11 +91,13 @@ void divide_out(const Input& input, const Matrix<double>& vectors, Factored& fac
           double sum = 0;
           for (int64_t i = 0; i < rows; ++i) {
             float* out = factored.longer.row(first + begin + i);
+            double of_row = 0;
             for (int64_t j = 0; j < r; ++j) {
               const double t = product[i * r + j];
-              sum += t * t;
+              of_row += t * t;
               out[j] = static_cast<float>(t / factored.sigma[static_cast<size_t>(j)]);
             }
+            sum += of_row;
           }
           squares[static_cast<size_t>((first + begin) / kRowBlock)] = sum;
         });
@@ -246,7 +248,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     const Phase phase(result.phases.eigensolve_s, comm);
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input,
-                         [&](double rho, int64_t r) { return gram_bound(rho, sides.small, r); });
+                         [&](double rho, int64_t r) { return gram_bound(rho, given.shape, r); });
     };
     pairs = eigenpairs(std::move(tiles), choose, options, sides.small, comm, result.solved_by);
     factored = {};  // of a try by filters, too
