@@ -151,7 +151,8 @@ bool is_too_coarse(const Input& input, const Factored& factored) {
 }
 
 // U, V and σ from T by the eigenvectors of TᵀT: of about the leading directions alone, none of them small.
-// Where these are `coarse` and leave too little out, what they leave alone.
+// Where these are `coarse` and leave too little out, what they leave alone; no σ where some are small after
+// all, as directions are that A does not have: of a side so large that rounding hides that from filters.
 Factored turned(const Input& input, const Matrix<double>& vectors, bool coarse, int64_t long_rows,
                 TimedCommunicator& comm, int threads, SvdPhases& phases) {
   const int64_t r = vectors.rows;
@@ -182,12 +183,14 @@ Factored turned(const Input& input, const Matrix<double>& vectors, bool coarse, 
     pairs = sketch_eigen(
         std::move(tiles), [&](const std::vector<double>&) { return r; }, comm);
   }
+  std::vector<double> sigma = roots(pairs.values, r);
+  if (needs_polish(sigma)) return factored;
   const Phase phase(phases.multiply_s, comm);
   together(comm, [&] {
     Matrix<double> w = transposed(pairs.vectors);
     factored.small = small_times(vectors, share, w, threads);
     factored.longer = Matrix<float>(tall.rows, r);
-    factored.sigma = roots(pairs.values, r);
+    factored.sigma = std::move(sigma);
     for (int64_t k = 0; k < r; ++k) {
       for (int64_t j = 0; j < r; ++j) w(k, j) /= factored.sigma[static_cast<size_t>(j)];
     }
@@ -240,6 +243,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   if (filtered) {
     result.solved_by = "filters";
   } else {
+  filtered = filtered && !factored.sigma.empty();
     SymmetricTiles tiles;
     {
       const Phase phase(result.phases.multiply_s, comm);
