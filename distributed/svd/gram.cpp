@@ -216,10 +216,13 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   const int threads = options.threads;
   const bool few = gram_by_filters(given.rank, given.shape, options);
   const Layout layout = multiplied_in(sides, given.distribution.layout, few);
-  const InLayout in_layout(given, layout, comm, threads);
+  SvdResult result;
+  const InLayout in_layout = [&] {
+    const Phase phase(result.phases.communicate_s, comm);
+    return InLayout(given, layout, comm, threads);
+  }();
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
                     given.norm_squared, given.rank,         given.rest,        given.tiles};
-  SvdResult result;
   const size_t own = static_cast<size_t>(comm.rank());
   const int64_t long_rows = partition(sides.longer, comm.size(), kRowBlock)[own].size();
   Eigenpairs pairs;
