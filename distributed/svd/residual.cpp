@@ -150,6 +150,9 @@ class SvdFactorizer final : public Factorizer {
       if (comm_.size() == 1) throw;
       abort_job(comm_, fmt::format("whitening: {}", error.what()));
     }
+    } catch (const std::bad_alloc&) {
+      if (comm_.size() == 1) throw AgreedError(kOutOfMemory);
+      abort_job(comm_, fmt::format("whitening: {}", kOutOfMemory));
   }
 
   // Lengths of V's columns, over all ranks' rows: by blocks of rows, in order.
