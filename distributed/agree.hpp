@@ -9,6 +9,8 @@
 
 namespace lamina {
 
+inline constexpr const char* kOutOfMemory = "out of memory; use fewer or smaller layers, or more ranks";
+
 // Runs `work`, then require()s that it succeeded on every rank: throws AgreedError on all when it failed on
 // any. `work` must not communicate, or only through code that itself agrees, whose AgreedError passes
 // through. Collective. A rank that fails before such a nested agreement meets the others in that one: it is
@@ -21,7 +23,7 @@ void together(Communicator& comm, Work&& work) {
   } catch (const AgreedError&) {
     throw;
   } catch (const std::bad_alloc&) {
-    message = "out of memory; use fewer or smaller layers, or more ranks";
+    message = kOutOfMemory;
   } catch (const std::exception& error) {
     message = *error.what() ? error.what() : "an exception without a message";
   } catch (...) {

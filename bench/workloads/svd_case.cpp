@@ -62,7 +62,9 @@ void SvdCase::step(Part /*part*/) {
 double SvdCase::optimal_error(const SvdResult& result) {
   const auto rank = static_cast<int64_t>(result.singular_values.size());
   double& known = store_.optimal_error(task_.ref, rank, comm_);
-  if (!std::isnan(result.optimal_error)) known = result.optimal_error;
+  // Of singular values in float32 it is no better than these: one of float64 stays.
+  const bool coarse = result.computed_by == "lapack" || result.computed_by == "scalapack";
+  if (!std::isnan(result.optimal_error) && (std::isnan(known) || !coarse)) known = result.optimal_error;
   if (std::isnan(known) && task_.seek_optimum && rank > 0) {
     SvdOptions options = task_.options;
     options.method = "gram";

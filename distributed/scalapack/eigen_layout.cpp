@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "distributed/agree.hpp"
 #include "distributed/compress.hpp"
 #include "distributed/partition.hpp"
 
@@ -50,7 +51,8 @@ int64_t BlockCyclic::vector_cols(int64_t count) const {
 
 Matrix<double> BlockCyclic::gather(const std::vector<double>& vectors, int64_t width, int64_t count,
                                    Communicator& comm) const {
-  Matrix<double> all(count, size);
+  Matrix<double> all;
+  together(comm, [&] { all = Matrix<double>(count, size); });
   const std::vector<Range> slabs = partition(count, comm.size(), kRowBlock);
   double* own = all.row(slabs[static_cast<size_t>(comm.rank())].begin);
   move({{width, size}, distribution, vectors.data()}, View<double>{{count, size}, {}, own}, {count, size},

@@ -97,8 +97,11 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
          "elements of a part");
 
   SvdResult result;
-  SpreadMatrix blocks =
-      scalapack_redistribute(shape, input.distribution, input.local, d, comm, options.threads);
+  SpreadMatrix blocks;
+  {
+    const Phase phase(result.phases.communicate_s, comm);
+    blocks = scalapack_redistribute(shape, input.distribution, input.local, d, comm, options.threads);
+  }
   const Grid grid = grid_of(comm, 0, d.grid_cols, d.grid_rows);
   // As it sees them: A's right vectors are its U [m × small], A's left ones its Vᵀ [small × n].
   const Shape right_shape{small, m}, left_shape{n, small};

@@ -34,7 +34,10 @@ class HostBasis final : public Basis {
   HostBasis(const Input& input, const SvdOptions& options, TimedCommunicator& comm)
       : options_(options),
         comm_(comm),
-        a_(input, comm, options.threads),
+        a_([&] {
+          const Phase phase(phases_.communicate_s, comm);
+          return Products(input, comm, options.threads);
+        }()),
         norm_squared_(input.norm_squared),
         digits_may_do_(input.tiles && (input.rank > 0 || input.rest >= kLeastRest)) {}
 

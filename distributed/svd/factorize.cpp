@@ -199,6 +199,9 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
     return result;
   } catch (const AgreedError&) {
     throw;
+  } catch (const std::bad_alloc&) {
+    if (comm.size() == 1) throw AgreedError(kOutOfMemory);  // the end of this matrix, not of the run
+    abort_job(comm, fmt::format("svd: {}", kOutOfMemory));
   } catch (const std::exception& error) {
     // Between collectives there is no way back into step: the other ranks wait in one.
     if (comm.size() == 1) throw;

@@ -27,7 +27,7 @@ namespace {
 
 // From this side on, and from two ranks, a distributed solver is the faster one: docs/svd.md has the figures.
 constexpr int64_t kDistributedSide = 2048;
-constexpr int kElpaRanks = 4;  // ScaLAPACK is no slower with fewer
+constexpr int kElpaRanks = 4;  // on two it gains 3 to 4 %, not worth another library; four are not measured
 
 // Of ‖A‖²: bfloat16's rounding of A, 2^-9 of its elements at the most, moves what the eigenvectors leave out
 // by some 10^-7 of that, by its square. Where they leave out less than this, it is as if of float32 numbers.
@@ -91,11 +91,13 @@ void divide_out(const Input& input, const Matrix<double>& vectors, Factored& fac
           double sum = 0;
           for (int64_t i = 0; i < rows; ++i) {
             float* out = factored.longer.row(first + begin + i);
+            double of_row = 0;
             for (int64_t j = 0; j < r; ++j) {
               const double t = product[i * r + j];
-              sum += t * t;
+              of_row += t * t;
               out[j] = static_cast<float>(t / factored.sigma[static_cast<size_t>(j)]);
             }
+            sum += of_row;
           }
           squares[static_cast<size_t>((first + begin) / kRowBlock)] = sum;
         });
@@ -149,7 +151,8 @@ bool is_too_coarse(const Input& input, const Factored& factored) {
 }
 
 // U, V and σ from T by the eigenvectors of TᵀT: of about the leading directions alone, none of them small.
-// Where these are `coarse` and leave too little out, what they leave alone.
+// Where these are `coarse` and leave too little out, what they leave alone; no σ where some are small after
+// all, as directions are that A does not have: of a side so large that rounding hides that from filters.
 Factored turned(const Input& input, const Matrix<double>& vectors, bool coarse, int64_t long_rows,
                 TimedCommunicator& comm, int threads, SvdPhases& phases) {
   const int64_t r = vectors.rows;
@@ -180,12 +183,14 @@ Factored turned(const Input& input, const Matrix<double>& vectors, bool coarse, 
     pairs = sketch_eigen(
         std::move(tiles), [&](const std::vector<double>&) { return r; }, comm);
   }
+  std::vector<double> sigma = roots(pairs.values, r);
+  if (needs_polish(sigma)) return factored;
   const Phase phase(phases.multiply_s, comm);
   together(comm, [&] {
     Matrix<double> w = transposed(pairs.vectors);
     factored.small = small_times(vectors, share, w, threads);
     factored.longer = Matrix<float>(tall.rows, r);
-    factored.sigma = roots(pairs.values, r);
+    factored.sigma = std::move(sigma);
     for (int64_t k = 0; k < r; ++k) {
       for (int64_t j = 0; j < r; ++j) w(k, j) /= factored.sigma[static_cast<size_t>(j)];
     }
@@ -211,10 +216,13 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
   const int threads = options.threads;
   const bool few = gram_by_filters(given.rank, given.shape, options);
   const Layout layout = multiplied_in(sides, given.distribution.layout, few);
-  const InLayout in_layout(given, layout, comm, threads);
+  SvdResult result;
+  const InLayout in_layout = [&] {
+    const Phase phase(result.phases.communicate_s, comm);
+    return InLayout(given, layout, comm, threads);
+  }();
   const Input input{given.shape,        {.layout = layout}, in_layout.local(), given.max_abs,
                     given.norm_squared, given.rank,         given.rest,        given.tiles};
-  SvdResult result;
   const size_t own = static_cast<size_t>(comm.rank());
   const int64_t long_rows = partition(sides.longer, comm.size(), kRowBlock)[own].size();
   Eigenpairs pairs;
@@ -235,6 +243,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     again = filtered && coarse && is_too_coarse(input, factored);
     coarse = false;
   }
+  filtered = filtered && !factored.sigma.empty();
   if (filtered) {
     result.solved_by = "filters";
   } else {
@@ -246,7 +255,7 @@ SvdResult run(const Input& given, const SvdOptions& options, TimedCommunicator& 
     const Phase phase(result.phases.eigensolve_s, comm);
     const ChooseRank choose = [&](const std::vector<double>& values) {
       return choose_rank(values, input,
-                         [&](double rho, int64_t r) { return gram_bound(rho, sides.small, r); });
+                         [&](double rho, int64_t r) { return gram_bound(rho, given.shape, r); });
     };
     pairs = eigenpairs(std::move(tiles), choose, options, sides.small, comm, result.solved_by);
     factored = {};  // of a try by filters, too

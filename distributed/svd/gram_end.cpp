@@ -15,10 +15,14 @@ namespace lamina::svd {
 // Were V's columns orthonormal and T exact, ‖A − T·Vᵀ‖² = ρ·‖A‖². In float64, with ε = 2^-52 and s the
 // smaller side: the product's rounding is at most s·ε/2·‖|A|·|V|‖ ≤ s·√r·ε/2·‖A‖, so ‖T‖² is off by at most
 // s·√r·ε·‖A‖²; and eigenvectors are orthonormal to about s·ε, which moves ‖T·Vᵀ‖² by at most
-// s·ε·‖A‖². T and V may be turned once more, by vectors of r, which is rounded as much at the most. Rounding
-// to float32 adds kFactorRounding.
-double gram_bound(double rho, int64_t small, int64_t r) {
-  const double slack = 2 * static_cast<double>(small) * (std::sqrt(static_cast<double>(r)) + 1) * 0x1p-52;
+// s·ε·‖A‖². T and V may be turned once more, by vectors of r, which is rounded as much at the most. ‖T‖² is
+// summed along rows, over the rows of a block and over the blocks: no term passes through more additions than
+// r + kRowBlock + l/kRowBlock, l the longer side, each off by ε/2. Rounding to float32 adds kFactorRounding.
+double gram_bound(double rho, Shape shape, int64_t r) {
+  const auto small = static_cast<double>(std::min(shape.out_features, shape.in_features));
+  const auto longer = static_cast<double>(std::max(shape.out_features, shape.in_features));
+  const double additions = static_cast<double>(r + kRowBlock) + longer / static_cast<double>(kRowBlock);
+  const double slack = (2 * small * (std::sqrt(static_cast<double>(r)) + 1) + additions) * 0x1p-52;
   return std::sqrt(std::max(0.0, rho) + slack) + kFactorRounding;
 }
 
@@ -61,8 +65,8 @@ Factored polished(Matrix<double>&& tall, const Matrix<double>& vectors, int64_t 
 
 void conclude(const Input& input, bool long_is_rows, const std::vector<double>& values, Factored&& factored,
               SvdResult& result) {
-  const auto r = static_cast<int64_t>(factored.sigma.size()), small = input.small_side();
-  if (static_cast<int64_t>(values.size()) == small) {
+  const auto r = static_cast<int64_t>(factored.sigma.size());
+  if (static_cast<int64_t>(values.size()) == input.small_side()) {
     double rest = 0;
     for (size_t i = static_cast<size_t>(r); i < values.size(); ++i) rest += values[i];
     result.optimal_error = std::sqrt(std::max(0.0, rest) / input.norm_squared);
@@ -72,7 +76,7 @@ void conclude(const Input& input, bool long_is_rows, const std::vector<double>& 
   // Where ‖T‖ is off by d in ‖A‖, its square is by 2d, and T by another d, squared.
   const double lost = factored.lost / std::sqrt(input.norm_squared);
   const double rho = 1 - factored.projected / input.norm_squared + lost * (2 + 2 * lost);
-  result.error_bound = gram_bound(rho, small, r);
+  result.error_bound = gram_bound(rho, input.shape, r);
   result.singular_values = std::move(factored.sigma);
   result.u = std::move(long_is_rows ? factored.longer : factored.small);
   result.v = std::move(long_is_rows ? factored.small : factored.longer);

@@ -66,7 +66,7 @@ SvdResult gram_on_gpus(const Input& input, const SvdOptions& options, TimedCommu
     const Phase phase(result.phases.eigensolve_s, comm);
     pairs = slab->eigen(std::move(gram), slab->small(), [&](const std::vector<double>& values) {
       return choose_rank(values, input,
-                         [&](double rho, int64_t r) { return gram_bound(rho, slab->small(), r); });
+                         [&](double rho, int64_t r) { return gram_bound(rho, input.shape, r); });
     });
   }
   std::vector<double> sigma = roots(pairs.values, pairs.count);

@@ -105,8 +105,8 @@ class InLayout {
 SpreadMatrix redistribute(Shape shape, const Distribution& from, const Matrix<float>& local,
                           const Distribution& to, Communicator& comm, int threads);
 
-// Error of gram's float32 factors of r columns, s the smaller side, given the share ρ = 1 − ‖T‖²/‖A‖².
-double gram_bound(double rho, int64_t small, int64_t r);
+// Error of gram's float32 factors of r columns, given the share ρ = 1 − ‖T‖²/‖A‖².
+double gram_bound(double rho, Shape shape, int64_t r);
 
 // What float32 factors lose against the float64 ones they are rounded from, relative to ‖A‖: at most 2^-24 of
 // each element, so ‖dU·Σ·Vᵀ‖ + ‖U·Σ·dVᵀ‖ ≤ 2·2^-24·√Σσ² for orthonormal columns; the rest covers the product

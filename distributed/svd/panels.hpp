@@ -43,7 +43,8 @@ std::vector<double> small_side_norms(const Input& input, TimedCommunicator& comm
 double norm_power(double squares, double most, int64_t count, double shift);
 
 // AᵀA of the smaller side on every rank, in float64, summed exactly over blocks of kRowBlock of the longer
-// side: bitwise the same for any number of ranks and threads, and layouts. Collective.
+// side: bitwise the same for any number of ranks and threads, and layouts, but for a square A, where
+// these choose the side. Collective.
 SymmetricTiles gram_tiles(const Input& input, TimedCommunicator& comm, int threads);
 
 }  // namespace lamina::svd

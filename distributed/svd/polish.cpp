@@ -133,7 +133,7 @@ Polished polish(Matrix<double>&& tall, int64_t longer, TimedCommunicator& comm, 
     for (int64_t i = 0; i < l; ++i) rotation(i, j) = svd.left(i, j);
     for (int64_t i = 0; i < r; ++i) result.rotation(i, j) = svd.right(i, j);
   }
-  result.unit = times_small(q, rotation, threads);
+  together(comm, [&] { result.unit = times_small(q, rotation, threads); });
   return result;
 }
 

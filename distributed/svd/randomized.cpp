@@ -16,6 +16,8 @@
 #include "distributed/svd/gpu_methods.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/products.hpp"
+#include "distributed/svd/sketch_eigen.hpp"
+#include "distributed/svd/tall.hpp"
 
 namespace lamina::svd {
 namespace {
@@ -53,12 +55,25 @@ SvdResult whole(const Input& input, const SvdOptions& options, TimedCommunicator
   same.eigensolver = "auto";
   // Of equal sides, the Gram matrix takes the one that is cut: let it be the same one for every layout.
   const bool square = input.shape.out_features == input.shape.in_features;
-  const InLayout by_rows(input, square ? Layout::rows : input.distribution.layout, comm, options.threads);
+  double moving_s = 0;
+  const InLayout by_rows = [&] {
+    const Phase phase(moving_s, comm);
+    return InLayout(input, square ? Layout::rows : input.distribution.layout, comm, options.threads);
+  }();
   const Input as_rows{input.shape,        {.layout = Layout::rows},
                       by_rows.local(),    input.max_abs,
                       input.norm_squared, input.rank,
                       input.rest,         input.tiles};
-  return unknown_optimum(gram_method().run(square ? as_rows : input, same, comm));
+  SvdResult result = gram_method().run(square ? as_rows : input, same, comm);
+  result.phases.communicate_s += moving_s;
+  return unknown_optimum(std::move(result));
+}
+
+// Before anything is multiplied, as LAPACK's counts of 32 bits would refuse it in the end. Collective.
+void expect_columns(int64_t columns, const SvdOptions& options, Communicator& comm) {
+  together(comm, [&] {
+    if (options.device == "cpu") blas_int(sketch_eigen_work(columns));
+  });
 }
 
 std::unique_ptr<Basis> make_basis(const Input& input, const SvdOptions& options, TimedCommunicator& comm) {
@@ -187,6 +202,7 @@ SvdResult by_share(const Input& input, const SvdOptions& options, TimedCommunica
   const std::unique_ptr<Basis> basis = make_basis(input, options, comm);
   Randomized sketch(input, options, *basis);
   for (;;) {
+    expect_columns(target, options, comm);
     sketch.extend(target - sketch.columns());
     if (sketch.error_bound(sketch.rest()) <= std::sqrt(input.rest)) {
       const auto choose = [&](const std::vector<double>& squares) {
@@ -214,6 +230,7 @@ SvdResult run(const Input& input, const SvdOptions& options, TimedCommunicator& 
   if (input.rank == 0) return by_share(input, options, comm);
   const int64_t columns = std::min(input.small_side(), input.rank + options.oversampling);
   if (take_whole(columns, input.small_side())) return whole(input, options, comm);
+  expect_columns(columns, options, comm);
   const std::unique_ptr<Basis> basis = make_basis(input, options, comm);
   Randomized sketch(input, options, *basis);
   sketch.extend(columns);

@@ -139,12 +139,20 @@ class SvdFactorizer final : public Factorizer {
       Whitening whitening(request.whiten, request.damping, slab.shape.in_features, request.calibration_tokens,
                           calibration_, comm_, options.threads);
       warnings = whitening.warnings();
-      SvdResult svd =
-          svd::factorize(slab.shape, {}, whitening.apply(slab.rows), request.rule, options, comm_);
+      Matrix<float> product = whitening.apply(slab.rows);
+      if (!std::isfinite(max_abs(product, comm_, options.threads)))
+        throw AgreedError(
+            "whitening: expected weights times the calibration tokens' size to fit float32, found that they "
+            "overflow; scale either down");
+      SvdResult svd = svd::factorize(slab.shape, {}, product, request.rule, options, comm_);
+      product = {};
       whitening.undo(svd.v);
       return svd;
     } catch (const AgreedError&) {
       throw;
+    } catch (const std::bad_alloc&) {
+      if (comm_.size() == 1) throw AgreedError(kOutOfMemory);
+      abort_job(comm_, fmt::format("whitening: {}", kOutOfMemory));
     } catch (const std::exception& error) {
       // Between collectives there is no way back into step: the other ranks wait in one.
       if (comm_.size() == 1) throw;

@@ -36,6 +36,10 @@ void check_info(const char* routine, int info, int64_t size) {
 
 }  // namespace
 
+int64_t sketch_eigen_work(int64_t size) {
+  return std::max(kWorkColumns * size, 1 + 4 * size + size * size);
+}
+
 Eigenpairs sketch_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Communicator& comm) {
   const int64_t size = matrix.size();
   const BlasThreads single(1);
@@ -47,7 +51,7 @@ Eigenpairs sketch_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Commu
   together(comm, [&] {
     const SymmetricTiles tiles = std::move(matrix);
     n = blas_int(size);
-    work_size = blas_int(std::max(kWorkColumns * size, 1 + 4 * size + size * size));
+    work_size = blas_int(sketch_eigen_work(size));
     const int int_size = blas_int(3 + 5 * size);
     pairs.values.resize(static_cast<size_t>(size));
     tau.resize(static_cast<size_t>(size));

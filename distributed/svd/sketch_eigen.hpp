@@ -11,4 +11,7 @@ namespace lamina::svd {
 // the two, all of them together 2·l²·r for the turn. Bitwise the same for any number of ranks.
 Eigenpairs sketch_eigen(SymmetricTiles&& matrix, const ChooseRank& choose, Communicator& comm);
 
+// Numbers of workspace, which LAPACK counts in 32 bits: enough for a size of 46 338.
+int64_t sketch_eigen_work(int64_t size);
+
 }  // namespace lamina::svd

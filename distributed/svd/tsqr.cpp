@@ -48,16 +48,19 @@ Matrix<double> move_rows(const Matrix<double>& rows, const std::vector<Range>& f
                          const std::vector<Range>& to, Communicator& comm) {
   const size_t own = static_cast<size_t>(comm.rank());
   Messages send(from.size());
+  Matrix<double> result;
   const int64_t row_bytes = rows.cols * static_cast<int64_t>(sizeof(double));
-  for (size_t r = 0; r < to.size(); ++r) {
-    const int64_t begin = std::max(from[own].begin, to[r].begin);
-    const int64_t end = std::min(from[own].end, to[r].end);
-    if (end <= begin) continue;
-    const auto* bytes = reinterpret_cast<const std::byte*>(rows.row(begin - from[own].begin));
-    send[r].assign(bytes, bytes + (end - begin) * row_bytes);
-  }
+  together(comm, [&] {
+    result = Matrix<double>(to[own].size(), rows.cols);
+    for (size_t r = 0; r < to.size(); ++r) {
+      const int64_t begin = std::max(from[own].begin, to[r].begin);
+      const int64_t end = std::min(from[own].end, to[r].end);
+      if (end <= begin) continue;
+      const auto* bytes = reinterpret_cast<const std::byte*>(rows.row(begin - from[own].begin));
+      send[r].assign(bytes, bytes + (end - begin) * row_bytes);
+    }
+  });
   const Messages received = comm.all_to_all(send);
-  Matrix<double> result(to[own].size(), rows.cols);
   auto* out = reinterpret_cast<std::byte*>(result.data.data());
   for (const Message& part : received) {  // ranks hold rows in order
     if (!part.empty()) std::memcpy(out, part.data(), part.size());
@@ -125,11 +128,15 @@ TallQr tsqr(const Matrix<double>& tall, Communicator& comm, int threads) {
     bytes.push_back((stacked - begin) * l * static_cast<int64_t>(sizeof(double)));
   }
   std::vector<double> own_stack;
-  for (const Matrix<double>& each : r) own_stack.insert(own_stack.end(), each.data.begin(), each.data.end());
-  Matrix<double> stack(stacked, l);
-  comm.all_gather(own_stack.data(), stack.data.data(), bytes);
+  Matrix<double> stack;
   TallQr result;
-  result.r = Matrix<double>(kept, l);
+  together(comm, [&] {
+    for (const Matrix<double>& each : r)
+      own_stack.insert(own_stack.end(), each.data.begin(), each.data.end());
+    stack = Matrix<double>(stacked, l);
+    result.r = Matrix<double>(kept, l);
+  });
+  comm.all_gather(own_stack.data(), stack.data.data(), bytes);
   together(comm, [&] {
     if (comm.rank() != 0) return;
     const BlasThreads single(1);
@@ -144,7 +151,8 @@ TallQr tsqr(const Matrix<double>& tall, Communicator& comm, int threads) {
     comm.broadcast(stack.data.data(), stacked * l * static_cast<int64_t>(sizeof(double)), 0);
 
   // Q of a leaf times its rows of the stack's.
-  Matrix<double> product(rows.rows, kept);
+  Matrix<double> product;
+  together(comm, [&] { product = Matrix<double>(rows.rows, kept); });
   const BlasThreads single(1);
   std::vector<int64_t> top(q.size());
   int64_t next = 0;

@@ -73,9 +73,10 @@ class Svd(Case):
         self.assertLess(record["svd_error"], record["svd_optimal_error"] * 1.02)
         phases = [record[key] for key in PHASES]
         self.assertGreaterEqual(min(phases), 0)
-        self.assertGreater(sum(phases), 0)
-        # A mean beside a median: one step that the machine held up counts in the first alone.
-        self.assertLess(sum(phases), record["latency_us_p50"] * 1e-6 * 10)
+        # Medians of each phase beside that of the whole, whose steps are samples' means: near it, not the same.
+        whole = record["latency_us_p50"] * 1e-6
+        self.assertGreater(sum(phases), 0.5 * whole)
+        self.assertLess(sum(phases), 2 * whole)
         for key in ("limit_kind", "limit_fraction"):
             self.assertIsNone(record[key])
         for key in ("tokens", "scheme", "quality_nmse", "weight_bytes"):

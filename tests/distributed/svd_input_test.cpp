@@ -3,8 +3,11 @@
 
 #include <cmath>
 #include <limits>
+#include <new>
 
+#include "distributed/forwarding_communicator.hpp"
 #include "distributed/svd/method.hpp"
+#include "distributed/svd/sketch_eigen.hpp"
 #include "distributed/svd/tall.hpp"
 #include "tests/distributed/svd_support.hpp"
 
@@ -174,6 +177,29 @@ TEST(SvdInput, PartsCoverTheMatrix) {
     }
     EXPECT_EQ(elements, 777 * 333);
   }
+}
+
+// Runs out of memory where a factorisation adds up what its ranks have.
+class Full final : public ForwardingCommunicator {
+ public:
+  using ForwardingCommunicator::ForwardingCommunicator;
+  void all_gather(const void*, void*, const std::vector<int64_t>&) override { throw std::bad_alloc(); }
+};
+
+TEST(SvdInput, OutOfMemoryAloneEndsTheMatrixAndNotTheRun) {
+  const auto self = make_self_communicator();
+  Full full(*self);
+  const Matrix<float> a = random_matrix(20, 30, 5);
+  EXPECT_NE(failure(a, {.rank = 3}, {}, full).find("out of memory; use fewer"), std::string::npos);
+}
+
+// The least sizes that LAPACK's counts refuse, and the largest that they do not.
+TEST(SvdInput, LimitsOf32BitsAreWhereTheyAreSaid) {
+  EXPECT_NO_THROW(blas_int(svd::sketch_eigen_work(46'338)));
+  EXPECT_THROW(blas_int(svd::sketch_eigen_work(46'339)), std::invalid_argument);
+  EXPECT_NO_THROW(blas_int(svd::sgesdd_work({23'150, 23'150})));
+  for (const int64_t longer : {23'200, 80'000})
+    EXPECT_THROW(blas_int(svd::sgesdd_work({23'200, longer})), std::invalid_argument);
 }
 
 TEST(SvdInput, SizesAreCountedIn64Bits) {

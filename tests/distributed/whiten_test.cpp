@@ -9,7 +9,7 @@
 #include "distributed/compress.hpp"
 #include "distributed/partition.hpp"
 #include "distributed/svd.hpp"
-#include "tests/distributed/support.hpp"
+#include "tests/distributed/svd_support.hpp"
 
 namespace lamina {
 namespace {
@@ -193,21 +193,38 @@ TEST(Whitening, TokensThatSayLittleAreWarnedOf) {
 }
 
 TEST(Whitening, BadCalibrationFailsOnEveryRank) {
-  const auto make = [](int64_t tokens, double damping, Whiten kind = Whiten::cholesky,
-                       const Calibration& read = calibration) {
-    return Whitening(kind, damping, 200, tokens, read, world(), 1);
+  const auto failure = [](int64_t tokens, double damping, const Calibration& read = calibration) {
+    return test::agreed_failure(world(),
+                                [&] { Whitening(Whiten::cholesky, damping, 200, tokens, read, world(), 1); });
   };
-  // Fewer tokens than channels and no damping: singular.
-  EXPECT_THROW(make(50, 0), AgreedError);
-  EXPECT_THROW(make(0, 0.01), AgreedError);
-  EXPECT_THROW(make(50, -1), AgreedError);
-  EXPECT_THROW(make(50, std::nan("")), AgreedError);
-  EXPECT_THROW(make(50, 0.01, Whiten::cholesky, {}), AgreedError);
+  // Fewer tokens than channels and no damping.
+  EXPECT_NE(failure(50, 0).find("singular"), std::string::npos);
+  EXPECT_NE(failure(0, 0.01), "");
+  EXPECT_NE(failure(50, -1), "");
+  EXPECT_NE(failure(50, std::nan("")), "");
+  EXPECT_NE(failure(50, 0.01, {}), "");
   const auto infinite = [](int64_t first, Matrix<float>& out) {
     std::fill(out.data.begin(), out.data.end(), 1.0f);
     if (first > 100) out(0, 7) = std::numeric_limits<float>::infinity();
   };
-  EXPECT_THROW(make(400, 0.01, Whiten::cholesky, infinite), AgreedError);
+  EXPECT_NE(failure(400, 0.01, infinite), "");
+}
+
+// Weights and tokens are finite each, and their product is not.
+TEST(Whitening, AProductPastFloat32IsCalledThat) {
+  Matrix<float> w = test::random_matrix(70, 200, 3);
+  for (float& each : w.data) each = std::ldexp(each, 126);
+  const Range rows = slab_rows(70, world());
+  const Matrix<float> slab = own_rows(w, rows);
+  const auto factorizer = make_factorizer(world(), {}, calibration);
+  for (const Whiten kind : {Whiten::diagonal, Whiten::cholesky}) {
+    const FactorRequest request{
+        .rule = {.rank = 4}, .whiten = kind, .calibration_tokens = 300, .damping = 0.01};
+    const std::string problem = test::agreed_failure(world(), [&] {
+      factorizer->factorize({slab, rows.begin, {70, 200}}, request, 1);
+    });
+    EXPECT_NE(problem.find("whitening: expected weights times"), std::string::npos) << problem;
+  }
 }
 
 }  // namespace
