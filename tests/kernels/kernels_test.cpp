@@ -311,9 +311,10 @@ TEST(KernelOneDnn, IsExactOnSmallCodes) {
 
 // Whichever libraries this build lacks.
 TEST(KernelPeers, WhatIsNotBuiltSaysWhichPackageToInstall) {
-  for (const Kernel* kernel : test_registry().kernels("cpu"))
-    if (!kernel->absent.empty())
-      EXPECT_THAT(kernel->absent, testing::HasSubstr("; install lib")) << kernel->name;
+  for (const Kernel* kernel : test_registry().kernels("cpu")) {
+    if (kernel->absent.empty()) continue;
+    EXPECT_THAT(kernel->absent, testing::HasSubstr("; install lib")) << kernel->name;
+  }
 }
 
 TEST(CpuOpsTable, PortableIsAlwaysThere) {
