@@ -11,8 +11,8 @@
 // fp8: a token's codes are the e4m3 nearest to x · (448/amax), ties to even, and its scale is amax/448, all
 // in float32.
 //
-// A token (or its part in a row shard) with an infinity or NaN has no scale: int8 and fp8 give it codes 0 and scale NaN,
-// so that its outputs are NaN.
+// A token (or its part in a row shard) with an infinity or NaN has no scale: int8 and fp8 give it codes 0 and
+// scale NaN, so that its outputs are NaN.
 //
 // f16, which kernels for float16 weights read: each becomes the nearest float16, ties to even, what is beyond
 // the largest finite one that one.
