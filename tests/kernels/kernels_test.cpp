@@ -42,7 +42,9 @@ void check_kernel(const Kernel& kernel, const Leaf& leaf, const Problem64& probl
     const std::unique_ptr<Layer> layer = kernel.make(leaf, options);
     EXPECT_GT(layer->weight_bytes(), 0);
     // The only weight of a 1 × 1 matrix may be pruned.
-    if (leaf.rows > 1) EXPECT_GT(layer->cost(1).operations.total(), 0);
+    if (leaf.rows > 1) {
+      EXPECT_GT(layer->cost(1).operations.total(), 0);
+    }
     EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
     EXPECT_EQ(layer->cost(3).write_bytes, 12.0 * static_cast<double>(leaf.rows));
     Stream stream{threads};
