@@ -21,6 +21,11 @@ int64_t read_bytes(int64_t cache_bytes, int local_ranks) {
   return std::max<int64_t>(4 * cache_bytes / local_ranks, 64 << 20);
 }
 
+// What one thread of a team reads: whole blocks of CpuOps::read_sum.
+int64_t floats_of_thread(int64_t count, int team) {
+  return count / team / 256 * 256;
+}
+
 // The best sustained rate: the fastest block, since whatever slows a block is not the machine's limit.
 double drift_of(const Series& series) {
   const std::vector<double>& blocks = series.block_medians;
@@ -168,7 +173,7 @@ void Ceilings::measure_host(int64_t cache_bytes, const StopRule& short_rule) {
         double total = 0;
 #pragma omp parallel num_threads(team) reduction(+ : total)
         {
-          const int64_t part = count / omp_get_num_threads() / 256 * 256;
+          const int64_t part = floats_of_thread(count, omp_get_num_threads());
           total += cpu_ops().read_sum[form](data + part * omp_get_thread_num(), part);
         }
         sink_ = total;
@@ -227,7 +232,7 @@ CeilingValues Ceilings::values() const {
   for (const auto& [form, series] : read_) {
     const int team = form.first;
     const int64_t count = data_.bytes() / static_cast<int64_t>(sizeof(float));
-    const double bytes = static_cast<double>(count / team / 256 * 256 * team) * sizeof(float);
+    const double bytes = static_cast<double>(floats_of_thread(count, team) * team) * sizeof(float);
     double& best = values.read_gb_per_s[team];
     best = std::max(best, rate(bytes, comm_.size(), series));
   }

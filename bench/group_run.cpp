@@ -277,7 +277,7 @@ void finish(Entry& entry, const Baseline& dense, const CeilingValues& ceilings, 
   entry.prepared->summarize(record, entry.all);
   for (const std::string& one : entry.prepared->warnings()) warnings.push_back(one);
   if (const Transport* used = entry.prepared->transport(); used != nullptr && !used->passed_over.empty())
-    warnings.push_back("auto: " + used->passed_over);
+    warnings.push_back(used->passed_over);
   const size_t samples = entry.all.samples_us.size();
   if (entry.all.long_step)
     warnings.push_back(fmt::format("timed {}: a step takes longer than max_seconds",

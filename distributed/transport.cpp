@@ -35,7 +35,7 @@ std::unique_ptr<Transport> make_transport(const std::string& name, const std::st
     }
     try {
       std::unique_ptr<Transport> made = type.make(comm, options);
-      made->passed_over = why;
+      if (!why.empty()) made->passed_over = "auto: " + why;
       return made;
     } catch (const AgreedError& e) {
       // What one transport cannot set up, such as shared memory, the next of `auto` may do without.

@@ -124,7 +124,7 @@ std::vector<std::string> SvdCase::warnings() const {
     said.push_back(
         fmt::format("the rank is whole: float32 factors cannot be shown to be within {:.3g}", asked));
   const Transport* used = task_.options.transport;
-  if (used != nullptr && !used->passed_over.empty()) said.push_back("auto: " + used->passed_over);
+  if (used != nullptr && !used->passed_over.empty()) said.push_back(used->passed_over);
   return said;
 }
 

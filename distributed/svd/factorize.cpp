@@ -12,6 +12,7 @@
 #include "distributed/svd.hpp"
 #include "distributed/svd/coarse.hpp"
 #include "distributed/svd/digits.hpp"
+#include "distributed/svd/in_step.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/tall.hpp"
 #include "kernels/cuda/factor_ops.hpp"
@@ -181,7 +182,7 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
     input.rest = rule.energy > 0 ? 1 - rule.energy : rule.error * rule.error;
   });
   TimedCommunicator timed(comm);
-  try {
+  return in_step(comm, "svd", [&] {
     input.max_abs = max_abs(local, timed, options.threads);
     if (!std::isfinite(input.max_abs))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
@@ -197,16 +198,7 @@ SvdResult factorize(Shape shape, const Distribution& distribution, const Matrix<
     result.norm = std::sqrt(input.norm_squared);
     result.phases.communicate_s += timed.seconds();
     return result;
-  } catch (const AgreedError&) {
-    throw;
-  } catch (const std::bad_alloc&) {
-    if (comm.size() == 1) throw AgreedError(kOutOfMemory);  // the end of this matrix, not of the run
-    abort_job(comm, fmt::format("svd: {}", kOutOfMemory));
-  } catch (const std::exception& error) {
-    // Between collectives there is no way back into step: the other ranks wait in one.
-    if (comm.size() == 1) throw;
-    abort_job(comm, fmt::format("svd: {}", error.what()));
-  }
+  });
 }
 
 int64_t choose_rank(const std::vector<double>& squares, const Input& input,

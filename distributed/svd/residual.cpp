@@ -8,6 +8,7 @@
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
+#include "distributed/svd/in_step.hpp"
 #include "distributed/svd/method.hpp"
 #include "distributed/svd/tall.hpp"
 #include "distributed/svd/whiten.hpp"
@@ -135,7 +136,7 @@ class SvdFactorizer final : public Factorizer {
                      std::vector<std::string>& warnings) {
     if (!std::isfinite(max_abs(slab.rows, comm_, options.threads)))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
-    try {
+    return in_step(comm_, "whitening", [&] {
       Whitening whitening(request.whiten, request.damping, slab.shape.in_features, request.calibration_tokens,
                           calibration_, comm_, options.threads);
       warnings = whitening.warnings();
@@ -148,16 +149,7 @@ class SvdFactorizer final : public Factorizer {
       product = {};
       whitening.undo(svd.v);
       return svd;
-    } catch (const AgreedError&) {
-      throw;
-    } catch (const std::bad_alloc&) {
-      if (comm_.size() == 1) throw AgreedError(kOutOfMemory);
-      abort_job(comm_, fmt::format("whitening: {}", kOutOfMemory));
-    } catch (const std::exception& error) {
-      // Between collectives there is no way back into step: the other ranks wait in one.
-      if (comm_.size() == 1) throw;
-      abort_job(comm_, fmt::format("whitening: {}", error.what()));
-    }
+    });
   }
 
   // Lengths of V's columns, over all ranks' rows: by blocks of rows, in order.
