@@ -229,17 +229,20 @@ void CompressedWriter::add(const std::string& entry, const std::string& scheme,
   }
   // Numbers that are not finite have no place in JSON.
   const double error = canonical.error;
-  const Json described = {{"scheme", scheme},
-                          {"out_features", weights.shape.out_features},
-                          {"in_features", weights.shape.in_features},
-                          {"compress_s", weights.seconds},
-                          {"compress_peak_bytes", weights.peak_bytes},
-                          {"compress_comm_bytes", weights.comm_bytes},
-                          {"weights_digest", digest},
-                          {"calibration", calibration},
-                          {"factors_error", std::isfinite(error) ? Json(error) : Json()},
-                          {"warnings", weights.warnings},
-                          {"matrices", matrices}};
+  const Json described = {
+      {"scheme", scheme},
+      {"out_features", weights.shape.out_features},
+      {"in_features", weights.shape.in_features},
+      {"compress_s", weights.seconds},
+      {"compress_peak_bytes", weights.peak_bytes},
+      {"compress_comm_bytes", weights.comm_bytes},
+      {"weights_digest", digest},
+      {"calibration", calibration},
+      {"factors_error", std::isfinite(error) ? Json(error) : Json()},
+      {"svd_error", std::isfinite(weights.promise.error) ? Json(weights.promise.error) : Json()},
+      {"svd_error_bound", std::isfinite(weights.promise.bound) ? Json(weights.promise.bound) : Json()},
+      {"warnings", weights.warnings},
+      {"matrices", matrices}};
   described_->metadata[key_of(entry, scheme)] = described.dump();
 }
 
@@ -336,6 +339,10 @@ CompressedWeights CompressedFile::read(const std::string& entry, const std::stri
                                                entry, made_by, calibration));
       if (!json.at("factors_error").is_null())
         weights.canonical.error = json.at("factors_error").get<double>();
+      // Files of before have neither.
+      for (const auto& [key, number] : {std::pair{"svd_error", &weights.promise.error},
+                                        std::pair{"svd_error_bound", &weights.promise.bound}})
+        if (json.contains(key) && !json.at(key).is_null()) *number = json.at(key).get<double>();
       const Json& matrices = json.at("matrices");
       if (matrices.empty() || matrices.size() > 3)
         throw std::runtime_error(fmt::format("expected 1 to 3 matrices, found {}", matrices.size()));

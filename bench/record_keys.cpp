@@ -136,8 +136,11 @@ const std::vector<RecordKey>& record_keys() {
       {"spectrum_decay", Unit::ratio,
        "of synthetic weights: their structured singular values fall as r^-decay", "svd"},
       {"svd_rank", Unit::count, "singular values kept", "svd"},
-      {"svd_error", Unit::error, "relative Frobenius error ‖A − UΣVᵀ‖/‖A‖, recomputed in float64", "svd"},
-      {"svd_error_bound", Unit::error, "what the method promises of it", "svd"},
+      {"svd_error", Unit::error,
+       "relative Frobenius error ‖A − UΣVᵀ‖/‖A‖ of the float32 factors, recomputed in float64; A is what a "
+       "scheme factorises: W, whitened or not, or what a sum's base leaves of it",
+       matrices},
+      {"svd_error_bound", Unit::error, "what the method promises of it", matrices},
       {"svd_optimal_error", Unit::error,
        "smallest such error any factors of this rank have; null where unknown", "svd"},
       {"svd_orthogonality", Unit::error,

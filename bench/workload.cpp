@@ -9,7 +9,16 @@
 
 namespace lamina {
 
+CheckResult ForwardCase::check() {
+  if (!promise().broken()) return check_outputs();
+  return {.passed = false, .error = promise().error, .tolerance = promise().bound, .where = ""};
+}
+
 std::string ForwardCase::failure(const CheckResult& check) const {
+  if (promise().broken())
+    return fmt::format(
+        "the factors are wrong: their error is {:.6g}, past the {:.6g} that their method promises",
+        promise().error, promise().bound);
   return fmt::format("the kernel's result is wrong at {}: error {:.3g}, tolerance {:.3g}", check.where,
                      check.error, check.tolerance);
 }

@@ -79,7 +79,11 @@ class PreparedCase {
 // One that runs layers' forwards.
 class ForwardCase : public PreparedCase {
  public:
+  // Of factors that miss their method's promise, that; else of the outputs.
+  CheckResult check() final;
   std::string failure(const CheckResult& check) const override;
+  virtual CheckResult check_outputs() = 0;
+  virtual Promise promise() const = 0;
   Cost cost() const override = 0;
   double network_bytes() const override = 0;
   int collectives() const override = 0;

@@ -58,13 +58,15 @@ class RememberingFactorizer final : public Factorizer {
     return heard(std::move(factors));
   }
   const std::vector<std::string>& warnings() const { return warnings_; }
+  const Promise& promise() const { return promise_; }
   double saved_s() const { return saved_s_; }
   int64_t saved_bytes() const { return saved_bytes_; }
   int64_t saved_comm_bytes() const { return saved_comm_bytes_; }
 
  private:
-  // Keeps what factors warn of, which does not end up in the weights.
+  // Keeps what factors promise and warn of, which does not end up in the weights.
   Factors heard(Factors factors) {
+    promise_.merge(factors.promise);
     for (const std::string& warning : factors.warnings)
       if (std::find(warnings_.begin(), warnings_.end(), warning) == warnings_.end())
         warnings_.push_back(warning);
@@ -74,6 +76,7 @@ class RememberingFactorizer final : public Factorizer {
   Factorizer& inner_;
   FactorMemory& memory_;
   std::vector<std::string> warnings_;
+  Promise promise_;
   const TimedCommunicator& counted_;
   double saved_s_ = 0;
   int64_t saved_bytes_ = 0, saved_comm_bytes_ = 0;
@@ -276,6 +279,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
   result.seconds = comm.max(elapsed);
   const int64_t sent = comm.size() > 1 ? counted.bytes() + remembering.saved_comm_bytes() : 0;
   comm.all_reduce(&sent, &result.comm_bytes, 1, DType::i64, ReduceOp::max);
+  result.promise = remembering.promise();
   result.warnings = calibrator->warnings();
   for (const std::string& warning : remembering.warnings())
     if (std::find(result.warnings.begin(), result.warnings.end(), warning) == result.warnings.end())

@@ -47,6 +47,7 @@ struct CompressedWeights {
   int64_t comm_bytes = 0;    // of collectives, the largest rank's share; 0 on one rank
   double norm_squared = 0;   // ‖W‖² (Frobenius) of the whole matrix
   double error_squared = 0;  // ‖W − Ŵ‖²; NaN where factors are not dense: U·V is not multiplied out
+  Promise promise;           // of the factors before a scheme stores them
   std::vector<std::string> warnings;  // of the calibration tokens
 };
 // Between the ranks' GPUs; made at the first call, which is collective. Throws AgreedError.

@@ -62,7 +62,7 @@ class LayerCase : public ForwardCase {
 
   DeviceState device_state() override { return layer_.device().state(); }
 
-  CheckResult check() override {
+  CheckResult check_outputs() override {
     return check_layer(layer_, first_tokens(inputs_, tokens_), stream_, ref_.seed);
   }
 
@@ -81,6 +81,7 @@ class LayerCase : public ForwardCase {
   Transport* transport() const override { return layer_.transport(); }
   bool cold() const override { return cold_; }
   void describe(Record& record) override { describe_layers(record, {packed_.get()}, tokens_); }
+  Promise promise() const override { return packed_->weights->promise; }
 
  private:
   LayerRef ref_;

@@ -89,7 +89,7 @@ class MlpCase : public ForwardCase {
   }
   DeviceState device_state() override { return down_.device().state(); }
 
-  CheckResult check() override {
+  CheckResult check_outputs() override {
     const Matrix<float> x = first_tokens(inputs_, tokens_);
     CheckResult result = check_layer(up_, x, stream_, refs_.gate_up.seed);
     // The block as it is timed, with every buffer poisoned; then each part held against what the one before
@@ -177,6 +177,7 @@ class MlpCase : public ForwardCase {
   void describe(Record& record) override {
     describe_layers(record, {packed_[0].get(), packed_[1].get()}, tokens_);
   }
+  Promise promise() const override { return promise_of({packed_[0].get(), packed_[1].get()}); }
 
  private:
   // Of y, without rows beyond this rank's tokens, which nobody sets.

@@ -86,6 +86,8 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   record.set("compress_peak_bytes", peak);
   record.set("compress_comm_bytes", exchanged);
   record.set("compress_error", std::sqrt(error_squared / norm_squared));
+  record.set("svd_error", promise_of(layers).error);
+  record.set("svd_error_bound", promise_of(layers).bound);
   record.set("kernel", joined(kernels));
   record.set("kernel_ran", joined(ran));
   record.set("isa", joined(isas));
@@ -99,6 +101,12 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
     else
       record.set("scheme_rank", rank);
   }
+}
+
+Promise promise_of(const std::vector<PackedLayer*>& layers) {
+  Promise promise;
+  for (const PackedLayer* one : layers) promise.merge(one->weights->promise);
+  return promise;
 }
 
 double all_reduced_bytes(const ShardedLayer& layer, int64_t tokens) {

@@ -15,6 +15,9 @@ namespace lamina {
 // where layers differ. Collective.
 void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, int64_t tokens);
 
+// The layers' promise that is nearest to its bound.
+Promise promise_of(const std::vector<PackedLayer*>& layers);
+
 // What a layer's collectives move, as payload of all-reduces of the same cost: gathering or scattering moves
 // half.
 double all_reduced_bytes(const ShardedLayer& layer, int64_t tokens);

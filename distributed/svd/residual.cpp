@@ -86,6 +86,10 @@ double residual_squared(const Input& input, const Matrix<float>& u, const std::v
 
 namespace {
 
+// What √σ in either factor adds to a bound that is of U, σ and V: the root and its product with each element
+// are rounded to float32, of U and of V, whose columns are orthonormal.
+constexpr double kSplitRounding = 2 * kFactorRounding;
+
 class SvdFactorizer final : public Factorizer {
  public:
   SvdFactorizer(Communicator& comm, SvdOptions options, Calibration calibration, GpuTransport gpus)
@@ -107,7 +111,7 @@ class SvdFactorizer final : public Factorizer {
     Factors factors;
     SvdResult svd = request.whiten == Whiten::none
                         ? svd::factorize(slab.shape, {}, slab.rows, request.rule, options, comm_)
-                        : whitened(slab, request, options, factors.warnings);
+                        : whitened(slab, request, options, factors);
     // V's columns have norm 1, or what whitening leaves of it: half of that goes to U.
     const std::vector<double> length =
         request.whiten == Whiten::none ? std::vector<double>(svd.singular_values.size(), 1) : norms(svd.v);
@@ -125,6 +129,7 @@ class SvdFactorizer final : public Factorizer {
     }
     factors.error =
         norm > 0 ? std::sqrt(residual_squared(input, svd.u, {}, svd.v, comm_, options.threads) / norm) : 0;
+    if (request.whiten == Whiten::none) factors.promise = {factors.error, svd.error_bound + kSplitRounding};
     gather(svd.v, slab.shape.in_features, factors.v);
     factors.u = std::move(svd.u);
     factors.singular_values = std::move(svd.singular_values);
@@ -133,19 +138,23 @@ class SvdFactorizer final : public Factorizer {
 
  private:
   SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options,
-                     std::vector<std::string>& warnings) {
+                     Factors& factors) {
     if (!std::isfinite(max_abs(slab.rows, comm_, options.threads)))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
     return in_step(comm_, "whitening", [&] {
       Whitening whitening(request.whiten, request.damping, slab.shape.in_features, request.calibration_tokens,
                           calibration_, comm_, options.threads);
-      warnings = whitening.warnings();
+      factors.warnings = whitening.warnings();
       Matrix<float> product = whitening.apply(slab.rows);
       if (!std::isfinite(max_abs(product, comm_, options.threads)))
         throw AgreedError(
             "whitening: expected weights times the calibration tokens' size to fit float32, found that they "
             "overflow; scale either down");
       SvdResult svd = svd::factorize(slab.shape, {}, product, request.rule, options, comm_);
+      const double norm = svd.norm * svd.norm;
+      const double squares = residual_squared({slab.shape, {}, product}, svd.u, svd.singular_values, svd.v,
+                                              comm_, options.threads);
+      factors.promise = {norm > 0 ? std::sqrt(squares / norm) : 0, svd.error_bound};
       product = {};
       whitening.undo(svd.v);
       return svd;

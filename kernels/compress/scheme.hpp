@@ -3,7 +3,9 @@
 // devices.
 #pragma once
 
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -41,13 +43,28 @@ struct RankRule {
   bool operator==(const RankRule&) const = default;
 };
 
+// What a method of factorising promises, and what came of it: relative Frobenius errors of the float32
+// factors of the matrix that it was given, whitened or not. No bound: nothing is promised.
+struct Promise {
+  double error = std::numeric_limits<double>::quiet_NaN();  // recomputed in float64, element by element
+  double bound = std::numeric_limits<double>::quiet_NaN();
+  bool broken() const { return !std::isnan(bound) && !(error <= bound); }
+  // Keeps the one nearer to its bound, or further past it.
+  void merge(const Promise& other) {
+    if (std::isnan(bound) || (other.broken() && !broken()) ||
+        (other.broken() == broken() && other.error * bound > error * other.bound))
+      *this = other;
+  }
+};
+
 // W ≈ U·V. U has the slab's rows; V is whole and the same on every rank. The singular values are split evenly
 // (√σ in each), so that both factors quantize well.
 struct Factors {
   Matrix<float> u;  // [slab rows × r]
   Matrix<float> v;  // [r × K]
   std::vector<double> singular_values;
-  double error = 0;                   // relative Frobenius, ‖W − UV‖/‖W‖
+  double error = 0;  // relative Frobenius, ‖W − UV‖/‖W‖
+  Promise promise;
   std::vector<std::string> warnings;  // of the calibration tokens
 };
 

@@ -77,9 +77,10 @@ class Compress(Case):
                 fresh = self.measured(f"fresh{number}", scheme=scheme)[name]
                 read = self.measured(f"read{number}", scheme=scheme, compressed=str(self.out))[name]
                 for key in ("status", "weight_bytes", "quality_nmse", "quality_max_abs", "check_error", "compress_error",
-                            "scheme_rank", "weight_dtype", "activation_dtype"):
+                            "scheme_rank", "svd_error", "svd_error_bound", "weight_dtype", "activation_dtype"):
                     self.assertEqual(fresh.get(key), read.get(key), key)
                 self.assertEqual(read["status"], "ok")
+                self.assertEqual(read["svd_error_bound"] is not None, "lowrank" in name)
                 # What compressing took is the file's; the codes alone are a byte a weight or half of one.
                 self.assertGreater(fresh["compress_peak_bytes"], ROWS * COLS // 2 if "lowrank" not in name else 0)
                 self.assertGreater(read["compress_peak_bytes"], 0)
