@@ -122,6 +122,38 @@ class FaultTest(Launches):
                         self.assert_nothing_measured(record, ("Time", "Limit"), forward=False)
                         self.assertIsNone(record["svd_multiply_s"])
 
+    def test_layers_of_wrong_factors_are_invalid(self):
+        schemes = [{"type": "lowrank", "rank": 48}, {"type": "lowrank", "rank": 48, "method": "randomized"},
+                   {"type": "lowrank", "rank": 48, "factors": {"type": "int8"}},
+                   {"type": "lowrank", "rank": 48, "whiten": "diagonal", "calibration_tokens": 64},
+                   {"type": "lowrank", "rank": 48, "whiten": "cholesky", "calibration_tokens": 512},
+                   {"type": "sum", "base": {"type": "int4"}, "correction": {"type": "lowrank", "rank": 48}}]
+        experiments = [{"workload": "layer", "in_features": 384, "out_features": 256, "tokens": 2, "scheme": schemes},
+                       {"workload": "mlp", "hidden": 256, "intermediate": 384, "tokens": 2, "scheme": schemes[0]}]
+        for ranks in (1, 2) if MPIEXEC else (1,):
+            for fault in ("garble", "none"):
+                with self.subTest(fault=fault, ranks=ranks):
+                    done, records = self.launch(fault, ranks, experiments=experiments)
+                    self.assertEqual(done.returncode, 1 if fault == "garble" else 0, done.stderr)
+                    factorised = [record for record in records if "lowrank" in record["scheme"]]
+                    self.assertEqual(len(factorised), len(schemes) + 1)
+                    for record in factorised:
+                        if fault == "none":
+                            self.assertEqual(record["status"], "ok", record)
+                            self.assertLessEqual(record["svd_error"], record["svd_error_bound"])
+                            continue
+                        if "whitened" in record["case"]:  # its calibration tokens were garbled before
+                            self.assertEqual(record["status"], "error", record)
+                            continue
+                        self.assertEqual(record["status"], "invalid", record["case"])
+                        self.assertIn("the factors are wrong: their error is", record["reason"])
+                        self.assertGreater(record["svd_error"], record["svd_error_bound"])
+                        self.assertEqual((record["check_error"], record["check_tolerance"]),
+                                         (record["svd_error"], record["svd_error_bound"]))
+                    for record in records:
+                        if record["scheme"].startswith("dense"):
+                            self.assertIsNone(record["svd_error_bound"])
+
     def test_resume_does_again_what_did_not_come_out(self):
         places = [("layer", "none")]
         for fault in ("scale", "refuse"):
@@ -264,7 +296,8 @@ class GpuFaultTest(Launches):
         self.assertEqual(done.returncode, 1, done.stderr)
         with open(os.path.join(os.path.dirname(path), "out", "records.jsonl")) as lines:
             records = [json.loads(line) for line in lines]
-        self.assertEqual(len(records), 6)
+        # With the layer comes what its speed-up is against.
+        self.assertEqual([record["workload"] for record in records], ["collective"] * 4 + ["layer"] * 2 + ["svd"])
         for record in records:
             self.assertEqual(record["status"], "error")
             self.assertIn(f"ranks 0, {ranks - 1} share GPU", record["reason"])
