@@ -383,6 +383,8 @@ CompressedWeights CompressedFile::read(const std::string& entry, const std::stri
       throw std::runtime_error(fmt::format("{}: \"{}\": {}", file_.path(), entry, error.what()));
     }
   });
+  // Each rank has read a file of its own, and all have to decide alike.
+  comm.broadcast(&weights.promise, sizeof(weights.promise), 0);
   measure_error(weights, original.slab, comm, threads);
   return weights;
 }

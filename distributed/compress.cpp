@@ -60,6 +60,7 @@ class RememberingFactorizer final : public Factorizer {
   const std::vector<std::string>& warnings() const { return warnings_; }
   const Promise& promise() const { return promise_; }
   double saved_s() const { return saved_s_; }
+  double verify_s() const { return verify_s_; }
   int64_t saved_bytes() const { return saved_bytes_; }
   int64_t saved_comm_bytes() const { return saved_comm_bytes_; }
 
@@ -67,6 +68,7 @@ class RememberingFactorizer final : public Factorizer {
   // Keeps what factors promise and warn of, which does not end up in the weights.
   Factors heard(Factors factors) {
     promise_.merge(factors.promise);
+    verify_s_ += factors.verify_s;
     for (const std::string& warning : factors.warnings)
       if (std::find(warnings_.begin(), warnings_.end(), warning) == warnings_.end())
         warnings_.push_back(warning);
@@ -78,7 +80,7 @@ class RememberingFactorizer final : public Factorizer {
   std::vector<std::string> warnings_;
   Promise promise_;
   const TimedCommunicator& counted_;
-  double saved_s_ = 0;
+  double saved_s_ = 0, verify_s_ = 0;
   int64_t saved_bytes_ = 0, saved_comm_bytes_ = 0;
 };
 
@@ -270,7 +272,7 @@ CompressedWeights compress(const Scheme& scheme, const OriginalWeights& weights,
                                            weights.rows.size(), result.canonical.leaves[0].rows));
     }
   });
-  const double elapsed = seconds_since(begin) + remembering.saved_s();
+  const double elapsed = seconds_since(begin) + remembering.saved_s() - remembering.verify_s();
   int64_t own_bytes = remembering.saved_bytes();
   int64_t canonical_bytes = 0;
   for (const Leaf& leaf : result.canonical.leaves) canonical_bytes += leaf_bytes(leaf);

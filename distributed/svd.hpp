@@ -110,6 +110,15 @@ namespace svd {
 bool gram_by_filters(int64_t rank, Shape shape, const SvdOptions& options);
 }  // namespace svd
 
+// What a reader of factors should know: that another method made them than the one asked for, or that their
+// rank is whole because float32 factors cannot be shown to meet the rule. `bound` is of them as they are
+// kept.
+std::vector<std::string> svd_warnings(const SvdResult& result, const std::string& method,
+                                      const RankRule& rule, double bound);
+
+// Bytes that recomputing the error of factors takes on a rank, beside them.
+int64_t residual_bytes(int64_t rank, int threads);
+
 // ‖A − U·diag(σ)·Vᵀ‖/‖A‖ in float64, element by element, whatever the method promised. Collective.
 double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& comm, int threads);
 

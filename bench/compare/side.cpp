@@ -56,7 +56,7 @@ LaunchRow read_row(const Record& record) {
     const double nmse = record.number("quality_nmse"), error = record.number("svd_error");
     if (nmse >= 0)
       row.quality = nmse;
-    else if (error >= 0)
+    else if (error >= 0 && record.text("workload") == "svd")
       row.quality = error * error;
     row.kernel = record.text("kernel");
     if (const std::string isa = record.text("isa"); !isa.empty()) row.kernel += " " + isa;

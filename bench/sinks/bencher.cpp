@@ -30,7 +30,7 @@ std::string render(const std::vector<RunRows>& runs) {
     }
     Json measures{{"latency", std::move(latency)}};
     for (const auto& [measure, key] : kMeasures) {
-      const double value = record.number(key);
+      const double value = tracked_number(record, key);
       if (std::isfinite(value)) measures[measure] = Json{{"value", value}};
     }
     document[row.name] = std::move(measures);

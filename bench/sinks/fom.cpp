@@ -39,7 +39,7 @@ std::string render(const std::vector<RunRows>& runs) {
   std::string out;
   for (const TrackedRow& row : tracked_rows(runs)) {
     for (const Figure& figure : kFigures) {
-      const double value = row.record->number(figure.key);
+      const double value = tracked_number(*row.record, figure.key);
       if (std::isfinite(value))
         out += fmt::format("FOM {} {} {} {}\n", word(row.name), figure.key, value, figure.unit);
     }

@@ -17,6 +17,10 @@ struct TrackedRow {
 // Whether it is `ok` and has a time.
 bool has_time(const Record& record);
 
+// A figure to track; NaN where there is none. The error of factors is one of workload `svd` alone: of layers
+// it is a part of what quality_nmse says.
+double tracked_number(const Record& record, const char* key);
+
 // The rows that have a time, in order. A tracker cannot tell a failed row from a fast one. They point
 // into `runs`.
 std::vector<TrackedRow> tracked_rows(const std::vector<RunRows>& runs);

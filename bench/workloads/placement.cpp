@@ -326,7 +326,9 @@ void fill_spec(CaseSpec& spec, const SpecParts& parts, const Placement& placemen
           std::max(svd->memory_bytes(shape, Layout::rows, rank, static_cast<int>(ranks), options),
                    svd->memory_bytes(shape, Layout::rows, rank, static_cast<int>(ranks), whole)) +
               4 * rank * k + parts.schemes[i]->estimated_factor_bytes(shape, ranks) +
-              whitening_bytes(shape, rank, static_cast<int>(ranks), request.whiten, options.threads));
+              whitening_bytes(shape, rank, static_cast<int>(ranks), request.whiten, options.threads) +
+              // Where the processors factorise, they had more before.
+              (request.device == "cuda" ? residual_bytes(rank, options.threads) : 0));
     }
   }
   // redistribute() holds three images of a part at once: what is sent or stacked, what was received, what was

@@ -88,7 +88,7 @@ CheckResult SvdCase::check() {
   const double of_v = orthogonality(result.v, result.singular_values, comm_);
   if (!(of_v <= orthogonality_)) orthogonality_ = of_v;
   optimal_ = optimal_error(result);
-  computed_by_ = result.computed_by;
+  warnings_ = svd_warnings(result, task_.options.method, task_.rule, bound_);
   solved_by_ = result.solved_by;
   return {error_ <= bound_ && orthogonality_ <= orthogonality_limit(matrix_->shape), error_, bound_, ""};
 }
@@ -114,15 +114,7 @@ void SvdCase::describe(Record& record) {
 }
 
 std::vector<std::string> SvdCase::warnings() const {
-  std::vector<std::string> said;
-  if (computed_by_ != task_.options.method)
-    said.push_back(
-        fmt::format("computed by {}: a sketch for this rank would be nearly the whole matrix", computed_by_));
-  const RankRule& rule = task_.rule;
-  const double asked = rule.error > 0 ? rule.error : rule.energy > 0 ? std::sqrt(1 - rule.energy) : bound_;
-  if (bound_ > asked)
-    said.push_back(
-        fmt::format("the rank is whole: float32 factors cannot be shown to be within {:.3g}", asked));
+  std::vector<std::string> said = warnings_;
   const Transport* used = task_.options.transport;
   if (used != nullptr && !used->passed_over.empty()) said.push_back(used->passed_over);
   return said;

@@ -54,7 +54,8 @@ class SvdCase : public PreparedCase {
   std::vector<SvdPhases> phases_;  // of each step
   int64_t rank_ = 0, peak_bytes_ = 0;
   double error_ = 0, bound_ = 0, optimal_ = 0, orthogonality_ = 0;
-  std::string computed_by_, solved_by_;
+  std::string solved_by_;
+  std::vector<std::string> warnings_;  // of the factors
 };
 
 }  // namespace lamina

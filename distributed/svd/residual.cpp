@@ -4,7 +4,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <limits>
 
 #include "distributed/agree.hpp"
 #include "distributed/partition.hpp"
@@ -86,9 +88,25 @@ double residual_squared(const Input& input, const Matrix<float>& u, const std::v
 
 namespace {
 
+// Of ‖A‖²: 0 where A is zero and so are its factors.
+double relative(double squares, double norm_squared) {
+  return squares == 0 ? 0 : std::sqrt(squares / norm_squared);
+}
+
 // What √σ in either factor adds to a bound that is of U, σ and V: the root and its product with each element
 // are rounded to float32, of U and of V, whose columns are orthonormal.
 constexpr double kSplitRounding = 2 * kFactorRounding;
+
+// 2⁻²⁴ of it is a normal number yet.
+constexpr double kLeastWhitened = 0x1p-102;
+
+// What a method is asked for, so that factors with √σ in them still keep the rule.
+RankRule stricter(RankRule rule) {
+  const auto less = [](double error) { return std::max(error - kSplitRounding, error / 2); };
+  if (rule.error > 0) rule.error = less(rule.error);
+  if (rule.energy > 0) rule.energy = 1 - std::pow(less(std::sqrt(1 - rule.energy)), 2);
+  return rule;
+}
 
 class SvdFactorizer final : public Factorizer {
  public:
@@ -101,7 +119,9 @@ class SvdFactorizer final : public Factorizer {
     options_.same_for_any_ranks = true;
   }
 
-  Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) override {
+  Factors factorize(const RowSlab& slab, const FactorRequest& asked, uint64_t seed) override {
+    FactorRequest request = asked;
+    request.rule = stricter(asked.rule);
     SvdOptions options = options_;
     options.method = request.method;
     options.seed = seed;
@@ -112,11 +132,19 @@ class SvdFactorizer final : public Factorizer {
     SvdResult svd = request.whiten == Whiten::none
                         ? svd::factorize(slab.shape, {}, slab.rows, request.rule, options, comm_)
                         : whitened(slab, request, options, factors);
+    const double split_bound = svd.error_bound + kSplitRounding;
+    for (std::string& warning : svd_warnings(svd, request.method, asked.rule, split_bound))
+      factors.warnings.push_back(std::move(warning));
     // V's columns have norm 1, or what whitening leaves of it: half of that goes to U.
     const std::vector<double> length =
         request.whiten == Whiten::none ? std::vector<double>(svd.singular_values.size(), 1) : norms(svd.v);
     for (size_t j = 0; j < length.size(); ++j) {
-      if (!(length[j] > 0)) continue;  // σ is 0, and so are both columns
+      if (svd.singular_values[j] == 0) continue;  // and so are both columns
+      if (!(length[j] > 0 && length[j] <= std::numeric_limits<double>::max()))
+        throw AgreedError(
+            "whitening: expected factors that fit float32 when it is taken back from them, found that they "
+            "do not; "
+            "scale the calibration tokens");
       const double root = std::sqrt(svd.singular_values[j] * length[j]);
       const auto left = static_cast<float>(root), right = static_cast<float>(root / length[j]);
       for (int64_t i = 0; i < svd.u.rows; ++i) svd.u(i, static_cast<int64_t>(j)) *= left;
@@ -127,9 +155,10 @@ class SvdFactorizer final : public Factorizer {
       input.max_abs = max_abs(slab.rows, comm_, options.threads);
       norm = exact_squares(input, comm_, options.threads);
     }
-    factors.error =
-        norm > 0 ? std::sqrt(residual_squared(input, svd.u, {}, svd.v, comm_, options.threads) / norm) : 0;
-    if (request.whiten == Whiten::none) factors.promise = {factors.error, svd.error_bound + kSplitRounding};
+    factors.error = relative(
+        verified(factors, [&] { return residual_squared(input, svd.u, {}, svd.v, comm_, options.threads); }),
+        norm);
+    if (request.whiten == Whiten::none) factors.promise = {factors.error, split_bound};
     gather(svd.v, slab.shape.in_features, factors.v);
     factors.u = std::move(svd.u);
     factors.singular_values = std::move(svd.singular_values);
@@ -137,6 +166,15 @@ class SvdFactorizer final : public Factorizer {
   }
 
  private:
+  // What `residual` finds; its time is not the factors'.
+  template <class Residual>
+  static double verified(Factors& factors, Residual&& residual) {
+    const auto begin = std::chrono::steady_clock::now();
+    const double squares = residual();
+    factors.verify_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return squares;
+  }
+
   SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options,
                      Factors& factors) {
     if (!std::isfinite(max_abs(slab.rows, comm_, options.threads)))
@@ -150,11 +188,20 @@ class SvdFactorizer final : public Factorizer {
         throw AgreedError(
             "whitening: expected weights times the calibration tokens' size to fit float32, found that they "
             "overflow; scale either down");
+      // Where float32 has fewer digits, or none.
+      if (const double largest = max_abs(product, comm_, options.threads);
+          largest < kLeastWhitened && max_abs(slab.rows, comm_, options.threads) > 0)
+        throw AgreedError(
+            fmt::format("whitening: expected weights times the calibration tokens' size to fit float32, "
+                        "found at most {:.3g}; "
+                        "scale either up",
+                        largest));
       SvdResult svd = svd::factorize(slab.shape, {}, product, request.rule, options, comm_);
-      const double norm = svd.norm * svd.norm;
-      const double squares = residual_squared({slab.shape, {}, product}, svd.u, svd.singular_values, svd.v,
-                                              comm_, options.threads);
-      factors.promise = {norm > 0 ? std::sqrt(squares / norm) : 0, svd.error_bound};
+      const double squares = verified(factors, [&] {
+        return residual_squared({slab.shape, {}, product}, svd.u, svd.singular_values, svd.v, comm_,
+                                options.threads);
+      });
+      factors.promise = {relative(squares, svd.norm * svd.norm), svd.error_bound};
       product = {};
       whitening.undo(svd.v);
       return svd;
@@ -199,16 +246,33 @@ class SvdFactorizer final : public Factorizer {
 }  // namespace
 }  // namespace svd
 
+std::vector<std::string> svd_warnings(const SvdResult& result, const std::string& method,
+                                      const RankRule& rule, double bound) {
+  std::vector<std::string> said;
+  if (result.computed_by != method)
+    said.push_back(fmt::format("computed by {}: a sketch for this rank would be nearly the whole matrix",
+                               result.computed_by));
+  const double asked = rule.error > 0 ? rule.error : rule.energy > 0 ? std::sqrt(1 - rule.energy) : bound;
+  if (bound > asked)
+    said.push_back(
+        fmt::format("the rank is whole: float32 factors cannot be shown to be within {:.3g}", asked));
+  return said;
+}
+
+int64_t residual_bytes(int64_t rank, int threads) {
+  const int64_t panels = (4 + 8) * svd::kPanel * rank;
+  return panels + 8 * kRowBlock * threads * (rank + svd::kPanel);
+}
+
 double residual(const SpreadMatrix& a, const SvdResult& factors, Communicator& comm, int threads) {
-  if (!(factors.norm > 0)) return 0;
   const svd::Input given{a.shape, a.distribution, a.local};
   const bool dealt = a.distribution.layout == Layout::block_cyclic;
   const Layout layout = dealt ? Layout::rows : a.distribution.layout;
   const svd::InLayout by(given, layout, comm, threads);
   const svd::Input input{a.shape, {.layout = layout}, by.local()};
-  return std::sqrt(svd::residual_squared(input, factors.u, factors.singular_values, factors.v, comm,
-                                         std::max(1, threads))) /
-         factors.norm;
+  return svd::relative(
+      svd::residual_squared(input, factors.u, factors.singular_values, factors.v, comm, std::max(1, threads)),
+      factors.norm * factors.norm);
 }
 
 std::unique_ptr<Factorizer> make_factorizer(Communicator& comm, SvdOptions options, Calibration calibration,

@@ -51,8 +51,9 @@ struct Promise {
   bool broken() const { return !std::isnan(bound) && !(error <= bound); }
   // Keeps the one nearer to its bound, or further past it.
   void merge(const Promise& other) {
+    const auto share = [](const Promise& of) { return of.error > 0 ? of.error / of.bound : 0; };
     if (std::isnan(bound) || (other.broken() && !broken()) ||
-        (other.broken() == broken() && other.error * bound > error * other.bound))
+        (other.broken() == broken() && share(other) > share(*this)))
       *this = other;
   }
 };
@@ -65,6 +66,7 @@ struct Factors {
   std::vector<double> singular_values;
   double error = 0;  // relative Frobenius, ‖W − UV‖/‖W‖
   Promise promise;
+  double verify_s = 0;                // what recomputing errors took, which is no part of compressing
   std::vector<std::string> warnings;  // of the calibration tokens
 };
 

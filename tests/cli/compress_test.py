@@ -118,6 +118,17 @@ class Compress(Case):
         self.assertEqual(self.compress({"type": "int8"}, "--force").returncode, 0)
         self.assertNotEqual(self.out.read_bytes()[:8], b"precious")
 
+    def test_wrong_factors_are_not_written(self):
+        model = self.write("square.safetensors", safetensors(w=normal(256, 192, 3)))
+        for fault, code in (("none", 0), ("garble", 1)):
+            self.out.unlink(missing_ok=True)
+            done = subprocess.run([os.environ["LAMINA_FAULTS"], fault, model, self.out], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, timeout=120)
+            self.assertEqual(done.returncode, code, done.stderr)
+            self.assertEqual(self.out.exists(), code == 0)
+        self.assertIn("w: the factors are wrong: their error is", done.stderr)
+        self.assertEqual(self.leftovers(), [])
+
     def test_bad_usage_leaves_nothing(self):
         for scheme, words in [({"type": "int5"}, ["int5", "did you mean"]), ({"type": "int4", "method": "gtpq"}, ["gtpq"]),
                               ({"type": "int4", "group": 48}, ["48"]), ({"type": "int4", "typo": 1}, ["typo"]),

@@ -100,6 +100,33 @@ class Plain final : public Scheme {
   int64_t unit_;
 };
 
+TEST(Promise, IsBrokenPastItsBoundAndByWhatIsNoNumber) {
+  const double none = std::nan("");
+  EXPECT_FALSE(Promise().broken());
+  EXPECT_FALSE((Promise{0.5, none}.broken()));
+  EXPECT_FALSE((Promise{0.5, 0.5}.broken()));
+  EXPECT_FALSE((Promise{0, 0}.broken()));
+  EXPECT_TRUE((Promise{0.5, 0.4}.broken()));
+  EXPECT_TRUE((Promise{1e-9, 0}.broken()));
+  EXPECT_TRUE((Promise{none, 0.4}.broken()));
+}
+
+TEST(Promise, TheOneNearestToItsBoundStaysInAnyOrder) {
+  const std::vector<Promise> rising = {{}, {0, 0}, {0.2, 0.5}, {0.9, 1}, {0.5, 0.4}, {0.5, 0.1}, {1, 0}};
+  for (size_t less = 0; less < rising.size(); ++less) {
+    for (size_t more = less + 1; more < rising.size(); ++more) {
+      Promise first = rising[less], last = rising[more];
+      first.merge(rising[more]);
+      last.merge(rising[less]);
+      EXPECT_EQ(first.bound, rising[more].bound) << less << ", " << more;
+      EXPECT_EQ(last.bound, rising[more].bound) << less << ", " << more;
+    }
+  }
+  Promise unknown{std::nan(""), 0.5};
+  unknown.merge({0.2, 0.5});
+  EXPECT_TRUE(unknown.broken());
+}
+
 TEST(Compress, OneRanksFailureIsEveryonesBeforeAndAfterCollectives) {
   const OriginalWeights weights =
       load_weights(test::MatrixSource(test::random_matrix(600, 8, 1)), world(), 1);

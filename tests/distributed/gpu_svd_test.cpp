@@ -132,6 +132,7 @@ TEST_P(GpuSvd, FactorsOfSchemesAreTheSameOnAnyRanks) {
   for (int64_t i = 0; i < found.u.rows; ++i)
     for (int64_t j = 0; j < found.u.cols; ++j) ASSERT_EQ(found.u(i, j), alone.u(begin + i, j)) << i;
   EXPECT_NEAR(found.error, alone.error, 1e-12);
+  EXPECT_LE(found.promise.error, found.promise.bound);
 }
 
 // Sums of products over ranks, against float64 sums in order; more columns than a tile has.

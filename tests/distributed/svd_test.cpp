@@ -48,6 +48,9 @@ Factors factorize_and_compare(const Matrix<float>& a, const RankRule& rule) {
   EXPECT_EQ(spread.v.data, alone.v.data);
   EXPECT_EQ(spread.singular_values, alone.singular_values);
   EXPECT_EQ(spread.error, alone.error);
+  EXPECT_EQ(spread.promise.bound, alone.promise.bound);
+  EXPECT_LE(alone.error, alone.promise.bound);
+  EXPECT_EQ(alone.promise.error, alone.error);
   EXPECT_EQ(spread.u.data, PagedVector<float>(alone.u.row(rows.begin), alone.u.row(rows.end)));
   return alone;
 }
@@ -106,7 +109,7 @@ TEST(Svd, ErrorGivesTheLeastRankThatMeetsIt) {
   const std::vector<double> sigma = exact_singular_values(a);
   for (const double error : {0.5, 0.25, 0.1}) {
     const Factors factors = factorize_and_compare(a, {.error = error});
-    EXPECT_LE(factors.error, error);
+    EXPECT_LE(factors.promise.bound, error);
     int64_t least = 1;
     while (optimal_error(sigma, least) > error) ++least;
     EXPECT_GE(factors.u.cols, least);

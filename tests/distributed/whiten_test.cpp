@@ -152,6 +152,12 @@ TEST(Whitening, LosesLessOfTheOutputsThanThePlainFactorsOfTheSameRank) {
     EXPECT_EQ(spread.v.data, alone.v.data);
     EXPECT_EQ(spread.u.data, own_rows(alone.u, rows).data);
     EXPECT_EQ(spread.error, alone.error);
+    // Of the matrix that was factorised, W times what weighs its columns.
+    EXPECT_LE(alone.promise.error, alone.promise.bound);
+    EXPECT_LT(alone.promise.bound, alone.promise.error + 1e-5);
+    EXPECT_EQ(spread.promise.error, alone.promise.error);
+    EXPECT_EQ(spread.promise.bound, alone.promise.bound);
+    EXPECT_EQ(alone.promise.error == alone.error, whiten == Whiten::none);
     errors.push_back(output_error(alone));
     // As long in the one factor as in the other.
     double u = 0, v = 0;
@@ -210,20 +216,39 @@ TEST(Whitening, BadCalibrationFailsOnEveryRank) {
   EXPECT_NE(failure(400, 0.01, infinite), "");
 }
 
-// Weights and tokens are finite each, and their product is not.
+// Weights and tokens are finite each, and their product is not, or next to nothing.
 TEST(Whitening, AProductPastFloat32IsCalledThat) {
-  Matrix<float> w = test::random_matrix(70, 200, 3);
-  for (float& each : w.data) each = std::ldexp(each, 126);
+  const Matrix<float> w = test::random_matrix(70, 200, 3);
   const Range rows = slab_rows(70, world());
-  const Matrix<float> slab = own_rows(w, rows);
   const auto factorizer = make_factorizer(world(), {}, calibration);
-  for (const Whiten kind : {Whiten::diagonal, Whiten::cholesky}) {
+  for (const auto& [power, says] :
+       {std::pair{126, "overflow; scale either down"}, std::pair{-120, "; scale either up"}}) {
+    Matrix<float> slab = own_rows(w, rows);
+    for (float& each : slab.data) each = std::ldexp(each, power);
+    for (const Whiten kind : {Whiten::diagonal, Whiten::cholesky}) {
+      const FactorRequest request{
+          .rule = {.rank = 4}, .whiten = kind, .calibration_tokens = 300, .damping = 0.01};
+      const std::string problem = test::agreed_failure(world(), [&] {
+        factorizer->factorize({slab, rows.begin, {70, 200}}, request, 1);
+      });
+      EXPECT_NE(problem.find("whitening: expected weights times"), std::string::npos) << problem;
+      EXPECT_NE(problem.find(says), std::string::npos) << problem;
+    }
+  }
+}
+
+TEST(Whitening, ZeroWeightsHaveZeroFactors) {
+  const Range rows = slab_rows(70, world());
+  const Matrix<float> slab(rows.size(), 200);
+  for (const Whiten kind : {Whiten::none, Whiten::diagonal, Whiten::cholesky}) {
     const FactorRequest request{
         .rule = {.rank = 4}, .whiten = kind, .calibration_tokens = 300, .damping = 0.01};
-    const std::string problem = test::agreed_failure(world(), [&] {
-      factorizer->factorize({slab, rows.begin, {70, 200}}, request, 1);
-    });
-    EXPECT_NE(problem.find("whitening: expected weights times"), std::string::npos) << problem;
+    const Factors factors =
+        make_factorizer(world(), {}, calibration)->factorize({slab, rows.begin, {70, 200}}, request, 1);
+    EXPECT_EQ(factors.error, 0);
+    EXPECT_EQ(factors.promise.error, 0);
+    EXPECT_FALSE(factors.promise.broken());
+    EXPECT_TRUE(std::all_of(factors.v.data.begin(), factors.v.data.end(), [](float v) { return v == 0; }));
   }
 }
 

@@ -1,6 +1,7 @@
 // `lamina run` with one kernel that misbehaves: FAULT is what it does, on the launch's last rank or on all of
 // them.
 //   fault_program FAULT CONFIG OUT [resume]
+//   fault_program FAULT WEIGHTS.safetensors OUT    `lamina compress` instead, by `lowrank`
 //   none    nothing
 //   scale   results 1 % too large        stale   writes nothing
 //   drop    one rank's part gives zeros  swap    every rank computes the next rank's part
@@ -18,9 +19,11 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <vector>
 
+#include "bench/compress_command.hpp"
 #include "bench/runner.hpp"
 #include "distributed/forwarding_communicator.hpp"
 #include "kernels/cuda/cuda_devices.hpp"
@@ -137,12 +140,21 @@ int main(int argc, char** argv) {
     if (Device* gpu = fault == "gpu-full" ? find_device("cuda") : nullptr)
       held = gpu->allocate(std::max(gpu->free_bytes() - kLeftFree, int64_t{0}));
     RunOptions options;
-    options.config_path = argv[2];
-    options.config_text = read_text_file(argv[2]);
-    options.out_dir = argv[3];
-    options.resume = argc == 5;
     GarblingCommunicator garbling(world);
-    exit_code = run(options, registry, fault == "garble" ? garbling : world);
+    Communicator& comm = fault == "garble" ? garbling : world;
+    if (std::string_view(argv[2]).ends_with(".safetensors")) {
+      CompressOptions compress;
+      compress.model_path = argv[2];
+      compress.scheme = R"({"type": "lowrank", "rank": 48})";
+      compress.out_file = argv[3];
+      exit_code = compress_file(compress, registry, comm);
+    } else {
+      options.config_path = argv[2];
+      options.config_text = read_text_file(argv[2]);
+      options.out_dir = argv[3];
+      options.resume = argc == 5;
+      exit_code = run(options, registry, comm);
+    }
   } catch (const std::exception& e) {
     if (world.size() > 1) abort_job(world, e.what());
     std::fprintf(stderr, "%s\n", e.what());
