@@ -41,7 +41,7 @@ class RememberingFactorizer final : public Factorizer {
       : inner_(inner), memory_(memory), counted_(counted) {}
 
   Factors factorize(const RowSlab& slab, const FactorRequest& request, uint64_t seed) override {
-    if (slab.remainder) return heard(inner_.factorize(slab, request, seed));
+    if (slab.remainder) return heard(fresh(slab, request, seed));
     for (const FactorMemory::Known& known : memory_.known) {
       if (known.request != request || known.seed != seed) continue;
       saved_s_ += known.seconds;
@@ -52,9 +52,9 @@ class RememberingFactorizer final : public Factorizer {
     const PeakMemory peak;
     const auto begin = std::chrono::steady_clock::now();
     const int64_t sent = counted_.bytes();
-    Factors factors = inner_.factorize(slab, request, seed);
-    memory_.known.push_back(
-        {request, seed, factors, seconds_since(begin), peak.bytes(), counted_.bytes() - sent});
+    Factors factors = fresh(slab, request, seed);
+    memory_.known.push_back({request, seed, factors, seconds_since(begin) - factors.verify_s, peak.bytes(),
+                             counted_.bytes() - sent});
     return heard(std::move(factors));
   }
   const std::vector<std::string>& warnings() const { return warnings_; }
@@ -65,10 +65,14 @@ class RememberingFactorizer final : public Factorizer {
   int64_t saved_comm_bytes() const { return saved_comm_bytes_; }
 
  private:
+  Factors fresh(const RowSlab& slab, const FactorRequest& request, uint64_t seed) {
+    Factors factors = inner_.factorize(slab, request, seed);
+    verify_s_ += factors.verify_s;
+    return factors;
+  }
   // Keeps what factors promise and warn of, which does not end up in the weights.
   Factors heard(Factors factors) {
     promise_.merge(factors.promise);
-    verify_s_ += factors.verify_s;
     for (const std::string& warning : factors.warnings)
       if (std::find(warnings_.begin(), warnings_.end(), warning) == warnings_.end())
         warnings_.push_back(warning);
