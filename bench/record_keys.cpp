@@ -109,7 +109,8 @@ const std::vector<RecordKey>& record_keys() {
       {"quality_max_abs", Unit::error, "largest |y − y₀|", lossy},
       {"quality_tokens", Unit::count, "held-out tokens that the three are of", forwards},
       // Compression.
-      {"compress_s", Unit::seconds, "time to compress W, the slowest rank's", forwards},
+      {"compress_s", Unit::seconds,
+       "time to compress W, the slowest rank's, without recomputing the error of factors", forwards},
       {"compress_peak_bytes", Unit::bytes, "memory that took, the largest rank's", forwards},
       {"compress_comm_bytes", Unit::bytes, "that ranks exchanged for it, the largest rank's share", forwards},
       {"compress_error", Unit::error,

@@ -48,7 +48,7 @@ struct CompressedWeights {
   double norm_squared = 0;   // ‖W‖² (Frobenius) of the whole matrix
   double error_squared = 0;  // ‖W − Ŵ‖²; NaN where factors are not dense: U·V is not multiplied out
   Promise promise;           // of the factors before a scheme stores them
-  std::vector<std::string> warnings;  // of the calibration tokens
+  std::vector<std::string> warnings;  // of the calibration tokens and of factors
 };
 // Between the ranks' GPUs; made at the first call, which is collective. Throws AgreedError.
 using GpuTransport = std::function<Transport&()>;

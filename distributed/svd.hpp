@@ -111,8 +111,8 @@ bool gram_by_filters(int64_t rank, Shape shape, const SvdOptions& options);
 }  // namespace svd
 
 // What a reader of factors should know: that another method made them than the one asked for, or that their
-// rank is whole because float32 factors cannot be shown to meet the rule. `bound` is of them as they are
-// kept.
+// rank is whole because float32 factors cannot be shown to meet the rule. `bound` is what is promised of
+// them.
 std::vector<std::string> svd_warnings(const SvdResult& result, const std::string& method,
                                       const RankRule& rule, double bound);
 

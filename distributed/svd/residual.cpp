@@ -132,33 +132,35 @@ class SvdFactorizer final : public Factorizer {
     SvdResult svd = request.whiten == Whiten::none
                         ? svd::factorize(slab.shape, {}, slab.rows, request.rule, options, comm_)
                         : whitened(slab, request, options, factors);
-    const double split_bound = svd.error_bound + kSplitRounding;
-    for (std::string& warning : svd_warnings(svd, request.method, asked.rule, split_bound))
+    // Of whitened factors the bound is one of before whitening is taken back.
+    const bool plain = request.whiten == Whiten::none;
+    const double bound = svd.error_bound + (plain ? kSplitRounding : 0);
+    for (std::string& warning : svd_warnings(svd, request.method, asked.rule, bound))
       factors.warnings.push_back(std::move(warning));
     // V's columns have norm 1, or what whitening leaves of it: half of that goes to U.
     const std::vector<double> length =
-        request.whiten == Whiten::none ? std::vector<double>(svd.singular_values.size(), 1) : norms(svd.v);
+        plain ? std::vector<double>(svd.singular_values.size(), 1) : norms(svd.v);
     for (size_t j = 0; j < length.size(); ++j) {
       if (svd.singular_values[j] == 0) continue;  // and so are both columns
-      if (!(length[j] > 0 && length[j] <= std::numeric_limits<double>::max()))
-        throw AgreedError(
-            "whitening: expected factors that fit float32 when it is taken back from them, found that they "
-            "do not; "
-            "scale the calibration tokens");
       const double root = std::sqrt(svd.singular_values[j] * length[j]);
       const auto left = static_cast<float>(root), right = static_cast<float>(root / length[j]);
+      if (!plain && !(left > 0 && std::isfinite(left) && std::isfinite(right)))
+        throw AgreedError(
+            "whitening: expected factors that fit float32 when it is taken back from them, found that they "
+            "do "
+            "not; scale the calibration tokens");
       for (int64_t i = 0; i < svd.u.rows; ++i) svd.u(i, static_cast<int64_t>(j)) *= left;
       for (int64_t i = 0; i < svd.v.rows; ++i) svd.v(i, static_cast<int64_t>(j)) *= right;
     }
-    double norm = svd.norm * svd.norm;
-    if (request.whiten != Whiten::none) {
-      input.max_abs = max_abs(slab.rows, comm_, options.threads);
-      norm = exact_squares(input, comm_, options.threads);
-    }
-    factors.error = relative(
-        verified(factors, [&] { return residual_squared(input, svd.u, {}, svd.v, comm_, options.threads); }),
-        norm);
-    if (request.whiten == Whiten::none) factors.promise = {factors.error, split_bound};
+    factors.error = verified(factors, [&] {
+      double norm = svd.norm * svd.norm;
+      if (!plain) {
+        input.max_abs = max_abs(slab.rows, comm_, options.threads);
+        norm = exact_squares(input, comm_, options.threads);
+      }
+      return relative(residual_squared(input, svd.u, {}, svd.v, comm_, options.threads), norm);
+    });
+    if (plain) factors.promise = {factors.error, bound};
     gather(svd.v, slab.shape.in_features, factors.v);
     factors.u = std::move(svd.u);
     factors.singular_values = std::move(svd.singular_values);
@@ -166,13 +168,13 @@ class SvdFactorizer final : public Factorizer {
   }
 
  private:
-  // What `residual` finds; its time is not the factors'.
-  template <class Residual>
-  static double verified(Factors& factors, Residual&& residual) {
+  // What `error` finds; its time is not the factors'.
+  template <class Error>
+  static double verified(Factors& factors, Error&& error) {
     const auto begin = std::chrono::steady_clock::now();
-    const double squares = residual();
+    const double found = error();
     factors.verify_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-    return squares;
+    return found;
   }
 
   SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options,
@@ -184,24 +186,24 @@ class SvdFactorizer final : public Factorizer {
                           calibration_, comm_, options.threads);
       factors.warnings = whitening.warnings();
       Matrix<float> product = whitening.apply(slab.rows);
-      if (!std::isfinite(max_abs(product, comm_, options.threads)))
+      const double largest = max_abs(product, comm_, options.threads);
+      if (!std::isfinite(largest))
         throw AgreedError(
             "whitening: expected weights times the calibration tokens' size to fit float32, found that they "
             "overflow; scale either down");
-      // Where float32 has fewer digits, or none.
-      if (const double largest = max_abs(product, comm_, options.threads);
-          largest < kLeastWhitened && max_abs(slab.rows, comm_, options.threads) > 0)
-        throw AgreedError(
-            fmt::format("whitening: expected weights times the calibration tokens' size to fit float32, "
-                        "found at most {:.3g}; "
-                        "scale either up",
-                        largest));
+      // Where float32 has fewer digits, or none. What a sum's base leaves of W may be as little.
+      if (!slab.remainder && largest < kLeastWhitened && max_abs(slab.rows, comm_, options.threads) > 0)
+        throw AgreedError(fmt::format(
+            "whitening: expected weights times the calibration tokens' size to fit float32, found at most "
+            "{:.3g}; scale either up",
+            largest));
       SvdResult svd = svd::factorize(slab.shape, {}, product, request.rule, options, comm_);
-      const double squares = verified(factors, [&] {
-        return residual_squared({slab.shape, {}, product}, svd.u, svd.singular_values, svd.v, comm_,
-                                options.threads);
+      const double error = verified(factors, [&] {
+        return relative(residual_squared({slab.shape, {}, product}, svd.u, svd.singular_values, svd.v, comm_,
+                                         options.threads),
+                        svd.norm * svd.norm);
       });
-      factors.promise = {relative(squares, svd.norm * svd.norm), svd.error_bound};
+      factors.promise = {error, svd.error_bound};
       product = {};
       whitening.undo(svd.v);
       return svd;

@@ -67,7 +67,7 @@ struct Factors {
   double error = 0;  // relative Frobenius, ‖W − UV‖/‖W‖
   Promise promise;
   double verify_s = 0;                // what recomputing errors took, which is no part of compressing
-  std::vector<std::string> warnings;  // of the calibration tokens
+  std::vector<std::string> warnings;  // of the calibration tokens, the method and the rank
 };
 
 // What the loss of a factorisation is counted in: weights, outputs on calibration tokens as if input channels

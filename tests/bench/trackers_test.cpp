@@ -130,6 +130,20 @@ TEST(Bencher, HasMeasuresOfABenchmark) {
   EXPECT_FALSE(document["a"].contains("svd-error"));
 }
 
+// Of a layer it is the factors', and a part of what its quality says.
+TEST(Trackers, ErrorsOfFactorsAreOfFactorisationsAlone) {
+  Record layer = row("a", 100), svd("svd");
+  svd.set("case", std::string("b"));
+  svd.set("status", std::string("ok"));
+  svd.set("latency_us_p50", 1.0);
+  for (Record* record : {&layer, &svd}) record->set("svd_error", 0.5);
+  const auto document = parsed(bencher_sink(), {run_of({layer, svd})});
+  EXPECT_FALSE(document["a"].contains("svd-error"));
+  EXPECT_EQ(document["b"]["svd-error"]["value"], 0.5);
+  EXPECT_THAT(fom_sink().render({run_of({layer})}), Not(HasSubstr("svd_error")));
+  EXPECT_THAT(fom_sink().render({run_of({svd})}), HasSubstr("FOM b svd_error 0.5 1"));
+}
+
 TEST(Fom, HasOneFigureALine) {
   EXPECT_EQ(fom_sink().render({run_of({row("a", 12.5)})}),
             "FOM a latency_us_p50 12.5 us\nFOM a tokens_per_s 80000 tokens/s\nFOM a quality_nmse 0.25 1\n");
