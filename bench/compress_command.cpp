@@ -191,9 +191,7 @@ int compress_file(const CompressOptions& options, const Registry& registry, Comm
       WeightStore store(threads);
       const auto weights = store.compressed(job.ref, *job.scheme, world);
       if (weights->promise.broken())  // on every rank alike
-        throw AgreedError(fmt::format(
-            "{}: the factors are wrong: their error is {:.6g}, past the {:.6g} that their method promises",
-            entry, weights->promise.error, weights->promise.bound));
+        throw AgreedError(fmt::format("{}: {}", entry, failure_of(weights->promise)));
       std::string calibration;
       together(world, [&] { calibration = job.ref.calibrated_by(job.scheme->calibration_tokens()); });
       writer->add(entry, job.scheme->name(), *weights,

@@ -228,21 +228,20 @@ void CompressedWriter::add(const std::string& entry, const std::string& scheme,
     });
   }
   // Numbers that are not finite have no place in JSON.
-  const double error = canonical.error;
-  const Json described = {
-      {"scheme", scheme},
-      {"out_features", weights.shape.out_features},
-      {"in_features", weights.shape.in_features},
-      {"compress_s", weights.seconds},
-      {"compress_peak_bytes", weights.peak_bytes},
-      {"compress_comm_bytes", weights.comm_bytes},
-      {"weights_digest", digest},
-      {"calibration", calibration},
-      {"factors_error", std::isfinite(error) ? Json(error) : Json()},
-      {"svd_error", std::isfinite(weights.promise.error) ? Json(weights.promise.error) : Json()},
-      {"svd_error_bound", std::isfinite(weights.promise.bound) ? Json(weights.promise.bound) : Json()},
-      {"warnings", weights.warnings},
-      {"matrices", matrices}};
+  const auto finite = [](double number) { return std::isfinite(number) ? Json(number) : Json(); };
+  const Json described = {{"scheme", scheme},
+                          {"out_features", weights.shape.out_features},
+                          {"in_features", weights.shape.in_features},
+                          {"compress_s", weights.seconds},
+                          {"compress_peak_bytes", weights.peak_bytes},
+                          {"compress_comm_bytes", weights.comm_bytes},
+                          {"weights_digest", digest},
+                          {"calibration", calibration},
+                          {"factors_error", finite(canonical.error)},
+                          {"svd_error", finite(weights.promise.error)},
+                          {"svd_error_bound", finite(weights.promise.bound)},
+                          {"warnings", weights.warnings},
+                          {"matrices", matrices}};
   described_->metadata[key_of(entry, scheme)] = described.dump();
 }
 

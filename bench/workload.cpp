@@ -6,6 +6,7 @@
 #include "bench/workloads/layer.hpp"
 #include "bench/workloads/mlp.hpp"
 #include "bench/workloads/svd.hpp"
+#include "distributed/compress.hpp"
 
 namespace lamina {
 
@@ -15,10 +16,7 @@ CheckResult ForwardCase::check() {
 }
 
 std::string ForwardCase::failure(const CheckResult& check) const {
-  if (promise().broken())
-    return fmt::format(
-        "the factors are wrong: their error is {:.6g}, past the {:.6g} that their method promises",
-        promise().error, promise().bound);
+  if (promise().broken()) return failure_of(promise());
   return fmt::format("the kernel's result is wrong at {}: error {:.3g}, tolerance {:.3g}", check.where,
                      check.error, check.tolerance);
 }

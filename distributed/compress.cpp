@@ -103,6 +103,12 @@ void expect_finite(const Matrix<float>& slab, int64_t row_begin, const std::stri
 
 }  // namespace
 
+std::string failure_of(const Promise& promise) {
+  return fmt::format(
+      "the factors are wrong: their error is {:.6g}, past the {:.6g} that their method promises",
+      promise.error, promise.bound);
+}
+
 void measure_error(CompressedWeights& result, const Matrix<float>& slab, Communicator& comm, int threads) {
   const Leaf& leaf = result.canonical.leaves.front();
   const bool chain = result.canonical.is_chain();

@@ -50,6 +50,9 @@ struct CompressedWeights {
   Promise promise;           // of the factors before a scheme stores them
   std::vector<std::string> warnings;  // of the calibration tokens and of factors
 };
+// What to say of one that is broken.
+std::string failure_of(const Promise& promise);
+
 // Between the ranks' GPUs; made at the first call, which is collective. Throws AgreedError.
 using GpuTransport = std::function<Transport&()>;
 

@@ -41,7 +41,7 @@ for tool in "${tools[@]}"; do
     "$(grep -h 'SUMMARY' "$folder/$tool".* | sed 's/=* *//' | sort | uniq -c | sed 's/^ *//' | paste -sd';')"
 done
 if [[ " ${tools[*]} " == *" memcheck "* ]] && command -v mpirun >/dev/null && [ "$(nvidia-smi --list-gpus | wc -l)" -ge 2 ]; then
-  # Giving up on a rank that never comes leaves NCCL's memory behind; NCCL asks CUDA for what this GPU may not have.
+  # Without the test of a rank that never comes, which waits for it, and calls that fail: NCCL asks for what a GPU may lack.
   OMP_NUM_THREADS=4 timeout -k 5 "${LIMIT:-600}" mpirun -n 2 --bind-to none compute-sanitizer --tool memcheck \
     --report-api-errors no --kernel-name-exclude kernel_substring=nccl --error-exitcode 9 "$build/tests/distributed_test" \
     --gtest_filter='*Gpu*-*GivesUp*' >"$folder/ranks" 2>&1 || { echo "ended with exit code $? (124: cut off)"; failed=1; }

@@ -86,8 +86,9 @@ void describe_layers(Record& record, const std::vector<PackedLayer*>& layers, in
   record.set("compress_peak_bytes", peak);
   record.set("compress_comm_bytes", exchanged);
   record.set("compress_error", std::sqrt(error_squared / norm_squared));
-  record.set("svd_error", promise_of(layers).error);
-  record.set("svd_error_bound", promise_of(layers).bound);
+  const Promise promise = promise_of(layers);
+  record.set("svd_error", promise.error);
+  record.set("svd_error_bound", promise.bound);
   record.set("kernel", joined(kernels));
   record.set("kernel_ran", joined(ran));
   record.set("isa", joined(isas));

@@ -179,7 +179,8 @@ class SvdFactorizer final : public Factorizer {
 
   SvdResult whitened(const RowSlab& slab, const FactorRequest& request, const SvdOptions& options,
                      Factors& factors) {
-    if (!std::isfinite(max_abs(slab.rows, comm_, options.threads)))
+    const double largest_weight = max_abs(slab.rows, comm_, options.threads);
+    if (!std::isfinite(largest_weight))
       throw AgreedError("svd: expected finite weights, found an infinity or NaN");
     return in_step(comm_, "whitening", [&] {
       Whitening whitening(request.whiten, request.damping, slab.shape.in_features, request.calibration_tokens,
@@ -192,7 +193,7 @@ class SvdFactorizer final : public Factorizer {
             "whitening: expected weights times the calibration tokens' size to fit float32, found that they "
             "overflow; scale either down");
       // Where float32 has fewer digits, or none. What a sum's base leaves of W may be as little.
-      if (!slab.remainder && largest < kLeastWhitened && max_abs(slab.rows, comm_, options.threads) > 0)
+      if (!slab.remainder && largest < kLeastWhitened && largest_weight > 0)
         throw AgreedError(fmt::format(
             "whitening: expected weights times the calibration tokens' size to fit float32, found at most "
             "{:.3g}; scale either up",
