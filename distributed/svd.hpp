@@ -108,6 +108,9 @@ SvdResult factorize(const SpreadMatrix& a, const RankRule& rule, const SvdOption
 namespace svd {
 // Whether gram looks for a few eigenvectors alone, and so does not know the least error.
 bool gram_by_filters(int64_t rank, Shape shape, const SvdOptions& options);
+// Who finds the eigenvectors of a Gram matrix of `side` on so many ranks otherwise: lapack, scalapack or
+// elpa.
+std::string gram_eigensolver(const SvdOptions& options, int64_t side, int ranks);
 }  // namespace svd
 
 // What a reader of factors should know: that another method made them than the one asked for, or that their

@@ -37,16 +37,9 @@ double left_out(const Input& input, const Factored& factored) {
   return std::max(0.0, 1 - factored.projected / input.norm_squared);
 }
 
-std::string eigensolver(const SvdOptions& options, int64_t side, int ranks) {
-  if (options.eigensolver != "auto") return options.eigensolver;
-  if (options.same_for_any_ranks || ranks < 2 || side < kDistributedSide) return "lapack";
-  if (ranks >= kElpaRanks && elpa_absent().empty()) return "elpa";
-  return scalapack_absent().empty() ? "scalapack" : "lapack";
-}
-
 Eigenpairs eigenpairs(SymmetricTiles&& gram, const ChooseRank& choose, const SvdOptions& options,
                       int64_t side, Communicator& comm, std::string& by) {
-  by = eigensolver(options, side, comm.size());
+  by = gram_eigensolver(options, side, comm.size());
   if (by == "scalapack") return scalapack_eigen(std::move(gram), choose, comm, options.threads);
   if (by == "elpa") return elpa_eigen(std::move(gram), choose, comm, options.threads);
   return lapack_eigen(std::move(gram), choose, comm, options.same_for_any_ranks ? 1 : options.threads);
@@ -301,7 +294,7 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
   const int64_t blocks = (longer + kRowBlock - 1) / kRowBlock;
   const int64_t share = std::min(longer, (blocks + ranks - 1) / ranks * kRowBlock);
   const int64_t factors = 4 * rank * (share + (small + ranks - 1) / ranks);
-  const std::string by = eigensolver(options, small, ranks);
+  const std::string by = gram_eigensolver(options, small, ranks);
   const int64_t solving = few                 ? filtered_eigen_bytes(small, rank, ranks, options.threads)
                           : by == "elpa"      ? tiles + elpa_eigen_bytes(small, rank, ranks)
                           : by == "scalapack" ? tiles + scalapack_eigen_bytes(small, rank, ranks)
@@ -326,6 +319,13 @@ int64_t memory_bytes(Shape shape, Layout layout, int64_t rank, int ranks, const 
 
 bool gram_by_filters(int64_t rank, Shape shape, const SvdOptions& options) {
   return options.eigensolver == "auto" && is_few(rank, std::min(shape.out_features, shape.in_features));
+}
+
+std::string gram_eigensolver(const SvdOptions& options, int64_t side, int ranks) {
+  if (options.eigensolver != "auto") return options.eigensolver;
+  if (options.same_for_any_ranks || ranks < 2 || side < kDistributedSide) return "lapack";
+  if (ranks >= kElpaRanks && elpa_absent().empty()) return "elpa";
+  return scalapack_absent().empty() ? "scalapack" : "lapack";
 }
 
 Method gram_method() {

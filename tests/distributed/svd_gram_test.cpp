@@ -215,6 +215,19 @@ TEST(SvdGram, EigensolversOverRanksAreAsGood) {
   }
 }
 
+TEST(SvdGram, TakesADistributedEigensolverWhereThatWins) {
+  const std::string two = svd::scalapack_absent().empty() ? "scalapack" : "lapack";
+  const std::string four = svd::elpa_absent().empty() ? "elpa" : two;
+  EXPECT_EQ(svd::gram_eigensolver({}, 2048, 1), "lapack");
+  EXPECT_EQ(svd::gram_eigensolver({}, 2047, 4), "lapack");
+  EXPECT_EQ(svd::gram_eigensolver({}, 2048, 2), two);
+  EXPECT_EQ(svd::gram_eigensolver({}, 2048, 3), two);
+  EXPECT_EQ(svd::gram_eigensolver({}, 8192, 4), four);
+  EXPECT_EQ(svd::gram_eigensolver({.same_for_any_ranks = true}, 8192, 4), "lapack");
+  EXPECT_EQ(svd::gram_eigensolver({.eigensolver = "lapack"}, 8192, 4), "lapack");
+  EXPECT_EQ(svd::gram_eigensolver({.eigensolver = "scalapack"}, 64, 2), "scalapack");
+}
+
 TEST(SvdGram, PhasesSumToTheWhole) {
   const Matrix<float> a = decaying(520, 700, 0.5, 50);
   const SpreadMatrix rows = spread(a, Layout::rows, world()), columns = spread(a, Layout::columns, world());
