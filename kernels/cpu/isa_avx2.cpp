@@ -16,6 +16,10 @@ constexpr int kTokens24 = 8, kTokens24I8 = 10, kSums24 = 8, kLeastVectors24 = 8,
 constexpr int kTokensBitmap = 4, kSumsBitmap = 12;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
+constexpr bool kWidensB16 = true;
+constexpr bool fetches_one_token() {
+  return true;
+}
 constexpr int kReadStreams = 8;
 constexpr int kChains = 12, kIntChains = 8, kNibbleChains = 4;
 #define LAMINA_VECTOR_OPERAND(v) "+x"(v)

@@ -18,6 +18,10 @@ constexpr int kTokens24 = 2, kTokens24I8 = 2, kSums24 = 4, kLeastVectors24 = 2, 
 constexpr int kTokensBitmap = 4, kSumsBitmap = 8;
 constexpr int kCsrVectors = 4;
 constexpr int kPanelsI4 = 1;
+constexpr bool kWidensB16 = true;
+constexpr bool fetches_one_token() {
+  return true;
+}
 constexpr int kReadStreams = 8;
 constexpr int kChains = 8, kIntChains = 8, kNibbleChains = 4;
 #if defined(__SSE2__)

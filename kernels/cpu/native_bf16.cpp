@@ -15,6 +15,8 @@ class Bf16Layer final : public CpuLayer {
   Bf16Layer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, by_pairs(leaf) ? 2 * cpu_ops().words_together : 2),
         weights_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_ * 2)) {
+    if (ops_.widen_b16 != nullptr && !by_pairs(leaf))
+      wide_ = make_scratch(options, threads_ * 2 * ops_.panel_rows * kWideBlock * 4, threads_);
     row_unit_ = ops_.panel_rows;
     if (by_pairs(leaf)) {
       pairs_.emplace(cols_, padded_, ops_.tokens_b16, ops_.words_together, options);
@@ -39,7 +41,8 @@ class Bf16Layer final : public CpuLayer {
   }
 
  protected:
-  static constexpr int64_t kColumnBlock = 2048;
+  static constexpr int64_t kColumnBlock = 2048, kWideBlock = 1024;
+  static constexpr int64_t kWidenedTokens = 12;  // from which on it pays to widen weights once
 
   void prepare(const float* x, int64_t tokens, int part, int parts) override {
     if (pairs_) {
@@ -49,25 +52,37 @@ class Bf16Layer final : public CpuLayer {
     }
   }
 
-  void compute(const float* x, float* y, int64_t tokens, Range rows, int) override {
+  void compute(const float* x, float* y, int64_t tokens, Range rows, int part) override {
     if (cols_ == 0) return fill_zero(y, rows_, tokens, rows);
+    const int64_t panel_rows = ops_.panel_rows;
+    const bool widen = wide_ != nullptr && tokens >= kWidenedTokens;
+    float* wide = widen ? wide_->as<float>() + part * 2 * panel_rows * kWideBlock : nullptr;
     for_each_panel_tile(
-        rows, ops_.panel_rows, padded_, kColumnBlock, tokens, pairs_ ? ops_.tokens_b16 : ops_.tokens_f32,
-        kOpenNothing,
+        rows, panel_rows, padded_, widen ? kWideBlock : kColumnBlock, tokens,
+        pairs_ ? ops_.tokens_b16 : ops_.tokens_f32,
+        [&](int64_t row, int64_t count, int64_t col, int64_t cols) {
+          for (int64_t r = 0; widen && r < count; r += panel_rows)
+            ops_.widen_b16(panel(row + r, col), cols, wide + r * cols);
+        },
         [&](int64_t row, int64_t count, int64_t col, int64_t cols, int64_t token, int64_t some,
             const NextBlock& next) {
-          const int64_t panel_bytes = padded_ * ops_.panel_rows * 2;
+          const int64_t panel_bytes = padded_ * panel_rows * 2;
           float* out = y + token * rows_ + row;
           if (pairs_) {
             ops_.panel_b16_b16(panel(row, col), panel_bytes, count, pairs_->words(token, some, col), some,
                                cols, out, rows_, col > 0);
           } else {
-            ops_.panel_b16(panel(row, col), panel_bytes, count, floats_->data(x, token, some, col), some,
-                           cols, out, rows_, col > 0,
-                           next.ahead(panel(next.row, next.col), panel_bytes, ops_.panel_rows * 2));
+            const auto product = widen ? ops_.panel_f32 : ops_.panel_b16;
+            product(widen ? reinterpret_cast<const uint8_t*>(wide) : panel(row, col),
+                    widen ? panel_rows * cols * 4 : panel_bytes, count, floats_->data(x, token, some, col),
+                    some, cols, out, rows_, col > 0,
+                    next.ahead(panel(next.row, next.col), panel_bytes, panel_rows * 2));
           }
         },
-        2, pairs_ ? PanelOrder::columns : PanelOrder::rows);
+        2,
+        pairs_  ? PanelOrder::columns
+        : widen ? order_f32(tokens, padded_)
+                : PanelOrder::rows);
   }
 
   Arithmetic arithmetic() const override { return pairs_ ? Arithmetic::bf16 : Arithmetic::f32; }
@@ -85,6 +100,7 @@ class Bf16Layer final : public CpuLayer {
   Buffer weights_;                          // [panels × padded / 2 × panel_rows × 2]
   std::optional<TiledPairs> pairs_;         // one
   std::optional<TiledActivations> floats_;  // of these
+  std::shared_ptr<Buffer> wide_;            // [threads × 2 × kWideBlock × panel_rows], or none
 };
 
 }  // namespace

@@ -68,8 +68,10 @@ struct CpuOps {
   void (*panel_i4_f32)(const uint8_t* w, int64_t panel_bytes, const float* scales, int64_t scale_stride,
                        int64_t group, int64_t rows, const float* x, int64_t tokens, int64_t k, float* y,
                        int64_t y_stride, bool accumulate);
-  // k columns of one panel as panel_f32 reads them, for many tokens to share: e4m3 multiplied by e4m3_unit.
+  // k columns of one panel as panel_f32 reads them, for many tokens to share: e4m3 multiplied by e4m3_unit;
+  // of bfloat16 null where that is of no use.
   void (*widen_e4m3)(const uint8_t* w, int64_t k, float* out);
+  void (*widen_b16)(const uint8_t* w, int64_t k, float* out);
   void (*widen_i4_f32)(const uint8_t* w, const float* scales, int64_t group, int64_t k, float* out);
   // `count` blocks of `width` columns, the first of each in `columns`, of a strip of panel_rows or twice as
   // many rows: w[block][column][row], of which `rows` are stored. With each column, several tokens also fetch
