@@ -15,7 +15,7 @@ class Bf16Layer final : public CpuLayer {
   Bf16Layer(const Leaf& leaf, const LayerOptions& options)
       : CpuLayer(leaf, options, by_pairs(leaf) ? 2 * cpu_ops().words_together : 2),
         weights_(Buffer::untouched(round_up(rows_, ops_.panel_rows) * padded_ * 2)) {
-    if (ops_.widen_b16 != nullptr && !by_pairs(leaf))
+    if (ops_.widen_b16 != nullptr && !by_pairs(leaf) && options.max_tokens >= kWidenedTokens)
       wide_ = make_scratch(options, threads_ * 2 * ops_.panel_rows * kWideBlock * 4, threads_);
     row_unit_ = ops_.panel_rows;
     if (by_pairs(leaf)) {

@@ -215,7 +215,7 @@ TEST(SvdGram, EigensolversOverRanksAreAsGood) {
   }
 }
 
-TEST(SvdGram, TakesADistributedEigensolverWhereThatWins) {
+TEST(SvdGram, TakesADistributedEigensolverOfLargeMatrices) {
   const std::string two = svd::scalapack_absent().empty() ? "scalapack" : "lapack";
   const std::string four = svd::elpa_absent().empty() ? "elpa" : two;
   EXPECT_EQ(svd::gram_eigensolver({}, 2048, 1), "lapack");

@@ -213,7 +213,7 @@ inline std::vector<SchemeCase> scheme_cases() {
   return {
       {"dense", "dense", {}, and_tall(any, tall_wide)},
       {"dense_bf16", "dense", {{"dtype", bf16}}, and_tall(any, tall_wide)},
-      {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, and_tall(any, tall)},
+      {"dense_bf16_a16", "dense", {{"dtype", bf16}, {"activations", bf16}}, and_tall(any, tall_wide)},
       {"dense_fp16", "dense", {{"dtype", std::string("fp16")}}, any, 40, false},
       {"fp8", "fp8", {}, and_tall(any, tall_wide)},
       {"fp8_a8", "fp8", {{"activations", std::string("fp8")}}, any, 40, false},

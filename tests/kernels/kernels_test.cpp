@@ -48,7 +48,7 @@ void check_kernel(const Kernel& kernel, const Leaf& leaf, const Problem64& probl
     EXPECT_EQ(layer->cost(2).operations.total(), 2 * layer->cost(1).operations.total());
     EXPECT_EQ(layer->cost(3).write_bytes, 12.0 * static_cast<double>(leaf.rows));
     Stream stream{threads};
-    for (int64_t tokens : {1, 2, 3, 5, 8, 17, 64, 130, 257, 300}) {
+    for (int64_t tokens : {1, 2, 3, 5, 8, 11, 12, 17, 64, 130, 257, 300}) {
       if (tokens > problem.x.rows) continue;
       if (kernel.name == "reference" && tokens > 8) continue;  // slow, and all tokens alike
       GuardedOutput output(tokens * leaf.rows);
