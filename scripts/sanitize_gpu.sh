@@ -13,6 +13,7 @@ shift || true
 tools=("$@")
 [ ${#tools[@]} -gt 0 ] || tools=(memcheck racecheck initcheck)
 left_out='*LargeLayers*:*ProbesRun*:*SaysWhatDoesNotFit*:*SurvivesAFailedCapture*'
+of_cublaslt=$left_out:*OfCudaKernelsAreRoundedOnce*  # which times cuBLASLt's products that cut K
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 failed=0
@@ -20,10 +21,10 @@ for tool in "${tools[@]}"; do
   more=() jobs=${JOBS:-8} without=$left_out
   case $tool in
     # It does not see the bulk copies by which cuBLASLt's kernels store sums, and takes what reads them for wrong.
-    initcheck) more=(--kernel-name-exclude kernel_substring=scale_) without=$left_out:*RoundBetweenFactors*:*OfCudaKernelsAreRoundedOnce* ;;
+    initcheck) more=(--kernel-name-exclude kernel_substring=scale_) without=$of_cublaslt:*RoundBetweenFactors* ;;
     # It finds races within cuBLASLt's own kernels that cut K, which this test has timed among others. Told to leave those
     # kernels out (nvjet) it fails itself, on a hardware exception.
-    racecheck) without=$left_out:*OfCudaKernelsAreRoundedOnce* ;;
+    racecheck) without=$of_cublaslt ;;
   esac
   [ "$tool" = memcheck ] || export LAMINA_BRIEF_GPU_TESTS=1
   for ((job = 0; job < jobs; ++job)); do
